@@ -1,0 +1,411 @@
+"""Train ``backbone=sprites``: a tiny genuine WanPipeline, from nothing, on two cores.
+
+    python -m methods.backbones.train_sprites all --work training
+
+Stages, each resumable (run the same command again after an interruption):
+
+``vae``      AutoencoderKLWan on crops, then on whole clips (L1 and a faint KL term)
+``latents``  encodes the training clips once, in shards; measures latents_mean and latents_std
+``dit``      WanTransformer3DModel and UMT5 encoder together: rectified flow, shifted logit-normal
+             sigmas, dropped captions, an exponential moving average of the weights
+``export``   writes the bf16 WanPipeline folder and the training report
+
+Clips are drawn from seeds below ``datasets.sprites.HELD_OUT``; evaluation never sees them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets import sprites
+
+LATENT_CHANNELS = 8
+MAX_TOKENS = 16
+SHIFT = 3.0
+FRAMES, SIDE = 17, 64
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "sprites"
+
+
+def build_vae(mean: list[float] | None = None, std: list[float] | None = None) -> nn.Module:
+    """Four-fold compression in space and time; the scale factors must be explicit (see docs/design.md)."""
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(
+        base_dim=16,
+        z_dim=LATENT_CHANNELS,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=mean or [0.0] * LATENT_CHANNELS,
+        latents_std=std or [1.0] * LATENT_CHANNELS,
+        scale_factor_spatial=4,
+        scale_factor_temporal=4,
+    )
+
+
+def build_transformer() -> nn.Module:
+    """Eight blocks of width 128."""
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=4,
+        attention_head_dim=32,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        text_dim=128,
+        freq_dim=128,
+        ffn_dim=512,
+        num_layers=8,
+        rope_max_seq_len=64,
+    )
+
+
+def build_tokenizer() -> Any:
+    """Word-level tokenizer over ``sprites.vocabulary()`` that ends every text with </s>, as T5's does."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "</s>", "<unk>", *sprites.vocabulary()]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=MAX_TOKENS,
+    )
+
+
+def build_text_encoder(vocabulary: int) -> nn.Module:
+    """Two layers of width 128."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=vocabulary,
+            d_model=128,
+            d_kv=32,
+            d_ff=256,
+            num_layers=2,
+            num_heads=4,
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=16,
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+        )
+    )
+
+
+def to_model_range(frames: np.ndarray) -> Tensor:
+    """(..., T, H, W, 3) uint8 to (..., 3, T, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.moveaxis(frames, -1, -4).astype(np.float32)) / 127.5 - 1
+
+
+class Run:
+    """State of one stage on disk: weights, optimiser, step and the log of losses."""
+
+    def __init__(self, work: Path, stage: str, modules: dict[str, Any], save_every: int = 100) -> None:
+        self.state, self.log = work / f"{stage}.pt", work / f"{stage}_losses.csv"
+        self.modules, self.save_every = modules, save_every
+        self.step, self.rows, self.started = 0, [], time.monotonic()
+        if self.state.exists():
+            saved = torch.load(self.state, weights_only=True)
+            self.step, self.rows = saved["step"], saved["rows"]
+            for name, module in modules.items():
+                module.load_state_dict(saved[name])
+
+    def steps(self, total: int) -> Iterator[int]:
+        """Remaining steps; the state is saved after every ``save_every`` of them and at the end."""
+        while self.step < total:
+            yield self.step
+            self.step += 1
+            if self.step % self.save_every == 0 or self.step == total:
+                self.save()
+
+    def note(self, every: int, **values: float) -> None:
+        """Log a row every ``every`` steps."""
+        if self.step % every == 0:
+            row = {"step": self.step, **{k: round(v, 6) for k, v in values.items()}}
+            self.rows.append(row)
+            print({**row, "seconds": round(time.monotonic() - self.started)}, flush=True)
+
+    def save(self) -> None:
+        data = {"step": self.step, "rows": self.rows}
+        data |= {name: module.state_dict() for name, module in self.modules.items()}
+        temporary = self.state.with_suffix(".tmp")
+        torch.save(data, temporary)
+        temporary.replace(self.state)
+        with self.log.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]) if self.rows else ["step"])
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def schedule_lr(step: int, total: int, peak: float, warmup: int = 100) -> float:
+    """Linear warm-up, then cosine decay to 0."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / max(1, total - warmup))))
+
+
+def train_vae(work: Path, steps: int, seed: int) -> nn.Module:
+    """Most steps on 32-pixel crops of 9 frames; the last tenth on whole clips."""
+    torch.manual_seed(seed)
+    vae = build_vae()
+    optimiser = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+    run = Run(work, "vae", {"model": vae, "optimiser": optimiser})
+    if run.step < steps:
+        pool = [sprites.render(i)[0] for i in range(600)]
+    for step in run.steps(steps):
+        rng = np.random.default_rng([seed, step])
+        whole = step >= steps * 0.9
+        batch, length, side = (2, FRAMES, SIDE) if whole else (8, 9, 32)
+        clips = []
+        for i in rng.integers(len(pool), size=batch):
+            t, y, x = rng.integers((FRAMES - length + 1, SIDE - side + 1, SIDE - side + 1))
+            clip = pool[i][t : t + length, y : y + side, x : x + side]
+            clips.append(clip[:, :, ::-1] if rng.random() < 0.5 else clip)
+        video = to_model_range(np.stack(clips))
+        latent = vae.encode(video).latent_dist
+        generator = torch.Generator().manual_seed(step)
+        decoded = vae.decode(latent.sample(generator)).sample
+        error = (decoded - video).abs().mean()
+        divergence = latent.kl().mean() / latent.mean[0].numel()
+        optimiser.param_groups[0]["lr"] = schedule_lr(step, steps, 3e-3, 30)
+        optimiser.zero_grad()
+        (error + 1e-5 * divergence).backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        mse = (decoded.detach() - video).square().mean() / 4
+        run.note(20, l1=float(error), kl=float(divergence), psnr=float(-10 * mse.log10()))
+    return vae.eval().requires_grad_(False)
+
+
+def encode_latents(work: Path, vae: nn.Module, count: int, shard: int = 250) -> tuple[Tensor, list[str]]:
+    """Unnormalised latents (count, C, F, h, w) float16 and captions of training clips."""
+    folder = work / "latents"
+    folder.mkdir(exist_ok=True)
+    latents, captions = [], []
+    for first in range(0, count, shard):
+        path = folder / f"{first:06d}.pt"
+        if not path.exists():
+            seeds = range(first, min(first + shard, count))
+            parts = []
+            for start in range(0, len(seeds), 10):
+                clips = np.stack([sprites.render(s)[0] for s in seeds[start : start + 10]])
+                with torch.no_grad():
+                    parts.append(vae.encode(to_model_range(clips)).latent_dist.mode().half())
+            texts = [sprites.caption(sprites.draw(s).attributes) for s in seeds]
+            torch.save({"latents": torch.cat(parts), "captions": texts}, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+            print(f"latents {first + len(seeds)}/{count}", flush=True)
+        saved = torch.load(path, weights_only=True)
+        latents.append(saved["latents"])
+        captions += saved["captions"]
+    return torch.cat(latents), captions
+
+
+class Average(nn.Module):
+    """Exponential moving average of parameters (a short memory at first)."""
+
+    def __init__(self, modules: dict[str, nn.Module], decay: float = 0.998) -> None:
+        super().__init__()
+        self.decay, self.live = decay, modules
+        self.shadow = {
+            f"{n}/{k}": v.detach().clone() for n, m in modules.items() for k, v in m.state_dict().items()
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for n, module in self.live.items():
+            for k, v in module.state_dict().items():
+                shadow = self.shadow[f"{n}/{k}"]
+                shadow.lerp_(v, 1 - decay) if v.is_floating_point() else shadow.copy_(v)
+
+    def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return dict(self.shadow)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # type: ignore[override]
+        for k, v in state.items():
+            self.shadow[k].copy_(v)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """State dict of one module."""
+        return {k.split("/", 1)[1]: v for k, v in self.shadow.items() if k.startswith(name + "/")}
+
+
+def embed(text_encoder: nn.Module, tokenizer: Any, captions: list[str]) -> Tensor:
+    """(n, MAX_TOKENS, 128), zeros after the text, as WanPipeline pads."""
+    tokens = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    mask = tokens.attention_mask
+    return text_encoder(tokens.input_ids, mask).last_hidden_state * mask[..., None]
+
+
+def train_dit(work: Path, vae: nn.Module, steps: int, clips: int, seed: int, batch: int, compile_: bool) -> Average:
+    """Transformer and text encoder together."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    modules = {"transformer": build_transformer(), "text_encoder": build_text_encoder(len(tokenizer))}
+    for module in modules.values():
+        module.train()
+    average = Average(modules)
+    decayed = [p for m in modules.values() for p in m.parameters() if p.ndim >= 2]
+    plain = [p for m in modules.values() for p in m.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    run = Run(work, "dit", {**modules, "optimiser": optimiser, "average": average})
+    if run.step >= steps:
+        return average
+    latents, captions = encode_latents(work, vae, clips)
+    mean, std = statistics(latents)
+    forward: Callable[..., Any] = torch.compile(modules["transformer"]) if compile_ else modules["transformer"]
+    for step in run.steps(steps):
+        rng = np.random.default_rng([seed, step])
+        index = rng.integers(len(captions), size=batch)
+        clean = (latents[index].float() - mean) / std
+        texts = ["" if rng.random() < 0.1 else captions[i] for i in index]
+        u = 1 / (1 + np.exp(-rng.standard_normal(batch)))
+        sigma = torch.from_numpy(SHIFT * u / (1 + (SHIFT - 1) * u)).float()
+        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+        weight = sigma.view(-1, 1, 1, 1, 1)
+        noisy = (1 - weight) * clean + weight * noise
+        velocity = forward(
+            hidden_states=noisy,
+            timestep=sigma * 1000,
+            encoder_hidden_states=embed(modules["text_encoder"], tokenizer, texts),
+            return_dict=False,
+        )[0]
+        loss = F.mse_loss(velocity, noise - clean)
+        for group in optimiser.param_groups:
+            group["lr"] = schedule_lr(step, steps, 2e-3)
+        optimiser.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(decayed + plain, 1.0)
+        optimiser.step()
+        average.update(step)
+        run.note(20, loss=float(loss), gradient_norm=float(norm))
+    return average
+
+
+def statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, (C, 1, 1, 1) float32."""
+    sample = latents[:1000].float()
+    dims = (0, 2, 3, 4)
+    return sample.mean(dims).view(-1, 1, 1, 1), sample.std(dims).view(-1, 1, 1, 1)
+
+
+def reconstruction(vae: nn.Module, clips: int = 32) -> dict[str, float]:
+    """PSNR (dB) and SSIM of the VAE's reconstruction of held-out clips (torchmetrics), mean over clips."""
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
+    psnr, ssim = [], []
+    for i in range(clips):
+        video = to_model_range(sprites.render(sprites.HELD_OUT + 5000 + i)[0])[None]
+        with torch.no_grad():
+            decoded = vae.decode(vae.encode(video).latent_dist.mode()).sample.clamp(-1, 1)
+        a, b = (x[0].transpose(0, 1) / 2 + 0.5 for x in (decoded, video))
+        psnr.append(float(peak_signal_noise_ratio(a, b, data_range=1.0)))
+        ssim.append(float(structural_similarity_index_measure(a, b, data_range=1.0)))
+    return {"psnr_db": float(np.mean(psnr)), "ssim": float(np.mean(ssim)), "clips": clips}
+
+
+def export(work: Path, vae: nn.Module, average: Average, clips: int, out: Path, settings: dict[str, Any]) -> None:
+    """Write the pipeline folder (bf16 safetensors) and its training report."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    latents, _ = encode_latents(work, vae, clips)
+    mean, std = statistics(latents)
+    tokenizer = build_tokenizer()
+    finished = build_vae(mean.flatten().tolist(), std.flatten().tolist())
+    finished.load_state_dict(vae.state_dict())
+    transformer, text_encoder = build_transformer(), build_text_encoder(len(tokenizer))
+    transformer.load_state_dict(average.weights("transformer"))
+    text_encoder.load_state_dict(average.weights("text_encoder"))
+    pipeline = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=finished,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+    )
+    for module in (transformer, text_encoder, finished):
+        module.to(torch.bfloat16)
+    pipeline.save_pretrained(out, safe_serialization=True)
+    finished.float()
+    report = {
+        "command": "python -m methods.backbones.train_sprites all",
+        "settings": settings,
+        "reconstruction": reconstruction(finished.eval()),
+        "parameters": {
+            name: sum(p.numel() for p in module.parameters())
+            for name, module in (("transformer", transformer), ("text_encoder", text_encoder), ("vae", finished))
+        },
+        "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
+        "losses": {
+            stage: [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            for stage in ("vae", "dit")
+            for file in [(work / f"{stage}_losses.csv").open()]
+        },
+    }
+    (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+    print({k: v for k, v in report.items() if k != "losses"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["vae", "latents", "dit", "export", "all"])
+    parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints and logs")
+    parser.add_argument("--out", type=Path, default=CHECKPOINT, help="the pipeline folder to write")
+    parser.add_argument("--vae-steps", type=int, default=700)
+    parser.add_argument("--dit-steps", type=int, default=2600)
+    parser.add_argument("--clips", type=int, default=4000, help="training clips of the DiT")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-compile", action="store_true")
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    reached = ["vae", "latents", "dit", "export", "all"].index(arguments.stage)
+    vae = train_vae(work, arguments.vae_steps, arguments.seed)
+    if reached >= 1:
+        encode_latents(work, vae, arguments.clips)
+    if reached >= 2:
+        average = train_dit(
+            work,
+            vae,
+            arguments.dit_steps,
+            arguments.clips,
+            arguments.seed,
+            arguments.batch,
+            not arguments.no_compile,
+        )
+    if reached >= 3:
+        settings = {
+            k: getattr(arguments, k) for k in ("vae_steps", "dit_steps", "clips", "batch", "seed")
+        } | {"torch": torch.__version__, "shift": SHIFT}
+        export(work, vae, average, arguments.clips, arguments.out, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What a method and a backbone promise each other and the harness."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+
+class Grid(NamedTuple):
+    """The token grid of a latent: latent frames, rows and columns of tokens."""
+
+    frames: int
+    height: int
+    width: int
+
+
+class Schedule(NamedTuple):
+    """``sigmas`` (steps + 1,), last one 0; ``timesteps`` (steps,); both float32, CPU."""
+
+    sigmas: Tensor
+    timesteps: Tensor
+
+
+class Observer:
+    """What a method tells whoever watches it. This one listens to nothing.
+
+    The harness passes a subclass that times stages, draws a progress bar and
+    writes ``trace.json``.
+    """
+
+    def stage(self, name: str) -> AbstractContextManager[object]:
+        """Time what happens inside. Names: text, encode, extract, guide, denoise, decode.
+
+        Stages do not nest.
+        """
+        return nullcontext()
+
+    def step(self, index: int, total: int) -> None:
+        """Denoising step ``index`` (0-based) of ``total`` is about to start."""
+
+    def trace(self, **values: float | int | str | bool) -> None:
+        """Append one row to the trace (losses, gradient norms and similarities)."""
+
+
+class Backbone(Protocol):
+    """A loaded video diffusion transformer. Latents are float32, normalised, (1, C, F, h, w).
+
+    ``calls`` counts, since its last ``clear()``: ``forward`` (whole DiT forwards,
+    one per batch element, so a CFG prediction counts 2), ``partial`` (partial
+    forwards without gradient), ``gradient`` (partial forwards followed by a
+    backward pass).
+    """
+
+    num_blocks: int
+    heads: int
+    head_dim: int
+    calls: Counter[str]
+
+    def grid(self, latent: Tensor) -> Grid: ...
+
+    def encode(self, frames: NDArray[np.uint8]) -> Tensor:
+        """(T, H, W, 3) uint8 RGB to a normalised latent (the VAE's mode, no sampling)."""
+        ...
+
+    def decode(self, latent: Tensor) -> NDArray[np.uint8]: ...
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Prompt embeddings (n, tokens, width)."""
+        ...
+
+    def schedule(self, steps: int) -> Schedule: ...
+
+    def add_noise(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """(1 - sigma) clean + sigma noise."""
+        ...
+
+    def predict(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        prompt: Tensor,
+        negative: Tensor | None,
+        guidance_scale: float,
+    ) -> Tensor:
+        """Velocity with classifier-free guidance (none when the scale is 1 or negative is None)."""
+        ...
+
+    def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:
+        """One Euler step from ``sigmas[index]`` to ``sigmas[index + 1]``, in float32."""
+        ...
+
+    def queries_keys(
+        self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Self-attention queries and keys of ``block`` after RoPE, each (F, S, heads, head_dim).
+
+        The forward pass stops there. With ``grad`` the result is differentiable
+        with respect to ``latent`` (never the weights).
+        """
+        ...
+
+    def hidden_states(
+        self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
+    ) -> Tensor:
+        """Output of ``block``, (F, S, width); the forward pass stops there."""
+        ...
+
+
+class BackboneConfig(Protocol):
+    """A backbone plug-in before loading: a pydantic dataclass whose fields are its YAML keys."""
+
+    name: str
+    height: int
+    width: int
+    version: ClassVar[str]
+    outside_id: ClassVar[Sequence[str]]
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def own_world_only(self) -> bool:
+        """True for the embedded world, whose backbone knows nothing of real footage."""
+        ...
+
+    @property
+    def untrained(self) -> bool:
+        """True for ``weights=random``: quality metrics are then null."""
+        ...
+
+    def check(self, frames: int, device: str) -> Grid:
+        """The token grid of a clip; InputError for sizes, weights or devices it cannot use."""
+        ...
+
+    def identity(self) -> str:
+        """Identity of the weights: ``sha256:...`` of files, ``hub:repo@revision``, ``random:seed``."""
+        ...
+
+    def load(self, device: str) -> Backbone: ...
+
+
+class Method(Protocol):
+    """A method plug-in: a pydantic dataclass whose fields are its YAML keys.
+
+    ``version`` changes when its code changes the output. With ``uses_backbone``
+    False (finished videos), ``video`` is called instead of ``transfer``.
+    """
+
+    name: str
+    version: ClassVar[str]
+    outside_id: ClassVar[Sequence[str]]
+    uses_backbone: ClassVar[bool]
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        """Raises InputError when it cannot work on this token grid."""
+        ...
+
+    def transfer(
+        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
+    ) -> Tensor:
+        """From the reference's clean latent and the initial noise to the final latent."""
+        ...
+
+
+class FinishedVideos(Protocol):
+    """A method that hands over videos made elsewhere (``uses_backbone`` False)."""
+
+    def missing(self, clip: str, prompt: str, seed: int) -> str | None:
+        """Why there is no video for this cell, or None when there is one."""
+        ...
+
+    def content(self, clip: str, prompt: str, seed: int) -> str:
+        """sha256 hex digest of the video file: it enters the cell id."""
+        ...
+
+    def video(self, clip: str, prompt: str, seed: int) -> tuple[NDArray[np.uint8], float | None]:
+        """Frames (T, H, W, 3) uint8 RGB as stored, and the seconds they took, if known."""
+        ...
+
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "FinishedVideos",
+    "Grid",
+    "Method",
+    "Observer",
+    "Schedule",
+]
