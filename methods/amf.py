@@ -1,0 +1,245 @@
+"""Attention motion flow (AMF): where the queries of one frame look in another, as displacements.
+
+First idea of FastVMT (https://github.com/mayuelala/FastVMT, after DiTFlow's AMF,
+https://github.com/ditflow/ditflow): motion is local, so a tile of queries needs only a window
+of keys. One query, the tile's centre, attends to the whole frame and places the window; every
+query of the tile then attends inside it. Dense AMF is the same without windows. Neither keeps
+a map of S x S probabilities for the backward pass: the attention kernel gets the coordinates of
+the keys as its values and returns the expected key position itself.
+
+Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, N tiles,
+C channels after the reduction over heads. Positions and displacements are (row, column) in
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+Extractor = Literal["window", "dense"]
+Reduction = Literal["head_mean", "concat"]
+
+# Elements of a chunk's largest tensor: 13 pairs of Wan's 30 x 52 frames, 128 MiB in float32.
+CHUNK_ELEMENTS = 2**25
+
+
+class FramePairs(NamedTuple):
+    """Ordered pairs of latent frames, by source, then target; CPU tensors of length P.
+
+    ``source`` and ``target`` are int64, ``weight`` is float32.
+    """
+
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+class Tiles(NamedTuple):
+    """``of_token`` (S,): the tile of each token; ``centres`` (N,): each tile's centre token."""
+
+    of_token: Tensor
+    centres: Tensor
+
+
+class Motion(NamedTuple):
+    """What is extracted from the queries and keys of one video.
+
+    ``displacement`` (P, S, 2) in tokens; ``window_keys`` (P, N, C), the mean key of each tile's
+    window in the pair's target frame, or None where nobody asked for it.
+    """
+
+    displacement: Tensor
+    window_keys: Tensor | None
+    pairs: FramePairs
+
+
+def frame_pairs(frames: int, span: int) -> FramePairs:
+    """Pairs i -> j = i + d with d = 1..span, weighing 1 - 0.2 (d - 1) / (span - 1).
+
+    There is no self pair, and pairs beyond the last frame are absent. With span 1 every weight
+    is 1. ValueError for a span below 1.
+    """
+    if span < 1:
+        raise ValueError(f"span must be at least 1, not {span}")
+    pairs = [(i, j) for i in range(frames) for j in range(i + 1, min(i + span, frames - 1) + 1)]
+    source, target = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    decay = 0.2 * (target - source - 1) / max(span - 1, 1)
+    return FramePairs(source, target, 1.0 - decay)
+
+
+def token_positions(height: int, width: int, like: Tensor) -> Tensor:
+    """(S, 2) row and column of every token, in the dtype and on the device of ``like``."""
+    index = torch.arange(height * width, device=like.device)
+    return torch.stack([index // width, index % width], dim=1).to(like.dtype)
+
+
+def tiles(height: int, width: int, tile: tuple[int, int], device: torch.device) -> Tiles:
+    """Tiles of ``tile`` = (rows, columns) tokens from the top left; the last ones may be smaller.
+
+    A tile's centre is the token at the floor of the centre of what the tile really covers.
+    """
+    rows, row_centres = _split(height, tile[0], device)
+    columns, column_centres = _split(width, tile[1], device)
+    of_token = rows[:, None] * len(column_centres) + columns
+    return Tiles(of_token.flatten(), (row_centres[:, None] * width + column_centres).flatten())
+
+
+def _split(size: int, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Along one axis: the part that each position belongs to, and each part's centre."""
+    first = torch.arange(0, size, step, device=device)
+    last = (first + step).clamp(max=size) - 1
+    return torch.arange(size, device=device) // step, (first + last) // 2
+
+
+def reduce_heads(
+    queries: Tensor, keys: Tensor, reduction: Reduction, temperature: float
+) -> tuple[Tensor, Tensor, float]:
+    """Queries and keys (F, S, heads, d) to (F, S, C), and the factor of their dot product.
+
+    ``head_mean`` (FastVMT): vectors averaged over heads, C = d, logit = temperature q.k / sqrt(d).
+    ``concat`` (DiTFlow): C = heads d, logit = temperature x the mean of the heads' logits, which
+    is the dot product of the concatenated vectors over heads sqrt(d). At least float32.
+    """
+    heads, width = queries.shape[-2:]
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    queries, keys = queries.to(dtype), keys.to(dtype)
+    if reduction == "head_mean":
+        return queries.mean(-2), keys.mean(-2), temperature / width**0.5
+    return queries.flatten(-2), keys.flatten(-2), temperature / (heads * width**0.5)
+
+
+def extract_motion(
+    queries: Tensor,
+    keys: Tensor,
+    height: int,
+    width: int,
+    *,
+    extractor: Extractor,
+    reduction: Reduction,
+    temperature: float,
+    span: int,
+    window: int,
+    tile: tuple[int, int],
+    with_window_keys: bool,
+) -> Motion:
+    """AMF of one video from the queries and keys (F, S, heads, d) of one attention block.
+
+    Each video, reference or generated, places its windows by its own queries and keys. A window's
+    centre is the soft-argmax of the tile-centre query over
+    the whole target frame, rounded to a token and clamped so that the window fits in the frame;
+    no gradient flows through it. With ``dense`` the displacements need no windows, and where
+    their keys are asked for, the dense displacement of the tile-centre query places them.
+    """
+    queries, keys, scale = reduce_heads(queries, keys, reduction, temperature)
+    pairs = frame_pairs(len(queries), span)
+    positions = token_positions(height, width, queries)
+    split = tiles(height, width, tile, queries.device)
+
+    def attend(chunk: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        return expected_position(queries[pairs.source[chunk]], keys[pairs.target[chunk]], positions, scale)
+
+    def attend_in_window(chunk: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        mask = window_mask(corners[chunk], window, height, width)[:, split.of_token]
+        return expected_position(
+            queries[pairs.source[chunk]], keys[pairs.target[chunk]], positions, scale, mask
+        )
+
+    if extractor == "dense":
+        expected = over_pairs(attend, len(pairs.source), queries, keys)
+        centres = expected[:, split.centres]
+    else:
+        with torch.no_grad():
+            centres = over_pairs(attend, len(pairs.source), queries[:, split.centres], keys)
+    if extractor == "window" or with_window_keys:
+        corners = window_corners(centres, window, height, width)
+    if extractor == "window":
+        expected = over_pairs(attend_in_window, len(pairs.source), queries, keys)
+    window_keys = (
+        mean_window_keys(keys, pairs.target, corners, window, height, width) if with_window_keys else None
+    )
+    return Motion(expected - positions, window_keys, pairs)
+
+
+def expected_position(
+    queries: Tensor, keys: Tensor, positions: Tensor, scale: float, mask: Tensor | None = None
+) -> Tensor:
+    """Soft-argmax: (P, n, 2) expected key position of queries (P, n, C) over keys (P, S, C).
+
+    ``mask`` (P, n, S) bool keeps the keys where it is True.
+    """
+    # Values as wide as the queries let the fused kernels of every device take the job.
+    values = F.pad(positions, (0, queries.shape[-1] - 2)).expand(len(keys), -1, -1)
+    expected = F.scaled_dot_product_attention(
+        queries[:, None],
+        keys[:, None],
+        values[:, None],
+        attn_mask=None if mask is None else mask[:, None],
+        scale=scale,
+    )
+    return expected[:, 0, :, :2]
+
+
+def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:
+    """Top-left tokens (P, N, 2) int64 of the windows around ``centres`` (P, N, 2), without gradient.
+
+    The rounded centre is clamped so that all ``window`` x ``window`` tokens lie in the frame.
+    """
+    corners = centres.detach().round().long() - window // 2
+    limit = torch.tensor([height - window, width - window], device=corners.device)
+    return corners.clamp(min=0).minimum(limit)
+
+
+def window_mask(corners: Tensor, window: int, height: int, width: int) -> Tensor:
+    """(P, N, S) bool: the tokens inside each window."""
+    top, left = corners[..., :1], corners[..., 1:]
+    row = torch.arange(height, device=corners.device)
+    column = torch.arange(width, device=corners.device)
+    in_rows = (row >= top) & (row < top + window)
+    in_columns = (column >= left) & (column < left + window)
+    return (in_rows[..., :, None] & in_columns[..., None, :]).flatten(-2)
+
+
+def mean_window_keys(
+    keys: Tensor, target: Tensor, corners: Tensor, window: int, height: int, width: int
+) -> Tensor:
+    """Mean key (P, N, C) of each window, from keys (F, S, C) and window corners (P, N, 2)."""
+    frames = keys.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    means = F.avg_pool2d(frames, window, stride=1).permute(0, 2, 3, 1)
+    return means[target.to(keys.device)[:, None], corners[..., 0], corners[..., 1]]
+
+
+def amf_loss(generated: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over pairs, and mean over tokens, of the squared displacement difference.
+
+    Displacements (P, S, 2) in tokens, ``weight`` (P,); the square sums rows and columns, and the
+    weighted mean divides by the sum of the weights. Unit: tokens squared.
+    """
+    weight = weight.to(generated)
+    error = (generated - reference).square().sum(-1).mean(-1)
+    return (weight * error).sum() / weight.sum()
+
+
+def over_pairs(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor], count: int, queries: Tensor, keys: Tensor
+) -> Tensor:
+    """Concatenate ``function(chunk, queries, keys)`` over chunks of the pair indices 0..count-1.
+
+    A chunk holds all pairs unless the frames are large; chunks are then recomputed in the
+    backward pass, so that what they gather and mask does not add up.
+    """
+    tokens, width = keys.shape[1:]
+    chunks = torch.arange(count).split(max(1, CHUNK_ELEMENTS // (tokens * max(tokens, width))))
+    if len(chunks) == 1:
+        return function(chunks[0], queries, keys)
+    recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([recomputed(function, chunk, queries, keys) for chunk in chunks])
+
+
+__all__ = ["Extractor", "FramePairs", "Motion", "Reduction", "amf_loss", "extract_motion", "frame_pairs"]

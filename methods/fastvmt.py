@@ -1,0 +1,137 @@
+"""FastVMT (ICLR 2026): motion transfer by latent guidance, and its ablations by override.
+
+Three ideas over one guidance loop (``methods/guidance.py``): sliding-window attention motion
+flow (``methods/amf.py``), the window loss (``methods/window_loss.py``) and gradient reuse
+(``methods/gradient_reuse.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import pydantic
+from pydantic import Field
+
+from datasets.errors import InputError
+from methods.guidance import Guidance, Optimiser, Reference, Sampling, Start, sample
+from methods.interface import Backbone, Grid, Observer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from methods.amf import Motion
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class Loss:
+    """Weights of the two terms; a term of weight 0 still runs, except the window loss."""
+
+    amf_weight: Annotated[float, Field(ge=0)]
+    window_weight: Annotated[float, Field(ge=0)]
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class Reuse:
+    """A true gradient at every ``interval``-th inner iteration; 1 means always."""
+
+    interval: Annotated[int, Field(ge=1)]
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class FastVMT:
+    """FastVMT after the paper; ``conf/method/fastvmt.yaml`` says what each key is.
+
+    Source: https://github.com/mayuelala/FastVMT (diffsynth/pipelines/wan_video.py), with the
+    places where the release departs from the paper taken from the paper.
+    """
+
+    name: str
+    extractor: Literal["window", "dense"]
+    reduction: Literal["head_mean", "concat"]
+    block: Annotated[int, Field(ge=0)]
+    temperature: Annotated[float, Field(gt=0)]
+    window: Annotated[int, Field(ge=1)]
+    tile: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    span: Annotated[int, Field(ge=1)]
+    loss: Loss
+    reuse: Reuse
+    optimiser: Optimiser
+    reference: Reference
+    start: Start
+    steps: Annotated[int, Field(ge=1)]
+    guidance_scale: float
+    negative_prompt: str
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    uses_backbone: ClassVar[bool] = True
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        """Raises InputError when block, window or tile do not fit the backbone's token grid."""
+        size = f"the {grid.height}x{grid.width} token grid"
+        if self.block >= num_blocks:
+            raise InputError(
+                f"method.block={self.block}: the backbone has blocks 0 to {num_blocks - 1}; "
+                "lower method.block (default: backbone.guidance.block)"
+            )
+        if grid.frames < 2:
+            raise InputError(
+                f"frames: motion needs at least 2 latent frames, not {grid.frames}; ask for more frames"
+            )
+        if self.extractor == "dense" and not self.loss.window_weight:
+            return
+        if self.window > min(grid.height, grid.width):
+            raise InputError(
+                f"method.window={self.window} is larger than {size}; set method.window "
+                f"(default: backbone.guidance.window) to at most {min(grid.height, grid.width)}"
+            )
+        if self.tile[0] > grid.height or self.tile[1] > grid.width:
+            raise InputError(
+                f"method.tile={list(self.tile)} is larger than {size}; "
+                "lower method.tile (default: backbone.guidance.tile)"
+            )
+
+    def transfer(
+        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
+    ) -> Tensor:
+        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
+        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
+        guidance = Guidance(self, self.optimiser, self.reuse.interval, self.reference)
+        return sample(backbone, reference, prompt, noise, observer, sampling, guidance)
+
+    def extract(
+        self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
+    ) -> Motion:
+        """Attention motion flow of a latent. Window keys only with ``grad``: the reference needs none."""
+        from methods.amf import extract_motion
+
+        grid = backbone.grid(latent)
+        queries, keys = backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad)
+        return extract_motion(
+            queries,
+            keys,
+            grid.height,
+            grid.width,
+            extractor=self.extractor,
+            reduction=self.reduction,
+            temperature=self.temperature,
+            span=self.span,
+            window=self.window,
+            tile=self.tile,
+            with_window_keys=grad and self.loss.window_weight > 0,
+        )
+
+    def losses(self, generated: Motion, reference: Motion) -> dict[str, Tensor]:
+        """The weighted terms ``amf`` and, where it has a weight, ``window``."""
+        from methods.amf import amf_loss
+        from methods.window_loss import window_loss
+
+        amf = amf_loss(generated.displacement, reference.displacement, generated.pairs.weight)
+        terms = {"amf": self.loss.amf_weight * amf}
+        if generated.window_keys is not None:
+            terms["window"] = self.loss.window_weight * window_loss(generated.window_keys, generated.pairs)
+        return terms
+
+
+__all__ = ["FastVMT", "Loss", "Reuse"]

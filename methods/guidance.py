@@ -1,0 +1,241 @@
+"""The sampling loop: denoise, and in the first steps move the latent towards a reference's motion.
+
+Methods that guide by optimising the latent share it and bring an ``Objective``; without one it
+is plain sampling with classifier-free guidance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar
+
+import pydantic
+from pydantic import Field
+
+from methods.interface import Backbone, Observer, Schedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Signal = TypeVar("Signal")
+Reference = Literal["clean", "renoised"]
+
+# The release re-noises the reference with one fixed noise, unrelated to the initial one.
+RENOISE_SEED = 0
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class Optimiser:
+    """AdamW without decay on the latent, fresh each guided step.
+
+    The learning rate goes linearly from ``lr_start`` (first guided step) to ``lr_end`` (last);
+    each guided step takes ``iterations`` inner iterations.
+    """
+
+    lr_start: Annotated[float, Field(ge=0)]
+    lr_end: Annotated[float, Field(ge=0)]
+    iterations: Annotated[int, Field(ge=1)]
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
+
+    def guided_steps(self, steps: int) -> int:
+        """How many of ``steps`` are guided: the first ``guided_fraction``, rounded up."""
+        # The tolerance keeps products such as 0.07 * 100 = 7.000000000000001 at 7.
+        return math.ceil(self.guided_fraction * steps - 1e-9)
+
+    def learning_rate(self, index: int, steps: int) -> float:
+        """Learning rate of guided step ``index`` (0-based) when sampling takes ``steps``."""
+        last = max(self.guided_steps(steps) - 1, 1)
+        return self.lr_start + (self.lr_end - self.lr_start) * index / last
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class Start:
+    """Where sampling starts: pure noise (``strength`` null), or the noised reference (SDEdit).
+
+    A start from the reference leaks it into the result whatever the method does; tables state it.
+    """
+
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Denoising steps and classifier-free guidance."""
+
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    start: Start
+
+
+class Objective(Protocol[Signal]):
+    """What a guidance method brings to the loop."""
+
+    def extract(
+        self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
+    ) -> Signal:
+        """The motion signal of a latent; with ``grad`` differentiable with respect to it."""
+        ...
+
+    def losses(self, generated: Signal, reference: Signal) -> dict[str, Tensor]:
+        """Named terms (0-d, already weighted) whose sum is minimised."""
+        ...
+
+
+@dataclass(frozen=True)
+class Guidance(Generic[Signal]):
+    """How the latent is optimised in the first steps.
+
+    ``interval``: inner iterations a gradient serves (1: always a true one). ``reference``:
+    ``clean`` takes the reference's signal once, from its clean latent at timestep 0; ``renoised``
+    takes it at each guided step from the latent noised to that step's sigma with one fixed noise.
+    Both use the empty prompt.
+    """
+
+    objective: Objective[Signal]
+    optimiser: Optimiser
+    interval: int
+    reference: Reference
+
+
+def sample(
+    backbone: Backbone,
+    reference: Tensor,
+    prompt: str,
+    noise: Tensor,
+    observer: Observer,
+    sampling: Sampling,
+    guidance: Guidance[Signal] | None = None,
+) -> Tensor:
+    """Sample a latent from ``noise``, guided by the reference's motion.
+
+    ``reference`` and ``noise``: (1, C, F, h, w), the reference's clean normalised latent and
+    standard normal noise. Returns the final float32 latent of that shape. FloatingPointError
+    when a latent is no longer finite.
+    """
+    import torch
+
+    steps = sampling.steps
+    guided = guidance.optimiser.guided_steps(steps) if guidance else 0
+    schedule = compressed_schedule(backbone, steps, sampling.start.strength)
+    reference = reference.float()
+    latent = noise = noise.to(reference)
+
+    with torch.no_grad():
+        if sampling.start.strength is not None:
+            latent = backbone.add_noise(reference, noise, float(schedule.sigmas[0]))
+        with observer.stage("text"):
+            # Not in one batch with the empty prompt: the same batch gives the same embeddings
+            # with and without guidance, to the last bit.
+            target, negative = backbone.embed([prompt, sampling.negative_prompt]).split(1)
+            empty = backbone.embed([""]) if guided else negative
+
+        signal: Signal
+        if guidance and guided and guidance.reference == "clean":
+            with observer.stage("extract"):
+                at_zero = torch.zeros_like(schedule.timesteps[0])
+                signal = guidance.objective.extract(backbone, reference, at_zero, empty, grad=False)
+
+        for index, timestep in enumerate(schedule.timesteps):
+            observer.step(index, steps)
+            if guidance and index < guided:
+                if guidance.reference == "renoised":
+                    with observer.stage("extract"):
+                        sigma = float(schedule.sigmas[index])
+                        renoised = backbone.add_noise(reference, fixed_noise(reference), sigma)
+                        signal = guidance.objective.extract(backbone, renoised, timestep, empty, grad=False)
+                with observer.stage("guide"):
+                    latent = guide(
+                        backbone, latent, timestep, target, signal, guidance, index, steps, observer
+                    )
+            with observer.stage("denoise"):
+                velocity = backbone.predict(latent, timestep, target, negative, sampling.guidance_scale)
+                latent = backbone.step(latent, velocity, schedule, index)
+            if not torch.isfinite(latent).all():
+                raise FloatingPointError(f"NaN latents at step {index + 1} of {steps}")
+    return latent
+
+
+def guide(
+    backbone: Backbone,
+    latent: Tensor,
+    timestep: Tensor,
+    prompt: Tensor,
+    signal: Signal,
+    guidance: Guidance[Signal],
+    index: int,
+    steps: int,
+    observer: Observer,
+) -> Tensor:
+    """One guidance step: the latent after the inner iterations of guided step ``index``.
+
+    Gradients use the target prompt without classifier-free guidance. Each inner iteration adds a
+    row to the trace; losses and similarity stand only in rows whose gradient is a true one.
+    """
+    import torch
+
+    from methods.gradient_reuse import GradientReuse
+
+    optimised = latent.detach().float().clone().requires_grad_()
+    learning_rate = guidance.optimiser.learning_rate(index, steps)
+    optimiser = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=0.0)
+    reuse = GradientReuse(guidance.interval)
+    losses: dict[str, Tensor] = {}
+
+    def true_gradient() -> Tensor:
+        with torch.enable_grad():
+            generated = guidance.objective.extract(backbone, optimised, timestep, prompt, grad=True)
+            terms = guidance.objective.losses(generated, signal)
+            total = torch.stack(list(terms.values())).sum()
+        losses.update(terms, total=total)
+        return torch.autograd.grad(total, optimised)[0]
+
+    for iteration in range(guidance.optimiser.iterations):
+        gradient = reuse(iteration, true_gradient)
+        optimised.grad = gradient
+        optimiser.step()
+        row: dict[str, float | int | bool] = {"step": index, "iteration": iteration}
+        row |= {"true_gradient": reuse.is_true(iteration), "gradient_norm": float(gradient.norm())}
+        if reuse.is_true(iteration):
+            row |= {name: float(value.detach()) for name, value in losses.items()}
+            if reuse.similarity is not None:
+                row["similarity"] = float(reuse.similarity)
+        observer.trace(**row)
+    return optimised.detach()
+
+
+def compressed_schedule(backbone: Backbone, steps: int, strength: float | None) -> Schedule:
+    """The backbone's schedule, started at ``strength`` of its way from clean to noise.
+
+    All steps are kept and move closer together, as in the release's SDEdit start
+    (mayuelala/FastVMT:diffsynth/pipelines/wan_video.py). ``None`` and 1 leave it as it is.
+    """
+    import torch
+
+    if strength is None or strength == 1:
+        return backbone.schedule(steps)
+    # Only the backbone knows its shift, so the sigmas between its own come from a finer schedule,
+    # one whose nodes include those of the schedule asked for.
+    gaps = max(steps - 1, 1)
+    refine = math.ceil(2000 / gaps)
+    fine = backbone.schedule(gaps * refine + 1)
+    at = (1 - strength) + strength * torch.arange(steps, dtype=torch.float64) / gaps
+    at = at.clamp(max=1) * (gaps * refine)
+    low = at.floor().long().clamp(max=gaps * refine - 1)
+    part = (at - low).float()
+    sigmas, timesteps = (
+        torch.lerp(values[low], values[low + 1], part) for values in (fine.sigmas, fine.timesteps)
+    )
+    return Schedule(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
+
+
+def fixed_noise(like: Tensor) -> Tensor:
+    """Standard normal noise of a fixed seed, drawn on the CPU so that every device has the same."""
+    import torch
+
+    generator = torch.Generator().manual_seed(RENOISE_SEED)
+    return torch.randn(like.shape, generator=generator).to(like)
+
+
+__all__ = ["Guidance", "Objective", "Optimiser", "Reference", "Sampling", "Start", "sample"]
