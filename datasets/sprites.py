@@ -330,16 +330,17 @@ def _rgb(hue: float, saturation: float, value: NDArray[np.float64]) -> NDArray[n
     return np.asarray(value[..., None] * shade)
 
 
-def paint(truth: Truth) -> NDArray[np.uint8]:
-    """The clip's pixels: (T, H, W, 3) uint8 RGB."""
+def paint(truth: Truth, only: Sequence[int] | None = None) -> NDArray[np.uint8]:
+    """The clip's pixels: (T, H, W, 3) uint8 RGB; with ``only``, just those frames."""
     import cv2
 
     rows, columns = np.mgrid[0 : truth.height, 0 : truth.width].astype(np.float64)
     pixels = np.stack([columns, rows], -1)
     hue, saturation, value = BACKGROUNDS[truth.attributes.background]
-    video = np.empty((truth.frames, truth.height, truth.width, 3), np.uint8)
+    wanted = range(truth.frames) if only is None else only
+    video = np.empty((len(wanted), truth.height, truth.width, 3), np.uint8)
     ground = None
-    for t in range(truth.frames):
+    for place, t in enumerate(wanted):
         if ground is None or truth.kind == "camera":
             ground = _rgb(
                 hue, saturation, value * (1 + 0.5 * truth.background_texture(truth.to_world(pixels, t)))
@@ -353,7 +354,7 @@ def paint(truth: Truth) -> NDArray[np.uint8]:
             local = truth.to_world(pixels, t) - thing.path[t]
             paint_ = _rgb(OBJECT_HUES[thing.colour], 0.9, 0.82 + 0.18 * thing.texture(local))
             image += alpha[..., None] * (paint_ - image)
-        video[t] = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        video[place] = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return video
 
 

@@ -1,0 +1,222 @@
+"""DAVIS-2017 at 480p: real footage with object masks, and prompts of our own.
+
+The folder has the layout of DAVIS-2017: ``JPEGImages/480p/SEQ/00000.jpg``,
+``Annotations/480p/SEQ/00000.png``, ``ImageSets/2017/*.txt``. The sequences, their
+splits, which of them are DAVIS-2016's 50 and their frame counts
+(``davis_sequences.csv``) are facts from
+``davisvideochallenge/davis-2017:data/db_info.yaml``; the prompts
+(``davis_prompts.csv``) are written for this project.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from datasets import davis_download, footage, video
+from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.errors import InputError
+
+Row = dict[str, str]
+
+PROMPT_SETS = ("caption", "subject", "scene")
+
+
+def _table(path: Path, columns: Sequence[str]) -> dict[str, Row]:
+    """Rows of a CSV file by their ``sequence``; InputError when it is not such a file."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    for line, row in enumerate(rows, start=2):
+        for column in columns:
+            if not (row.get(column) or "").strip():
+                raise InputError(f"{path}, line {line}: no {column}; the header is {','.join(columns)}")
+    return {row["sequence"]: row for row in rows}
+
+
+@cache
+def sequences() -> dict[str, Row]:
+    """The 90 train and val sequences by name: ``split``, ``year``, ``frames``, ``ci10``."""
+    columns = ("sequence", "split", "year", "frames", "ci10")
+    return _table(Path(__file__).with_name("davis_sequences.csv"), columns)
+
+
+@cache
+def our_prompts() -> dict[str, Row]:
+    """Our prompts for the 90 sequences by name: ``caption``, ``subject``, ``scene``."""
+    return _table(Path(__file__).with_name("davis_prompts.csv"), ("sequence", *PROMPT_SETS))
+
+
+def frame_counts() -> dict[str, int]:
+    """Frames of each of the 90 train and val sequences."""
+    return {name: int(row["frames"]) for name, row in sequences().items()}
+
+
+@dataclass(config={"extra": "forbid"})
+class Davis:
+    """DAVIS sequences as reference clips.
+
+    ``root`` is the folder; null takes the environment's ``DAVIS_ROOT``, else
+    ``data/DAVIS``. With ``download`` a missing folder is fetched from
+    ``download_url`` (trainval only). ``split`` and ``subset`` choose the
+    sequences: ``davis2016`` are the 50 of DAVIS-2016, ``ci10`` ten of them, null
+    all of the split; ``names`` asks for sequences by name instead. ``prompt_set``
+    chooses the target prompts: ``caption`` (what the clip shows), ``subject`` (the
+    default: who moves is changed, so that leaking appearance shows), ``scene``
+    (where it happens is changed) or ``all`` three. ``prompts`` names a CSV file
+    (sequence,caption,subject,scene) whose rows come before ours.
+
+    The frames used are ``start``, ``start + stride``, ...: ``frames`` of them,
+    brought to ``height`` x ``width`` by ``datasets.video.resize_crop``. The mask is
+    every annotated object (id above 0) of the first frame used, or None without
+    annotation or when nothing of it is left after cropping.
+    """
+
+    height: PositiveInt
+    width: PositiveInt
+    name: str = "davis"
+    root: str | None = None
+    split: Literal["train", "val", "trainval", "test-dev"] = "trainval"
+    subset: Literal["davis2016", "ci10"] | None = "davis2016"
+    names: footage.Names = None
+    frames: PositiveInt = 49
+    start: NonNegativeInt = 0
+    stride: PositiveInt = 1
+    prompt_set: Literal["caption", "subject", "scene", "all"] = "subject"
+    prompts: str | None = None
+    download: bool = False
+    download_url: str = davis_download.URL
+    clip_model: str = "ViT-B-32-quickgelu/openai"
+    default_frames: PositiveInt = 49
+
+    version: ClassVar[str] = "1"
+    real_footage: ClassVar[bool] = True
+    outside_id: ClassVar[Sequence[str]] = (
+        "root",
+        "split",
+        "subset",
+        "names",
+        "prompt_set",
+        "prompts",
+        "download",
+        "download_url",
+        "clip_model",
+        "default_frames",
+    )
+
+    def listing(self) -> Listing:
+        """The sequences to run, in the order of their names.
+
+        Sequences that are absent from the folder, too short or without prompts are
+        left out with the reason. InputError: no such folder, none remains, or one
+        asked for by ``names`` cannot be used.
+        """
+        root = self._folder()
+        texts = self._texts()
+        clips, left_out = [], []
+        for name in self._chosen(root):
+            reason = self._unusable(root, name, texts)
+            if reason is None:
+                clips.append(self._info(root, name, texts[name]))
+            else:
+                left_out.append((not self._pictures(root, name), LeftOut(name, reason)))
+        left_out.sort(key=lambda pair: pair[0])
+        return footage.settle(
+            clips,
+            [out for _, out in left_out],
+            self.names,
+            f"dataset.root={root}",
+            "Set a smaller frames, or dataset.subset=null for every sequence of the folder",
+            self.load,
+        )
+
+    def load(self, name: str) -> Clip:
+        """Decode one sequence; InputError naming the picture that cannot be read."""
+        root = self._root()
+        pictures = self._used(root, name)
+        if len(pictures) < self.frames:
+            raise InputError(f"dataset.root={root}: {name} has too few frames; see action=plan")
+        frames = footage.read_pictures(pictures)
+        annotation = self._annotation(root, pictures)
+        mask = footage.fit_mask(annotation, frames, self.height, self.width) if annotation else None
+        info = self._info(root, name, self._texts()[name])
+        return Clip(info, video.resize_crop(frames, self.height, self.width), mask)
+
+    def _root(self) -> Path:
+        return Path(self.root or os.environ.get("DAVIS_ROOT") or "data/DAVIS").expanduser()
+
+    def _folder(self) -> Path:
+        root = self._root()
+        if not (root / "JPEGImages/480p").is_dir():
+            if not self.download:
+                raise InputError(
+                    f"dataset.root={root}: no DAVIS folder there (JPEGImages/480p); set dataset.root or "
+                    "DAVIS_ROOT, or dataset.download=true fetches it (0.8 GB)"
+                )
+            davis_download.fetch(root, self.download_url, frame_counts())
+        return root
+
+    def _chosen(self, root: Path) -> list[str]:
+        if self.names is not None:
+            return list(dict.fromkeys(self.names))
+        splits = ("train", "val") if self.split == "trainval" else (self.split,)
+        known = [name for name, row in sequences().items() if row["split"] in splits]
+        if self.subset is not None:
+            if self.split == "test-dev":
+                raise InputError(
+                    f"dataset.subset={self.subset}: holds no sequence of test-dev; set dataset.subset=null"
+                )
+            column, value = ("ci10", "yes") if self.subset == "ci10" else ("year", "2016")
+            return [name for name in known if sequences()[name][column] == value]
+        lists = [root / "ImageSets/2017" / f"{split}.txt" for split in splits]
+        stated = [path for path in lists if path.is_file()]
+        if not stated and not known:
+            raise InputError(f"{lists[0]}: missing; dataset.split={self.split} needs it")
+        return sorted({name for path in stated for name in path.read_text().split()} or known)
+
+    def _texts(self) -> dict[str, Row]:
+        own = _table(Path(self.prompts), ("sequence", *PROMPT_SETS)) if self.prompts else {}
+        return our_prompts() | own
+
+    def _unusable(self, root: Path, name: str, texts: dict[str, Row]) -> str | None:
+        available = len(self._pictures(root, name))
+        if not available:
+            near = difflib.get_close_matches(name, sequences(), n=1) if name not in sequences() else []
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"is not in {root / 'JPEGImages/480p'}{hint}"
+        if name not in texts:
+            return "has no prompts of ours; give them in a CSV file named by dataset.prompts"
+        return footage.shortfall(available, self.frames, self.start, self.stride)
+
+    def _pictures(self, root: Path, name: str) -> list[Path]:
+        return sorted((root / "JPEGImages/480p" / name).glob("*.jpg")) if name else []
+
+    def _used(self, root: Path, name: str) -> list[Path]:
+        return self._pictures(root, name)[footage.used(self.frames, self.start, self.stride)]
+
+    def _annotation(self, root: Path, pictures: Sequence[Path]) -> Path | None:
+        first = pictures[0]
+        path = root / "Annotations/480p" / first.parent.name / f"{first.stem}.png"
+        return path if path.is_file() else None
+
+    def _info(self, root: Path, name: str, row: Row) -> ClipInfo:
+        pictures = self._used(root, name)
+        annotation = self._annotation(root, pictures)
+        kinds = PROMPT_SETS if self.prompt_set == "all" else (self.prompt_set,)
+        return ClipInfo(
+            name=name,
+            content=video.files_sha256([*pictures, *([annotation] if annotation else [])]),
+            prompts=tuple(Prompt(row[kind], kind) for kind in kinds),
+            caption=row["caption"],
+            fps=24.0,
+        )

@@ -1,0 +1,249 @@
+"""DAVIS: which sequences run, which are left out, what is decoded."""
+
+import csv
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from pydantic import ValidationError
+
+import datasets.davis as module
+from datasets import video
+from datasets.clip import LeftOut
+from datasets.davis import Davis
+from datasets.errors import InputError
+
+SIZE = (48, 64)
+
+
+def picture(seed):
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    return np.stack([x * 3, y * 4, 0 * x + seed * 9 % 256], axis=-1).astype(np.uint8)
+
+
+def add(root, name, frames=10, masks=False):
+    folder = root / "JPEGImages/480p" / name
+    folder.mkdir(parents=True)
+    for index in range(frames):
+        Image.fromarray(picture(index)).save(folder / f"{index:05d}.jpg", quality=95)
+    if masks:
+        ids = np.zeros(SIZE, np.uint8)
+        ids[10:30, 20:40], ids[30:40, 20:40] = 1, 2
+        annotation = Image.fromarray(ids)
+        annotation.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        folder = root / "Annotations/480p" / name
+        folder.mkdir(parents=True)
+        for index in range(frames):
+            annotation.save(folder / f"{index:05d}.png")
+
+
+@pytest.fixture
+def root(tmp_path):
+    add(tmp_path, "lucia")
+    add(tmp_path, "bmx-trees", frames=6)
+    add(tmp_path, "snowboard", masks=True)
+    lists = tmp_path / "ImageSets/2017"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("lucia\nsnowboard\n")
+    (lists / "val.txt").write_text("bmx-trees\n")
+    return tmp_path
+
+
+def davis(where, **keys):
+    return Davis(**{"root": str(where), "frames": 5, "height": 24, "width": 32} | keys)
+
+
+def names(listing):
+    return [clip.name for clip in listing.clips]
+
+
+def test_the_table_agrees_with_the_published_totals():
+    rows = module.sequences()
+    by_split = {split: [row for row in rows.values() if row["split"] == split] for split in ("train", "val")}
+    assert [len(by_split[split]) for split in ("train", "val")] == [60, 30]
+    assert [sum(int(row["frames"]) for row in by_split[split]) for split in ("train", "val")] == [4209, 1999]
+    assert sum(row["year"] == "2016" for row in rows.values()) == 50
+    small = [row for row in rows.values() if row["ci10"] == "yes"]
+    assert len(small) == 10
+    assert all(row["year"] == "2016" and int(row["frames"]) >= 49 for row in small)
+
+
+def test_every_sequence_has_three_prompts_of_its_own():
+    prompts = module.our_prompts()
+    assert list(prompts) == list(module.sequences())
+    texts = [row[kind] for row in prompts.values() for kind in module.PROMPT_SETS]
+    assert len(set(texts)) == 270
+    # At most two CLIP tokens a word here, so that 30 words stay below CLIP's 77 tokens.
+    assert all(len(text.split()) <= 30 and text.endswith(".") for text in texts)
+
+
+def test_the_yaml_holds_exactly_the_fields_and_their_defaults():
+    path = Path(module.__file__).parents[1] / "conf/dataset/davis.yaml"
+    node = OmegaConf.load(path)
+    values = OmegaConf.to_container(
+        OmegaConf.create({"dataset": node, "frames": 49, "backbone": {"height": 480, "width": 832}}),
+        resolve=True,
+    )["dataset"]
+    assert values.pop("_target_") == "datasets.davis.Davis"
+    assert set(values) == {field.name for field in fields(Davis)}
+    assert Davis(**values) == Davis(height=480, width=832)
+
+
+def test_unknown_keys_and_wrong_types_are_named():
+    with pytest.raises(ValidationError, match="prompt_sets"):
+        Davis(height=24, width=32, prompt_sets="all")
+    with pytest.raises(ValidationError, match="subset"):
+        Davis(height=24, width=32, subset="ci11")
+
+
+def test_short_and_absent_sequences_are_left_out_by_name(root):
+    listing = davis(root, frames=7).listing()
+    assert names(listing) == ["lucia"]
+    assert listing.left_out[0] == LeftOut("bmx-trees", "has 6 frames, 7 needed (frames=7, start=0, stride=1)")
+    absent = [out.clip for out in listing.left_out[1:]]
+    assert len(absent) == 48 and "bear" in absent
+    assert "snowboard" not in absent
+
+
+def test_start_and_stride_count_towards_the_length(root):
+    assert names(davis(root, frames=5, stride=2, start=1).listing()) == ["lucia"]
+    with pytest.raises(InputError, match="11 needed"):
+        davis(root, frames=5, stride=2, start=2).listing()
+
+
+def test_subsets_and_splits_choose_sequences(root):
+    assert names(davis(root).listing()) == ["bmx-trees", "lucia"]
+    assert names(davis(root, split="val").listing()) == ["bmx-trees"]
+    assert names(davis(root, subset=None).listing()) == ["bmx-trees", "lucia", "snowboard"]
+    ten = davis(root, subset="ci10").listing()
+    assert len(ten.clips) + len(ten.left_out) == 10
+
+
+def test_without_lists_the_known_sequences_are_meant(root):
+    for path in (root / "ImageSets/2017").iterdir():
+        path.unlink()
+    listing = davis(root, subset=None).listing()
+    assert names(listing) == ["bmx-trees", "lucia", "snowboard"]
+    assert len(listing.left_out) == 87
+
+
+def test_sequences_asked_for_by_name_must_be_usable(root):
+    assert names(davis(root, names="snowboard").listing()) == ["snowboard"]
+    with pytest.raises(InputError, match=r"dataset\.names: bmx-trees has 6 frames"):
+        davis(root, frames=7, names=["lucia", "bmx-trees"]).listing()
+    with pytest.raises(InputError, match="did you mean snowboard"):
+        davis(root, names=["snowbord"]).listing()
+    (root / "JPEGImages/480p/lucia/00003.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"lucia/00003\.jpg"):
+        davis(root, names=["snowboard", "lucia"]).listing()
+
+
+def test_one_unreadable_sequence_among_many_fails_alone_and_an_only_one_at_once(root):
+    (root / "JPEGImages/480p/lucia/00003.jpg").write_bytes(b"no picture")
+    dataset = davis(root)
+    assert names(dataset.listing()) == ["bmx-trees", "lucia"]
+    with pytest.raises(InputError, match=r"00003\.jpg"):
+        dataset.load("lucia")
+    assert dataset.load("bmx-trees").frames.shape == (5, 24, 32, 3)
+    with pytest.raises(InputError, match=r"00003\.jpg"):
+        davis(root, frames=7).listing()
+
+
+def test_nothing_left_is_an_error_that_says_why(root):
+    with pytest.raises(InputError, match=r"(?s)no clip remains.*bmx-trees has 6.*smaller frames") as error:
+        davis(root, frames=49).listing()
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_names_the_three_ways_to_give_one(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"dataset\.root.*DAVIS_ROOT.*dataset\.download=true"):
+        davis(tmp_path / "none").listing()
+    monkeypatch.setenv("DAVIS_ROOT", str(tmp_path / "elsewhere"))
+    with pytest.raises(InputError, match="elsewhere"):
+        davis(tmp_path, root=None).listing()
+    monkeypatch.delenv("DAVIS_ROOT")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="data/DAVIS"):
+        davis(tmp_path, root=None).listing()
+
+
+def test_the_environment_names_the_folder(root, monkeypatch):
+    monkeypatch.setenv("DAVIS_ROOT", str(root))
+    assert names(davis(root, root=None).listing()) == ["bmx-trees", "lucia"]
+
+
+@pytest.mark.parametrize("kind", ["caption", "subject", "scene"])
+def test_a_prompt_set_gives_one_prompt_and_the_caption(root, kind):
+    (clip,) = davis(root, names="lucia", prompt_set=kind).listing().clips
+    row = module.our_prompts()["lucia"]
+    assert [(prompt.text, prompt.kind) for prompt in clip.prompts] == [(row[kind], kind)]
+    assert clip.caption == row["caption"]
+
+
+def test_all_prompt_sets_give_three_prompts(root):
+    (clip,) = davis(root, names="lucia", prompt_set="all").listing().clips
+    assert [prompt.kind for prompt in clip.prompts] == ["caption", "subject", "scene"]
+
+
+def test_other_sequences_need_prompts_and_take_them_from_a_file(root, tmp_path):
+    add(root, "my-own")
+    (root / "ImageSets/2017/test-dev.txt").write_text("my-own\n")
+    keys = {"split": "test-dev", "subset": None}
+    with pytest.raises(InputError, match=r"my-own has no prompts.*dataset\.prompts"):
+        davis(root, **keys).listing()
+    path = tmp_path / "mine.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["sequence", *module.PROMPT_SETS], ["my-own", "a", "b", "c"]])
+    (clip,) = davis(root, prompts=str(path), **keys).listing().clips
+    assert clip.prompts[0].text == "b"
+    path.write_text("sequence,caption\nmy-own,a\n")
+    with pytest.raises(InputError, match=r"mine\.csv, line 2: no subject"):
+        davis(root, prompts=str(path), **keys).listing()
+
+
+def test_frames_are_those_asked_for(root):
+    clip = davis(root, names="lucia", height=48, width=64, frames=3, start=1, stride=4).load("lucia")
+    assert clip.frames.dtype == np.uint8
+    for frame, index in zip(clip.frames, (1, 5, 9), strict=True):
+        assert np.abs(frame.astype(int) - picture(index)).mean() < 3
+    assert clip.mask is None
+    assert clip.info.fps == 24
+
+
+def test_the_mask_covers_every_object_and_is_cropped_with_the_frames(root):
+    mask = davis(root, height=48, width=64).load("snowboard").mask
+    assert mask.sum() == 30 * 20 and mask[10:40, 20:40].all()
+    cropped = davis(root, height=24, width=24).load("snowboard").mask
+    assert np.array_equal(np.argwhere(cropped).min(axis=0), [5, 6])
+    assert np.array_equal(np.argwhere(cropped).max(axis=0), [19, 15])
+
+
+def test_a_mask_that_the_crop_loses_counts_as_none(root):
+    for path in (root / "Annotations/480p/snowboard").iterdir():
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(path)
+    assert davis(root).load("snowboard").mask is None
+
+
+def test_content_follows_the_bytes_of_the_frames_used_only(root):
+    def content():
+        return davis(root, names="snowboard").listing().clips[0].content
+
+    before = content()
+    Image.fromarray(picture(77)).save(root / "JPEGImages/480p/snowboard/00009.jpg")
+    assert content() == before
+    Image.fromarray(picture(77)).save(root / "JPEGImages/480p/snowboard/00004.jpg")
+    changed = content()
+    assert changed != before
+    (root / "Annotations/480p/snowboard/00000.png").unlink()
+    assert content() not in (before, changed)
+    assert davis(root, names="lucia").load("lucia").info.content == video.files_sha256(
+        sorted((root / "JPEGImages/480p/lucia").iterdir())[:5]
+    )
+
+
+def test_what_stays_outside_the_id_does_not_change_frames():
+    inside = {field.name for field in fields(Davis)} - set(Davis.outside_id)
+    assert inside == {"name", "frames", "start", "stride", "height", "width"}
