@@ -88,7 +88,7 @@ class Source(Strict):
 
 
 class Record(Strict):
-    """One cell, as it ended."""
+    """One cell, as it ended. ``notes`` are lines a reader should know (resized, cut, repeats that differ)."""
 
     schema_: int = Field(SCHEMA, alias="schema")
     id: str
@@ -111,6 +111,7 @@ class Record(Strict):
     config: dict[str, Any] = Field(default_factory=dict)
     frames_sha256: str | None = None
     error: Failure | None = None
+    notes: list[str] = Field(default_factory=list)
     attempts: int = 1
     started: str = ""
     finished: str = ""

@@ -1,0 +1,422 @@
+"""The command line: ``python -m harness``; ``--help`` says what it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+# Nothing heavy up here: --help answers before Hydra or torch are imported.
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from harness.config import Job
+    from harness.plan import Cell
+    from harness.records import Plan, Record
+    from harness.score import Outcome
+
+    Planned = tuple[Job, Plan, list[Cell]]
+    Costed = tuple[Job, list[dict[str, Any]]]
+
+HOME = Path(__file__).resolve().parent.parent
+PACKAGES = ("conf", "datasets", "methods", "metrics", "reports")
+
+HELP = """\
+python -m harness [key=value ...] [-m] [--config-dir DIR]
+
+Runs video motion transfer methods over clips, measures them and prints a table.
+Without arguments: FastVMT on the embedded sprites world, on this machine, in minutes.
+
+Actions (action=...)
+  run    run the cells that have no record yet, then print the table (default)
+  plan   print what would run, and which clips are left out
+  cost   print what it would cost; needs no weights and no GPU
+  score  compute the metrics anew from the kept frames
+
+Groups (group=option)
+{groups}
+
+Keys
+{keys}
+  GROUP.KEY=VALUE changes a key of a group (backbone.steps=10, metrics.required=[clip_t])
+
+Flags
+  -m, --multirun    run every combination of comma-separated values
+  --config-dir DIR  a folder with groups of yours (DIR/method/mine.yaml)
+  --cfg job         print the composed configuration
+  --hydra-help      Hydra's own flags
+
+Examples
+  python -m harness
+  python -m harness action=plan limit=2
+  python -m harness method=fastvmt dataset=davis dataset.root=DIR backbone=wan2.1-1.3b
+  python -m harness -m method=fastvmt,full_attention,no_skipping seed=0,1,2
+
+Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
+"""
+
+
+def misplaced() -> str | None:
+    """One line when a top-level package is not ours, else None.
+
+    ``datasets`` shares its name with a package on PyPI.
+    """
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = list(spec.submodule_search_locations or []) if spec else []
+        ours = any(Path(place).resolve() == HOME / name for place in places)
+        if not ours or (name == "datasets" and (HOME / name / "arrow_dataset.py").exists()):
+            where = places[0] if places else "not found"
+            return f"the package {name!r} is not ours ({where}); use a virtual environment of its own"
+    return None
+
+
+def help_text(extra: Sequence[Path] = ()) -> str:
+    """The help, with groups and keys read from ``conf`` and the folders ``extra``."""
+    options: dict[str, list[str]] = {}
+    for folder in (HOME / "conf", *extra):
+        for group in sorted(path for path in folder.glob("*") if path.is_dir()):
+            names = sorted(path.stem for path in group.glob("*.yaml"))
+            if names:
+                options.setdefault(group.name, []).extend(names)
+    groups = [f"  {group:<11}{', '.join(names)}" for group, names in sorted(options.items())]
+    keys: list[str] = []
+    parent = ""
+    # The comments of the file are the keys' documentation: there is one place for both.
+    for line in (HOME / "conf" / "config.yaml").read_text().splitlines():
+        if found := re.fullmatch(r"(\w+):\s*", line):
+            parent = found[1] + "."
+        elif found := re.fullmatch(r"( *)(\w+): (.*?)\s+# (.*)", line):
+            name = (parent if found[1] else "") + found[2]
+            keys.append(f"  {name + '=' + found[3]:<36}{found[4]}")
+    return HELP.format(groups="\n".join(groups), keys="\n".join(keys))
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+    found = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]+)", "\0".join(arguments))
+    return [Path(folder) for folder in found]
+
+
+def _flags_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with all ``key=value`` first: Hydra wants them in one piece.
+
+    Raises InputError for a flag that Hydra does not know.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    from datasets.errors import InputError
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            overrides = get_args_parser().parse_intermixed_args(arguments).overrides
+    except SystemExit:
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise InputError(f"{reason}; --help lists the flags") from None
+    flags = list(arguments)
+    for override in overrides:
+        flags.remove(override)
+    return [*overrides, *flags]
+
+
+@contextlib.contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def compose(arguments: Sequence[str]) -> list[tuple[dict[str, Any], list[str]]]:
+    """The configuration of every job of the command line, with its overrides.
+
+    Raises Hydra's, OmegaConf's and YAML's errors. The jobs run when all of them are
+    composed and planned, so a bad value anywhere in a sweep costs nothing.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from datasets.errors import InputError
+
+    jobs: list[tuple[dict[str, Any], list[str]]] = []
+    problems: list[Exception] = []
+
+    def collect(config: DictConfig) -> None:
+        chosen = HydraConfig.get()
+        launcher = chosen.runtime.choices.get("hydra/launcher", "basic")
+        try:
+            if launcher != "basic":
+                raise InputError(f"hydra/launcher={launcher}: cells run in this process; drop it")
+            plain = cast(
+                "dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            )
+        except (InputError, OmegaConfBaseException) as error:
+            # Raised here, Hydra would print it in its own way.
+            problems.append(error)
+            return
+        jobs.append((plain, list(chosen.overrides.task)))
+
+    # Hydra prints errors in several lines and exits with 1, unless it is told not to.
+    with _environment("HYDRA_FULL_ERROR", "1"), _command_line(_flags_last(arguments)):
+        try:
+            hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)()
+        except OSError as error:
+            if isinstance(error, HydraException):
+                raise
+            # Hydra's own folder lies in the results folder.
+            raise InputError(
+                f"results: cannot write {error.filename} ({error.strerror}); choose another with results=DIR"
+            ) from error
+    for problem in problems:
+        raise problem
+    return jobs
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _unique_names(planned: Sequence[Planned]) -> None:
+    """Jobs of one sweep that were given the same name get a number each."""
+    counts = Counter(plan.name for _, plan, _ in planned)
+    seen: Counter[str] = Counter()
+    cells: dict[str, list[str]] = {}
+    for _, plan, mine in planned:
+        name = plan.name
+        ids = [cell.path for cell in mine]
+        if counts[name] > 1 and cells.setdefault(name, ids) != ids:
+            seen[name] += 1
+            plan.name = f"{name}-{seen[name] + 1}"
+
+
+def prepare(composed: Sequence[tuple[dict[str, Any], list[str]]]) -> tuple[list[Planned], list[Costed]]:
+    """Plan every job, or ask what it would cost.
+
+    Raises InputError with one line for each job that cannot be planned.
+    """
+    from datasets.errors import InputError
+    from harness.config import make_job
+    from harness.plan import make_plan
+
+    planned: list[Planned] = []
+    costed: list[Costed] = []
+    problems: dict[str, None] = {}
+    for resolved, overrides in composed:
+        try:
+            job = make_job(resolved, overrides)
+            if job.action == "cost":
+                from harness.cost import cost_report
+
+                costed.append((job, cost_report(job.method, job.backbone, job.frames)))
+            else:
+                planned.append((job, *make_plan(job)))
+        except InputError as error:
+            problems[str(error)] = None
+    if problems:
+        raise InputError("\n".join(problems))
+    _unique_names(planned)
+    return planned, costed
+
+
+def _done(job: Job, cell: Cell) -> bool:
+    from harness.records import load_record
+
+    try:
+        return load_record(job.results / cell.path / "record.json").status == "ok"
+    except (OSError, ValueError):
+        return False
+
+
+def _print_left_out(plan: Plan) -> None:
+    for out in plan.left_out:
+        print(f"left out: {out.clip}: {out.reason}")
+
+
+def print_plan(job: Job, plan: Plan, cells: Sequence[Cell]) -> None:
+    """What would run, what is done, what is left out."""
+    from harness.plan import plan_path
+
+    done = [_done(job, cell) for cell in cells]
+    variant = plan.variants[0]
+    print(
+        f"{plan.name}: {variant.label} on {variant.backbone}, {variant.dataset}: {len(cells)} cells, "
+        f"{sum(done)} done, {len(cells) - sum(done)} to run"
+    )
+    for cell, finished in zip(cells, done, strict=True):
+        print(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
+    _print_left_out(plan)
+    print(f"plan: {plan_path(job.results, plan.name)}")
+
+
+def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What one cell would cost, and how many there are, if the dataset can say so."""
+    from datasets.errors import InputError
+
+    print(f"{job.method.name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
+    if not rows:
+        print("  nothing: its videos are finished")
+        return
+    print(f"  {'stage':<9} {'operation':<42} {'calls':>6} {'TFLOPs':>12} {'executed':>12} {'forwards':>9}")
+    for row in rows:
+        calls = "" if row["calls"] is None else row["calls"]
+        forwards = "" if row["forward_equivalents"] is None else f"{row['forward_equivalents']:.1f}"
+        print(
+            f"  {row['stage']:<9} {row['operation']:<42} {calls:>6} {row['flops'] / 1e12:>12.4f} "
+            f"{row['executed_flops'] / 1e12:>12.4f} {forwards:>9}"
+        )
+    try:
+        clips = job.dataset.listing().clips[: job.limit]
+    except InputError as error:
+        print(f"  cells: unknown ({error})")
+        return
+    cells = len(job.seeds) * sum(len(clip.prompts) for clip in clips)
+    print(f"  {cells} cells: {cells * rows[-1]['flops'] / 1e12:.4f} TFLOPs")
+
+
+def print_outcome(jobs: Sequence[tuple[Job, Plan]], failed: Sequence[Record]) -> None:
+    """The table with its notes (left out, null), then where the videos are and what failed."""
+    from reports.tables import print_plans
+
+    plans: dict[Path, list[Plan]] = {}
+    for job, plan in jobs:
+        plans.setdefault(job.results, []).append(plan)
+    folders: dict[Path, None] = {}
+    sheets: list[Path] = []
+    for results, of_results in plans.items():
+        print_plans(results, of_results)
+        for plan in of_results:
+            for cell in plan.variants[0].cells:
+                folder = results / cell.path
+                if (folder / "video.mp4").exists():
+                    folders[folder.parent] = None
+                if not sheets and (folder / "sheet.png").exists():
+                    sheets.append(folder / "sheet.png")
+    for folder in folders:
+        print(f"videos: {folder}/*/video.mp4")
+    for sheet in sheets:
+        print(f"reference over generation: {sheet}")
+    for record in failed:
+        words = (record.error.message if record.error is not None else "").split()
+        reason = " ".join(words)[:300] or "no message"
+        cell = f'{record.method.name}, {record.clip}, seed {record.seed}, "{record.prompt}"'
+        print(f"{record.status}: {cell}: {reason}")
+
+
+def run_jobs(planned: Sequence[Planned]) -> int:
+    """Run (or score) the jobs one after another, print one table, mirror to W&B.
+
+    Returns the exit code.
+    """
+    from datasets.errors import InputError
+    from harness import run, score, tracking
+    from harness.plan import save_plan
+
+    for job, plan, _ in planned:
+        save_plan(job.results, plan)
+    ended: list[tuple[Job, Plan, Outcome]] = []
+    code = 0
+    for job, plan, cells in planned:
+        try:
+            if job.action == "score":
+                outcome = score.rescore(job, plan, cells, everything=not job.resume, note=_say)
+            else:
+                outcome = run.run(job, plan, cells)
+        except InputError as error:
+            # Found late (a download that failed): the other jobs go on.
+            _say(str(error))
+            code = 2
+            continue
+        save_plan(job.results, plan)
+        ended.append((job, plan, outcome))
+        if outcome.failed:
+            code = max(code, 1)
+            if job.on_error == "stop":
+                break
+    if ended:
+        failed = [record for _, _, outcome in ended for record in outcome.failed]
+        print_outcome([(job, plan) for job, plan, _ in ended], failed)
+    for job, plan, outcome in ended:
+        warning = tracking.mirror(job, plan, outcome.records, 1 if outcome.failed else 0)
+        if warning:
+            _say(warning)
+    return code
+
+
+def act(planned: Sequence[Planned], costed: Sequence[Costed] = ()) -> int:
+    """Do what ``action`` says. Returns the exit code."""
+    from harness.plan import save_plan
+
+    for text in dict.fromkeys(
+        f"backbone={job.backbone.name} knows only its own world, not footage like "
+        f"dataset={job.dataset.name}: use backbone=wan2.1-1.3b for real work"
+        for job, _, _ in planned
+        if job.method.uses_backbone and job.dataset.real_footage and job.backbone.own_world_only
+    ):
+        _say(text)
+    for job, plan, cells in planned:
+        if job.action == "plan":
+            save_plan(job.results, plan)
+            print_plan(job, plan, cells)
+    for job, rows in costed:
+        print_cost(job, rows)
+    running = [one for one in planned if one[0].action in ("run", "score")]
+    return run_jobs(running) if running else 0
+
+
+def main() -> int:
+    """Run the command line. Returns the exit code."""
+    arguments = sys.argv[1:]
+    problem = misplaced()
+    if problem is not None:
+        _say(problem)
+        return 2
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text(_config_dirs(arguments)), end="")
+        return 0
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    try:
+        from datasets.errors import InputError
+        from harness.explain import CONFIG_ERRORS, explain
+
+        try:
+            composed = compose(arguments)
+            planned, costed = prepare(composed)
+        except (*CONFIG_ERRORS, InputError) as error:
+            if full:
+                traceback.print_exc()
+            _say(str(error) if isinstance(error, InputError) else explain(error))
+            return 2
+        return act(planned, costed)
+    except KeyboardInterrupt:
+        _say("interrupted: finished cells are kept; the same command goes on where this one stopped")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

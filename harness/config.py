@@ -1,0 +1,188 @@
+"""From Hydra's composed configuration to a ``Job`` whose plug-ins are built and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from datasets.errors import InputError
+from harness.plugins import build, nearest, one_line
+from harness.tracking import Settings
+
+if TYPE_CHECKING:
+    from datasets.clip import Dataset
+    from methods.interface import BackboneConfig, Method
+    from metrics.interface import Metric, Tracker
+
+Node = dict[str, Any]
+
+
+@dataclass
+class Job:
+    """One configuration, ready to be planned: its plug-ins are built, nothing is loaded.
+
+    ``resolved`` is the composed configuration as plain data, interpolations resolved:
+    ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
+    plug-ins were built from. ``device`` is never ``auto``. ``overrides`` are the command
+    line's, in its order.
+    """
+
+    method: Method
+    backbone: BackboneConfig
+    dataset: Dataset
+    metrics: dict[str, Metric]
+    tracker: Tracker
+    required: list[str]
+    device: str
+    seeds: list[int]
+    limit: int | None
+    frames: int
+    results: Path
+    resume: bool
+    keep_frames: bool
+    warmup_steps: int
+    repeats: int
+    name: str | None
+    on_error: str
+    wandb: dict[str, Any]
+    overrides: list[str] = field(default_factory=list)
+    resolved: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
+    action: str = "run"
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+class _Measure(_Keys):
+    warmup_steps: Annotated[int, Field(ge=0)]
+    repeats: Annotated[int, Field(ge=1)]
+
+
+class _Execute(_Keys):
+    on_error: Literal["continue", "stop"]
+
+
+class _Metrics(_Keys):
+    required: list[str] = []
+    metrics: dict[str, Node | None]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class _Root(_Keys):
+    """The keys of ``conf/config.yaml`` outside ``hydra``."""
+
+    method: Node
+    backbone: Node
+    dataset: Node
+    metrics: _Metrics
+    tracker: Node
+    execute: _Execute
+    wandb: Settings
+    action: Literal["run", "plan", "cost", "score"]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
+    seed: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), BeforeValidator(_as_list)
+    ]
+    limit: Annotated[int, Field(ge=1)] | None
+    frames: Annotated[int, Field(ge=1)]
+    results: Annotated[str, Field(min_length=1)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    resume: bool
+    keep_frames: bool
+    trust: list[str]
+    measure: _Measure
+
+
+def _validated(resolved: Node) -> _Root:
+    try:
+        return _Root.model_validate(resolved)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            *path, name = (str(part) for part in first["loc"])
+            model: type[BaseModel] = _Root
+            for part in path:
+                inner = model.model_fields[part].annotation
+                assert isinstance(inner, type) and issubclass(inner, BaseModel)
+                model = inner
+            where = ".".join((*path, name))
+            prefix = where.removesuffix(name)
+            hint = nearest(name, model.model_fields, prefix)
+            raise InputError(f"{where}: no such key; {hint}") from error
+        raise InputError(one_line(error)) from error
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one, else ``cpu``.
+
+    Raises InputError when CUDA is asked for and absent.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    if not count:
+        raise InputError(f"device={device}: this machine has no CUDA device; set device=cpu or device=auto")
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        raise InputError(
+            f"device={device}: this machine has {count} CUDA device(s); the last is cuda:{count - 1}"
+        )
+    return device
+
+
+def make_job(resolved: Node, overrides: Sequence[str] = ()) -> Job:
+    """Validate a composed configuration and build its plug-ins.
+
+    ``resolved`` is plain data without ``hydra``'s node. Raises InputError, one line that
+    names the key. Loads no model and, but for the device, imports no torch.
+    """
+    root = _validated(resolved)
+    trust = root.trust
+    nodes = {name: node for name, node in root.metrics.metrics.items() if node is not None}
+    metrics = {name: build(node, f"metrics.metrics.{name}", trust) for name, node in nodes.items()}
+    for name in root.metrics.required:
+        if name not in metrics:
+            raise InputError(f"metrics.required: no metric {name!r} is configured; {nearest(name, metrics)}")
+    method = build(root.method, "method", trust)
+    backbone = build(root.backbone, "backbone", trust)
+    dataset = build(root.dataset, "dataset", trust)
+    tracker = build(root.tracker, "tracker", trust)
+    # The cost model needs no device, so it may speak of one that is not here.
+    device = root.device if root.action == "cost" else resolve_device(root.device)
+    return Job(
+        method=method,
+        backbone=backbone,
+        dataset=dataset,
+        metrics=metrics,
+        tracker=tracker,
+        required=root.metrics.required,
+        device=device,
+        seeds=list(dict.fromkeys(root.seed)),
+        limit=root.limit,
+        frames=root.frames,
+        results=Path(root.results).expanduser(),
+        resume=root.resume,
+        keep_frames=root.keep_frames,
+        warmup_steps=root.measure.warmup_steps,
+        repeats=root.measure.repeats,
+        name=root.name,
+        on_error=root.execute.on_error,
+        wandb=root.wandb.model_dump(mode="json"),
+        overrides=list(overrides),
+        resolved=resolved,
+        trust=list(trust),
+        action=root.action,
+    )

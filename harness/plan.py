@@ -1,0 +1,218 @@
+"""Which cells a job consists of, and their ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import is_pydantic_dataclass
+
+from datasets.clip import ClipInfo, Dataset, LeftOut, Prompt
+from datasets.errors import InputError
+from harness import records
+from harness.config import Job
+from methods.interface import FinishedVideos
+
+
+@dataclass
+class Cell:
+    """Method x clip x prompt x seed. ``path`` is its folder, relative to the results folder.
+
+    ``identity`` is what was hashed into ``id``.
+    """
+
+    id: str
+    path: str
+    clip: ClipInfo
+    prompt: Prompt
+    seed: int
+    identity: dict[str, Any]
+
+
+def digest(value: Any) -> str:
+    """sha256 hex digest of the canonical JSON of plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def configuration(plugin: Any, node: Mapping[str, Any]) -> dict[str, Any]:
+    """A plug-in's configuration as it enters an id: all its fields less ``outside_id``.
+
+    It is read back from the plug-in, so that ``3`` and ``3.0`` for a float are the same
+    and a default counts whether it is written or not. An entry of ``outside_id`` may name
+    a nested field with a dot.
+    """
+    if is_pydantic_dataclass(type(plugin)):
+        config = TypeAdapter(type(plugin)).dump_python(plugin, mode="json", warnings=False)
+        for entry in dataclasses.fields(plugin):
+            if not entry.init:
+                config.pop(entry.name, None)
+    else:
+        config = json.loads(json.dumps({k: v for k, v in node.items() if k != "_target_"}))
+    for name in getattr(plugin, "outside_id", ()):
+        *path, last = name.split(".")
+        inner = config
+        for part in path:
+            inner = inner.get(part) or {}
+        inner.pop(last, None)
+    return cast("dict[str, Any]", config)
+
+
+def _part(plugin: Any, node: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "target": node.get("_target_"),
+        "version": getattr(plugin, "version", ""),
+        "config": configuration(plugin, node),
+    }
+
+
+def safe(name: str, limit: int = 100) -> str:
+    """A name as one path component: word characters, dots and dashes, ``limit`` bytes at most."""
+    kept = re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "_"
+    return kept.encode()[:limit].decode(errors="ignore")
+
+
+def check_writable(results: Path) -> None:
+    """Create the results folder and write in it; InputError when that fails."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"results: cannot write {results} ({error.strerror or error}); choose another with results=DIR"
+        ) from error
+
+
+def _check_readable(dataset: Dataset, clip: ClipInfo) -> None:
+    try:
+        dataset.load(clip.name)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"dataset: {clip.name}, its only clip, cannot be read ({reason[0]}); replace the file"
+        ) from error
+
+
+def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
+    """The plan of a job and its cells, in the order they will run: clip, prompt, seed.
+
+    Checks everything that can be checked before a model is loaded and raises InputError:
+    frame sizes, weights, token grid, the dataset, an only clip's file, the results folder.
+    ``job.limit`` keeps the first clips of the listing. A finished video that is missing
+    leaves its cell out; only when none remains is that an error.
+    """
+    finished: FinishedVideos | None = None
+    if job.method.uses_backbone:
+        grid = job.backbone.check(job.frames, job.device)
+        job.method.check(grid, job.backbone.num_blocks)
+    else:
+        finished = cast("FinishedVideos", job.method)
+    listing = job.dataset.listing()
+    left_out: list[LeftOut] = list(listing.left_out)
+    clips: Sequence[ClipInfo] = listing.clips[: job.limit]
+    check_writable(job.results)
+
+    common: dict[str, Any] = {
+        name: _part(getattr(job, name), job.resolved.get(name, {}))
+        for name in ("method", "backbone", "dataset")
+    }
+    common["frames"] = job.frames
+    config = digest({name: common[name]["config"] for name in ("method", "backbone", "dataset")})
+    common["backbone"]["weights"] = None if finished is not None else job.backbone.identity()
+    folder = Path("cells") / safe(job.method.name) / safe(job.dataset.name)
+
+    cells: dict[str, Cell] = {}
+    for clip in clips:
+        for prompt in clip.prompts:
+            for seed in job.seeds:
+                # The noise is keyed by the clip's name, so the name changes the output.
+                identity = {
+                    **common,
+                    "clip": {"name": clip.name, "content": clip.content},
+                    "prompt": prompt.text,
+                    "seed": seed,
+                }
+                if finished is not None:
+                    missing = finished.missing(clip.name, prompt.text, seed)
+                    if missing is not None:
+                        left_out.append(LeftOut(clip.name, missing))
+                        continue
+                    identity["video"] = finished.content(clip.name, prompt.text, seed)
+                cell_id = digest(identity)[:16]
+                path = (folder / f"{safe(clip.name)}-{cell_id}").as_posix()
+                cells.setdefault(path, Cell(cell_id, path, clip, prompt, seed, identity))
+    left_out = list(dict.fromkeys(left_out))
+    if not cells:
+        reasons = "; ".join(f"{out.clip}: {out.reason}" for out in left_out[:3])
+        raise InputError(f"dataset: no clip of {job.dataset.name} can be run ({reasons or 'it lists none'})")
+    if len(clips) == 1:
+        _check_readable(job.dataset, clips[0])
+
+    # Finished videos have no configuration of their own: their cells' ids tell them apart.
+    what = [cell.id for cell in cells.values()] if finished is not None else [clip.name for clip in clips]
+    short = digest({"config": config, "frames": job.frames, "seeds": job.seeds, "what": what})[:6]
+    derived = f"{safe(job.method.name)}-{safe(job.backbone.name)}-{safe(job.dataset.name)}-{short}"
+    variant = records.Variant(
+        label=job.method.name,
+        method=job.method.name,
+        backbone=job.backbone.name,
+        dataset=job.dataset.name,
+        config_id=digest(common)[:16],
+        overrides=job.overrides,
+        cells=[
+            records.PlannedCell(
+                id=cell.id,
+                path=cell.path,
+                clip=cell.clip.name,
+                prompt=cell.prompt.text,
+                prompt_kind=cell.prompt.kind,
+                seed=cell.seed,
+            )
+            for cell in cells.values()
+        ],
+    )
+    plan = records.Plan(
+        schema=records.SCHEMA,
+        name=job.name or derived,
+        command=["python", "-m", "harness", *job.overrides],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        variants=[variant],
+        left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
+    )
+    return plan, list(cells.values())
+
+
+def plan_path(results: Path, name: str) -> Path:
+    """Where a plan is kept."""
+    return results / "plans" / f"{name}.json"
+
+
+def save_plan(results: Path, plan: records.Plan) -> Path:
+    """Write a plan; variants whose cells have not changed keep the levels measured before."""
+    path = plan_path(results, plan.name)
+    try:
+        before = records.load_plan(path)
+    except (OSError, ValueError, ValidationError):
+        before = None
+    if before is not None:
+        known = {(old.config_id, tuple(cell.id for cell in old.cells)): old for old in before.variants}
+        for variant in plan.variants:
+            old = known.get((variant.config_id, tuple(cell.id for cell in variant.cells)))
+            if old is not None and not variant.levels:
+                variant.levels = old.levels
+        if [v.cells for v in before.variants] == [v.cells for v in plan.variants]:
+            plan.created = before.created
+    records.save(path, plan)
+    return path

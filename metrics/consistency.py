@@ -1,0 +1,115 @@
+"""Temporal consistency: does a generation stay itself from frame to frame?
+
+Both metrics reward a frozen video (1 at best), so neither is ever shown without a motion score beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass
+
+from metrics.clip_model import check_clip_name, load_clip
+from metrics.interface import Sample, Score
+from metrics.trackers.dis import flows, grey_frames
+
+
+@dataclass(config={"extra": "forbid"})
+class ClipF:
+    """Mean cosine of the CLIP image features of consecutive frames (T - 1 pairs), in float32.
+
+    ``model`` and ``checkpoint`` as in ``ClipT``. 1 for a static video.
+    """
+
+    name: str
+    model: str
+    checkpoint: str | None = None
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Temp. cons."
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    uses_tracks: ClassVar[bool] = False
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        check_clip_name(model)
+        return model
+
+    def score(self, sample: Sample) -> Score:
+        """Mean over consecutive pairs; ``per_frame`` has T - 1 values."""
+        if len(sample.generated) < 2:
+            return Score(None, "one frame has no successor")
+        clip = load_clip(self.model, self.checkpoint)
+        features = clip.image_features(sample.generated)
+        cosines = (features[:-1] * features[1:]).sum(1)
+        return Score(float(cosines.mean()), per_frame=tuple(cosines.tolist()), details={"model": clip.id})
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """None of its own."""
+        return {}
+
+
+@dataclass(config={"extra": "forbid"})
+class WarpConsistency:
+    """1 - mean absolute error (0..1 scale) of the next frame warped back by DIS flow, on non-occluded pixels.
+
+    The warping error of Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018, with DIS and the
+    forward-backward check of ``metrics/trackers/dis.py``. Never shown without a motion score: a frozen video
+    has 1, and pixels that the flow cannot explain are left out (see ``used`` in the details).
+
+    ``min_side``: smaller frames are enlarged to it for the flow; errors are taken in the frame's own pixels.
+    """
+
+    name: str
+    min_side: Annotated[int, Field(ge=16)] = 256
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Warp cons."
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    uses_tracks: ClassVar[bool] = False
+
+    def score(self, sample: Sample) -> Score:
+        """Mean over consecutive pairs with a non-occluded pixel; details ``used``: share of pixels used."""
+        import cv2
+
+        frames = sample.generated
+        if len(frames) < 2:
+            return Score(None, "one frame has no successor")
+        height, width = frames.shape[1:3]
+        pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+        grey, scale = grey_frames(frames, self.min_side)
+        values: list[float] = []
+        used = 0
+        for t, flow in enumerate(flows(grey)):
+            forward, occluded = flow.forward, flow.occluded
+            if scale > 1:
+                forward = cv2.resize(forward, (width, height), interpolation=cv2.INTER_AREA) / scale
+                share = cv2.resize(occluded.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+                occluded = share > 0.5
+            warped = cv2.remap(
+                frames[t + 1].astype(np.float32),
+                pixels + forward.astype(np.float32),
+                None,
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            error = np.abs(warped[~occluded] - frames[t][~occluded]) / 255
+            used += len(error)
+            if error.size:
+                values.append(1 - float(error.mean()))
+        details: dict[str, float | int | str] = {"used": used / ((len(frames) - 1) * height * width)}
+        if not values:
+            return Score(None, "no pixel passes the forward-backward check", details=details)
+        return Score(float(np.mean(values)), per_frame=tuple(values), details=details)
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """None of its own."""
+        return {}

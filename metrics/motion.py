@@ -1,0 +1,278 @@
+"""Motion fidelity: how well a generation's tracks move like the reference's.
+
+Two metrics that share a name in the literature and are never put in one column:
+
+``MotionFidelity`` (MF-w)
+    Ours. Whole displacement paths are compared, weighted by how far they go; two-way.
+``MotionFidelityLegacy``
+    What is published: Yatim et al., "Space-Time Diffusion Features for Zero-Shot Text-Driven Motion
+    Transfer", 2024, as released in ``diffusion-motion-transfer/diffusion-motion-transfer:
+    motion_fidelity_score.py`` and ``ditflow/ditflow:eval/motion_fidelity_score.py``, number for number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from metrics.interface import MetricUnavailable, Sample, Score, Tracks
+
+MAX_PAIRS = 200
+"""Mismatched pairs averaged for a chance level, at most."""
+
+Size = tuple[int, int]
+
+
+class Paths(NamedTuple):
+    """Displacement paths on the canvas: ``steps`` (N, (T - 1) * 2) float64, ``moving`` (N,) bool."""
+
+    steps: NDArray[np.float64]
+    moving: NDArray[np.bool_]
+
+
+class Fidelity(NamedTuple):
+    """MF-w of a pair. ``value`` is NaN when the reference has no moving track.
+
+    ``speed_sensitive``: the same two-way mean of 2<a, b> / (|a|^2 + |b|^2), which also asks for equal speed.
+    ``same_place``: mean over the reference's moving tracks of the cosine with the generation's track of the
+    same start (0 where that one does not move); NaN when the tracks do not correspond.
+    """
+
+    value: float
+    speed_sensitive: float
+    same_place: float
+    moving_generated: int
+    moving_reference: int
+
+
+def paths(tracks: Tracks, size: Size, canvas: Size, still: float = 0.5, min_path: float = 0.01) -> Paths:
+    """Displacements of tracks in frames of ``size`` (height, width), on a ``canvas`` (height, width).
+
+    A step counts only if its point is visible at both ends, and is zeroed otherwise: points that leave the
+    frame or are hidden are extrapolated by every tracker. Steps shorter than ``still`` pixels (stated for 480
+    rows) are zeroed; a track moves if the rest of its path is at least ``min_path`` of the canvas height.
+    """
+    scale = np.array([canvas[1] / size[1], canvas[0] / size[0]])
+    steps = np.diff(tracks.points.astype(np.float64), axis=0) * scale
+    steps[~(tracks.visible[:-1] & tracks.visible[1:])] = 0
+    steps[np.linalg.norm(steps, axis=-1) < still * canvas[0] / 480] = 0
+    length = np.linalg.norm(steps, axis=-1).sum(0)
+    moving = (length > 0) & (length >= min_path * canvas[0])
+    return Paths(steps.transpose(1, 0, 2).reshape(steps.shape[1], -1), moving)
+
+
+def motion_fidelity(generated: Paths, reference: Paths) -> Fidelity:
+    """MF-w of two sets of paths over as many frames.
+
+    S_ij = <g_i, r_j> / (|g_i| |r_j|) over moving tracks; the value is (mean_i max_j S + mean_j max_i S) / 2.
+    It is symmetric, 1 for paths that are the reference's times any factor, 0 for a generation that
+    stands still. ValueError when the numbers of frames differ.
+    """
+    if generated.steps.shape[1] != reference.steps.shape[1]:
+        raise ValueError("motion fidelity compares clips of as many frames")
+    g, r = generated.steps[generated.moving], reference.steps[reference.moving]
+    if not len(r):
+        return Fidelity(np.nan, np.nan, np.nan, len(g), 0)
+    if not len(g):
+        return Fidelity(0.0, 0.0, 0.0, 0, len(r))
+    inner = g @ r.T
+    square_g, square_r = (g**2).sum(1)[:, None], (r**2).sum(1)[None]
+    return Fidelity(
+        _two_way(inner / np.sqrt(square_g * square_r)),
+        _two_way(2 * inner / (square_g + square_r)),
+        _same_place(generated, reference),
+        len(g),
+        len(r),
+    )
+
+
+def _two_way(similarity: NDArray[np.float64]) -> float:
+    return float((similarity.max(1).mean() + similarity.max(0).mean()) / 2)
+
+
+def _same_place(generated: Paths, reference: Paths) -> float:
+    if len(generated.steps) != len(reference.steps):
+        return float("nan")
+    both = generated.moving & reference.moving
+    g, r = generated.steps[both], reference.steps[both]
+    cosine = (g * r).sum(1) / np.sqrt((g**2).sum(1) * (r**2).sum(1))
+    return float(cosine.sum() / reference.moving.sum())
+
+
+def motion_fidelity_legacy(
+    generated: NDArray[np.float32], reference: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The released score from points (T, N, 2), visibility ignored: a 0-d array, NaN when a track rests.
+
+    u = d / |d| without epsilon; S_ij = mean over steps of <u^g_i, u^r_j>; the identity matrix is subtracted
+    (in the released code a leftover of comparing a video with itself, which keeps MF(v, v) below 1); mean
+    over generated tracks of the maximum over reference tracks. The longer clip is cut to the shorter.
+    ValueError when the numbers of tracks differ, for which the released code fails.
+    """
+    if generated.shape[1] != reference.shape[1]:
+        raise ValueError("legacy motion fidelity needs as many tracks in both clips")
+    frames = min(len(generated), len(reference))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        g, r = (_unit_steps(points[:frames]) for points in (generated, reference))
+    similarity = np.einsum("tnc,tmc->nm", g, r, optimize=True) / (frames - 1)
+    return np.asarray((similarity - np.eye(len(similarity))).max(1).mean())
+
+
+def _unit_steps(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    steps = np.diff(points.astype(np.float64), axis=0)
+    return np.asarray(steps / np.linalg.norm(steps, axis=-1, keepdims=True))
+
+
+@dataclass(config={"extra": "forbid"})
+class MotionFidelity:
+    """MF-w on a canvas of the reference's size. Say which tracker made the tracks.
+
+    ``still``: shortest step that counts, in pixels of a 480-row frame. ``min_path``: shortest path of a
+    moving track, as a share of the frame height. The value is None when nothing moves in the reference and 0
+    when nothing moves in the generation.
+    """
+
+    name: str
+    still: Annotated[float, Field(ge=0)] = 0.5
+    min_path: Annotated[float, Field(ge=0)] = 0.01
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Motion fid."
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    uses_tracks: ClassVar[bool] = True
+
+    def _paths(self, tracks: Tracks, size: Size, canvas: Size) -> Paths:
+        return paths(tracks, size, canvas, self.still, self.min_path)
+
+    def score(self, sample: Sample) -> Score:
+        """MF-w of a generation against its own reference; details count tracks and moving tracks."""
+        canvas = _size(sample.reference)
+        if len(sample.generated) != len(sample.reference):
+            return Score(None, "generation and reference differ in the number of frames")
+        found = motion_fidelity(
+            self._paths(sample.generated_tracks, _size(sample.generated), canvas),
+            self._paths(sample.reference_tracks, canvas, canvas),
+        )
+        details: dict[str, float | int | str] = {
+            "tracker": sample.tracker.name,
+            "tracks": sample.reference_tracks.points.shape[1],
+            "moving_generated": found.moving_generated,
+            "moving_reference": found.moving_reference,
+        }
+        if np.isnan(found.value):
+            return Score(None, "no track of the reference moves", details=details)
+        details["speed_sensitive"] = found.speed_sensitive
+        if not np.isnan(found.same_place):
+            details["same_place"] = found.same_place
+        return Score(found.value, details=details)
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """``chance``: mean MF-w of generations against the references of other clips of as many frames."""
+
+        def value(generated: _Kept, reference: _Kept) -> float | None:
+            if len(generated.tracks.points) != len(reference.tracks.points):
+                return None
+            found = motion_fidelity(
+                self._paths(generated.tracks, generated.size, reference.size),
+                self._paths(reference.tracks, reference.size, reference.size),
+            )
+            return None if np.isnan(found.value) else found.value
+
+        return _chance(samples, value)
+
+
+@dataclass(config={"extra": "forbid"})
+class MotionFidelityLegacy:
+    """The published score. None when one step of one track is exactly zero (the released code gives NaN).
+
+    It ignores position and speed and rises with fewer frames and more tracks, so it is comparable only at an
+    equal tracker, grid, number of frames and frame stride.
+    """
+
+    name: str
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Motion fid. (legacy)"
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    uses_tracks: ClassVar[bool] = True
+
+    def score(self, sample: Sample) -> Score:
+        """The legacy score of a generation against its own reference."""
+        generated, reference = sample.generated_tracks.points, sample.reference_tracks.points
+        details: dict[str, float | int | str] = {
+            "tracker": sample.tracker.name,
+            "tracks": reference.shape[1],
+            "resting": int(_resting(generated).sum() + _resting(reference).sum()),
+        }
+        if generated.shape[1] != reference.shape[1]:
+            return Score(None, "generation and reference differ in the number of tracks", details=details)
+        if not reference.shape[1] or min(len(generated), len(reference)) < 2:
+            return Score(None, "no tracks", details=details)
+        value = float(motion_fidelity_legacy(generated, reference))
+        if np.isnan(value):
+            return Score(None, "a track rests between two frames: 0/0 in the legacy score", details=details)
+        return Score(value, details=details)
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """``chance``: mean legacy score of generations against the references of other clips."""
+
+        def value(generated: _Kept, reference: _Kept) -> float | None:
+            g, r = generated.tracks.points, reference.tracks.points
+            if g.shape != r.shape or not g.shape[1] or len(g) < 2:
+                return None
+            score = float(motion_fidelity_legacy(g, r))
+            return None if np.isnan(score) else score
+
+        return _chance(samples, value)
+
+
+def _size(frames: NDArray[np.uint8]) -> Size:
+    return int(frames.shape[1]), int(frames.shape[2])
+
+
+def _resting(points: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tracks (N,) of points (T, N, 2) with a step of exactly zero."""
+    return np.asarray((np.diff(points, axis=0) == 0).all(-1).any(0))
+
+
+class _Kept(NamedTuple):
+    clip: str
+    tracks: Tracks
+    size: Size
+
+
+def _chance(samples: Iterable[Sample], value: Callable[[_Kept, _Kept], float | None]) -> dict[str, float]:
+    """Mean of ``value`` over mismatched pairs, without those that have none.
+
+    Generation i of clip c meets the reference of clip c + 1, then (all generations again) c + 2 and so on,
+    cyclically, until all pairs or ``MAX_PAIRS`` are seen: every clip gets about an equal share.
+    """
+    generations: list[_Kept] = []
+    references: dict[str, _Kept] = {}
+    try:
+        for sample in samples:
+            generations.append(_Kept(sample.clip, sample.generated_tracks, _size(sample.generated)))
+            if sample.clip not in references:
+                references[sample.clip] = _Kept(sample.clip, sample.reference_tracks, _size(sample.reference))
+    except MetricUnavailable:
+        return {}
+    order = list(references.values())
+    place = {clip: index for index, clip in enumerate(references)}
+    pairs = (
+        (generation, order[(place[generation.clip] + shift) % len(order)])
+        for shift in range(1, len(order))
+        for generation in generations
+    )
+    values = [
+        found for pair, _ in zip(pairs, range(MAX_PAIRS), strict=False) if (found := value(*pair)) is not None
+    ]
+    return {"chance": float(np.mean(values)), "pairs": float(len(values))} if values else {}

@@ -1,0 +1,299 @@
+"""Does the object go where the reference's object went? Only a rendered world knows.
+
+The object of a generation is the largest connected region of the prompted colour. Coordinates are x, y in
+pixels of the reference frame; pixel centres are integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from metrics.interface import Sample, Score
+from metrics.trackers.dis import flows, grey_frames
+
+NO_TRUTH = "only rendered clips know the truth"
+CAMERA_ONLY = "only the camera moves here: see background_flow_error"
+LONGER = "the generation has more frames than the truth"
+
+
+class Detector(NamedTuple):
+    """What counts as a pixel of a colour, and as an object.
+
+    ``hue``: largest distance in degrees. ``saturation``, ``value``: least, 0..1. ``area``: least region, as
+    a share of the frame.
+    """
+
+    hue: float
+    saturation: float
+    value: float
+    area: float
+
+
+def detect(frames: NDArray[np.uint8], hues: Sequence[float], detector: Detector) -> NDArray[np.float64]:
+    """Centroids (T, K, 2) of K objects of given hues (degrees) in (T, H, W, 3) uint8 RGB; NaN where missing.
+
+    A pixel belongs to the nearest of the hues, if near enough. Objects of one hue are that hue's largest
+    regions; from frame to frame they keep their places in the result by least total distance.
+    """
+    places: dict[float, list[int]] = {}
+    for place, hue in enumerate(hues):
+        places.setdefault(hue, []).append(place)
+    centroids = np.full((len(frames), len(hues), 2), np.nan)
+    for t, frame in enumerate(frames):
+        for hue, cover in zip(places, _cover(frame, list(places), detector), strict=True):
+            found = _regions(cover, len(places[hue]), detector.area)
+            if len(places[hue]) > 1:
+                found = _in_order(found, centroids[:t, places[hue]])
+            centroids[t, places[hue][: len(found)]] = found
+    return centroids
+
+
+def _cover(frame: NDArray[np.uint8], hues: Sequence[float], detector: Detector) -> NDArray[np.bool_]:
+    """Pixels (K, H, W) of each hue."""
+    import cv2
+
+    hsv = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    distance = np.abs((hsv[None, ..., 0] - np.array(hues)[:, None, None] + 180) % 360 - 180)
+    vivid = (hsv[..., 1] >= detector.saturation) & (hsv[..., 2] >= detector.value)
+    nearest = distance.argmin(0) == np.arange(len(hues))[:, None, None]
+    return np.asarray(nearest & (distance <= detector.hue) & vivid)
+
+
+def _regions(cover: NDArray[np.bool_], count: int, area: float) -> NDArray[np.float64]:
+    """Centroids (n, 2) of the at most ``count`` largest 8-connected regions, largest first."""
+    import cv2
+
+    _, _, stats, centroids = cv2.connectedComponentsWithStats(cover.astype(np.uint8), connectivity=8)
+    sizes = stats[1:, cv2.CC_STAT_AREA]
+    largest = np.argsort(-sizes, kind="stable")[:count]
+    return np.asarray(centroids[1:][largest[sizes[largest] >= max(1.0, area * cover.size)]])
+
+
+def _in_order(found: NDArray[np.float64], before: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centroids (n, 2) put in the places (K, 2) they are nearest to, judged by each place's last position."""
+    from scipy.optimize import linear_sum_assignment
+
+    places = before.shape[1]
+    last = np.full((places, 2), np.nan)
+    for row in before:
+        known = ~np.isnan(row[:, 0])
+        last[known] = row[known]
+    distance = np.linalg.norm(found[:, None] - last[None], axis=-1)
+    # A place never seen yet costs more than any seen one, so it is taken only when the others are.
+    rows, columns = linear_sum_assignment(np.nan_to_num(distance, nan=1e6))
+    ordered = np.full((places, 2), np.nan)
+    ordered[columns] = found[rows]
+    return ordered
+
+
+def match(detected: NDArray[np.float64], true: NDArray[np.float64], missing: float) -> NDArray[np.float64]:
+    """Detected paths (T, J, 2) put in the order of the true ones (T, K, 2), NaN for one that has no partner.
+
+    Hungarian assignment over the whole path: mean distance, a missing detection costing ``missing``.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    cost = _distances(detected[:, :, None], true[:, None], missing).mean(0)
+    rows, columns = linear_sum_assignment(cost)
+    matched = np.full(true.shape, np.nan)
+    matched[:, columns] = detected[:, rows]
+    return matched
+
+
+def _distances(
+    detected: NDArray[np.float64], true: NDArray[np.float64], missing: float
+) -> NDArray[np.float64]:
+    return np.asarray(np.nan_to_num(np.linalg.norm(detected - true, axis=-1), nan=missing))
+
+
+def direction_cosine(
+    detected: NDArray[np.float64], true: NDArray[np.float64], seen: NDArray[np.bool_], stride: int = 2
+) -> float | None:
+    """Mean cosine between true and detected displacements over ``stride`` frames, (T, K, 2) each.
+
+    Only where the true object goes more than 0.5 px, is seen (T, K) and was detected at both ends; a
+    detection that stands still counts 0. Two frames rather than one halve the weight of detection noise.
+    None when nothing is left.
+    """
+    step, truth = detected[stride:] - detected[:-stride], true[stride:] - true[:-stride]
+    length, far = np.linalg.norm(step, axis=-1), np.linalg.norm(truth, axis=-1)
+    use = (far > 0.5) & ~np.isnan(length) & seen[stride:] & seen[:-stride]
+    if not use.any():
+        return None
+    cosine = (step * truth).sum(-1)[use] / (np.maximum(length, 1e-9) * far)[use]
+    return float(cosine.mean())
+
+
+class _Matched(NamedTuple):
+    detected: NDArray[np.float64]
+    true: NDArray[np.float64]
+    seen: NDArray[np.bool_]
+    missing: float
+
+
+def _match(sample: Sample, detector: Detector) -> _Matched | str:
+    """Detected and true paths of a sample, or why there are none."""
+    from datasets.sprites import OBJECT_HUES, parse
+
+    truth = sample.truth
+    if truth is None:
+        return NO_TRUTH
+    if truth.kind == "camera":
+        return CAMERA_ONLY
+    length = len(sample.generated)
+    if length > len(truth.positions):
+        return LONGER
+    try:
+        hues = [OBJECT_HUES[colour] for _, colour in parse(sample.prompt).objects]
+    except (KeyError, ValueError):
+        return "the prompt is not of the rendered world's grammar"
+    height, width = sample.reference.shape[1:3]
+    scale = np.array([width / sample.generated.shape[2], height / sample.generated.shape[1]])
+    detected = (detect(sample.generated, hues, detector) + 0.5) * scale - 0.5
+    missing = float(np.hypot(width, height) / 2)
+    true = np.asarray(truth.positions, np.float64)[:length]
+    return _Matched(match(detected, true, missing), true, np.asarray(truth.inside, bool)[:length], missing)
+
+
+@dataclass(config={"extra": "forbid"})
+class PositionError:
+    """Mean distance in pixels between an object's centroid in the generation and in the reference.
+
+    Two objects are matched over the whole path. A frame without the object counts half the diagonal and is
+    reported (``missed``, a share). Frames whose true object is hidden or outside do not count. Clips in which
+    only the camera moves are left to ``background_flow_error``.
+
+    ``hue``: tolerance in degrees (object and background palettes are 25 apart). ``saturation``, ``value``:
+    least of an object's pixel, 0..1. ``area``: least region, as a share of the frame.
+    """
+
+    name: str
+    hue: Annotated[float, Field(gt=0, le=180)] = 18.0
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    value: Annotated[float, Field(ge=0, le=1)] = 0.3
+    area: Annotated[float, Field(ge=0, lt=1)] = 0.002
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Position err."
+    unit: ClassVar[str] = "px"
+    higher_is_better: ClassVar[bool] = False
+    uses_tracks: ClassVar[bool] = False
+
+    def score(self, sample: Sample) -> Score:
+        """Mean over objects and frames in which the true object is seen; ``per_frame`` means over objects."""
+        found = _match(sample, Detector(self.hue, self.saturation, self.value, self.area))
+        if isinstance(found, str):
+            return Score(None, found)
+        if not found.seen.any():
+            return Score(None, "the reference's objects are never seen")
+        errors = np.where(found.seen, _distances(found.detected, found.true, found.missing), np.nan)
+        missed = np.isnan(found.detected[..., 0]) & found.seen
+        details: dict[str, float | int | str] = {
+            "missed": float(missed.sum() / found.seen.sum()),
+            "objects": found.true.shape[1],
+        }
+        cosine = direction_cosine(found.detected, found.true, found.seen)
+        if cosine is not None:
+            details["direction_cosine"] = cosine
+        frames = tuple(float(np.nanmean(row)) for row in errors if not np.isnan(row).all())
+        return Score(float(np.nanmean(errors)), per_frame=frames, details=details)
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """None: the error of true clips is the detector's own and lies below 0.5 px."""
+        return {}
+
+
+@dataclass(config={"extra": "forbid"})
+class DirectionCosine:
+    """Mean cosine between the displacements of the reference's and the generation's objects.
+
+    See ``direction_cosine``; fields as in ``PositionError``. Frames that miss the object do not count, so
+    read it beside ``position_error``, which counts them.
+    """
+
+    name: str
+    hue: Annotated[float, Field(gt=0, le=180)] = 18.0
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    value: Annotated[float, Field(ge=0, le=1)] = 0.3
+    area: Annotated[float, Field(ge=0, lt=1)] = 0.002
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Direction cos."
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    uses_tracks: ClassVar[bool] = False
+
+    def score(self, sample: Sample) -> Score:
+        """Mean over objects and pairs of frames two apart."""
+        found = _match(sample, Detector(self.hue, self.saturation, self.value, self.area))
+        if isinstance(found, str):
+            return Score(None, found)
+        cosine = direction_cosine(found.detected, found.true, found.seen)
+        if cosine is None:
+            return Score(None, "no two frames in which a moving object was detected")
+        return Score(cosine)
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """None of its own."""
+        return {}
+
+
+def background_flow(frames: NDArray[np.uint8], min_side: int = 256) -> NDArray[np.float64]:
+    """Translation (T - 1, 2) px per step of (T, H, W, 3) uint8 RGB: median DIS flow of non-occluded pixels.
+
+    Half of the frame must be background. NaN for a step whose every pixel fails the forward-backward check.
+    """
+    grey, scale = grey_frames(frames, min_side)
+    steps = np.full((len(frames) - 1, 2), np.nan)
+    for step, flow in zip(steps, flows(grey), strict=True):
+        if not flow.occluded.all():
+            step[:] = np.median(flow.forward[~flow.occluded], axis=0) / scale
+    return steps
+
+
+@dataclass(config={"extra": "forbid"})
+class BackgroundFlowError:
+    """Distance in pixels per frame between the generation's background translation and the true one.
+
+    For clips in which only the camera moves. A step without any reliable flow counts as no motion and is
+    reported (``missed``). ``min_side``: smaller frames are enlarged to it for the flow.
+    """
+
+    name: str
+    min_side: Annotated[int, Field(ge=16)] = 256
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Background flow err."
+    unit: ClassVar[str] = "px/frame"
+    higher_is_better: ClassVar[bool] = False
+    uses_tracks: ClassVar[bool] = False
+
+    def score(self, sample: Sample) -> Score:
+        """Mean over steps of the distance between median flow and truth."""
+        if sample.truth is None:
+            return Score(None, NO_TRUTH)
+        if sample.truth.kind != "camera":
+            return Score(None, "objects move here: see position_error")
+        steps = len(sample.generated) - 1
+        true = np.asarray(sample.truth.background_flow, np.float64)[:steps]
+        if steps < 1 or steps > len(true):
+            return Score(None, "one frame does not move" if steps < 1 else LONGER)
+        height, width = sample.reference.shape[1:3]
+        scale = np.array([width / sample.generated.shape[2], height / sample.generated.shape[1]])
+        found = background_flow(sample.generated, self.min_side) * scale
+        errors = np.linalg.norm(np.nan_to_num(found) - true, axis=-1)
+        missed = float(np.isnan(found[:, 0]).mean())
+        return Score(float(errors.mean()), per_frame=tuple(errors.tolist()), details={"missed": missed})
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """None of its own."""
+        return {}

@@ -1,0 +1,114 @@
+"""CoTracker3 (Karaev et al. 2024), loaded through torch.hub at a pinned commit. Optional.
+
+Its code and weights are CC BY-NC 4.0 (``facebookresearch/co-tracker``); nothing of it ships here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from metrics.interface import MetricUnavailable, Tracks
+from metrics.trackers.dis import start_grid
+
+HUB = "facebookresearch/co-tracker"
+WEIGHTS_URL = "https://huggingface.co/facebook/cotracker3/resolve/main/scaled_offline.pth"
+WEIGHTS_SHA256 = "2670d4562ed69326dda775a26e54883925cd11b6fc9b24cb7aa9f8078bce7834"
+
+
+@dataclass(config={"extra": "forbid"})
+class CoTracker3:
+    """The offline model, asked for a regular grid of frame 0.
+
+    ``grid``: points a side. ``commit``: of ``facebookresearch/co-tracker``. ``repository``: a local clone to
+    use instead. ``checkpoint``: a local ``scaled_offline.pth``. ``device``: ``auto`` takes CUDA where there
+    is one. The points are given as queries, so the model adds its 6x6 support grid with and without a mask.
+    """
+
+    name: str
+    grid: Annotated[int, Field(ge=2, le=256)] = 30
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] = "82e02e8029753ad4ef13cf06be7f4fc5facdda4d"
+    repository: str | None = None
+    checkpoint: str | None = None
+    device: str = "auto"
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ("device",)
+
+    def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
+        """Tracks of a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) uint8 RGB.
+
+        Raises MetricUnavailable when code or weights cannot be had.
+        """
+        import torch
+
+        start = start_grid(frames.shape[1], frames.shape[2], self.grid, mask)
+        if not len(start):
+            return Tracks(np.empty((len(frames), 0, 2), np.float32), np.empty((len(frames), 0), bool))
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = _load(self.commit, self.repository, self.checkpoint, device)
+        if isinstance(model, str):
+            raise MetricUnavailable(model)
+        video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None].float().to(device)
+        queries = np.concatenate([np.zeros((len(start), 1), np.float32), start], 1)
+        with torch.inference_mode():
+            points, visible = model(video, queries=torch.from_numpy(queries)[None].to(device))
+        return Tracks(points[0].float().cpu().numpy(), visible[0].cpu().numpy().astype(bool))
+
+
+@lru_cache(maxsize=1)
+def _load(commit: str, repository: str | None, checkpoint: str | None, device: str) -> Any:
+    """The predictor, or the reason why there is none; a failure is remembered, not tried again per cell."""
+    import torch
+
+    remedy = (
+        "connect once, or set tracker.repository to a clone and tracker.checkpoint to scaled_offline.pth, "
+        "or use tracker=dis"
+    )
+    try:
+        model = torch.hub.load(
+            repository or f"{HUB}:{commit}",
+            "cotracker3_offline",
+            source="local" if repository else "github",
+            pretrained=False,
+            trust_repo=True,
+            skip_validation=True,
+            verbose=False,
+        )
+        weights = Path(checkpoint) if checkpoint else _fetch()
+        if checkpoint is None and _sha256(weights) != WEIGHTS_SHA256:
+            return (
+                f"tracker cotracker3: {weights} is not the known scaled_offline.pth; delete it and run again"
+            )
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        model.model.load_state_dict(state.get("model", state))
+        return model.to(device).eval()
+    except Exception as error:
+        return f"tracker cotracker3 cannot be loaded ({type(error).__name__}: {error}): {remedy}"
+
+
+def _fetch() -> Path:
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / "scaled_offline.pth"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(WEIGHTS_URL, str(path), progress=sys.stderr.isatty())
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,857 @@
+"""Tables from plans and records alone: no torch, no weights, no videos.
+
+``tables`` builds the numbers once, one ``Table`` for each backbone and dataset;
+``to_markdown``, ``to_latex``, ``to_csv`` and ``to_rich`` only write them down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from datasets.errors import InputError
+from harness.records import PlannedCell, Record, Variant, load_plan, load_record
+from reports.statistics import (
+    Difference,
+    Pair,
+    bootstrap_interval,
+    cluster_means,
+    holm,
+    paired_difference,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from harness.records import Plan
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column. ``higher_is_better`` is None where nothing is better. ``unit`` is that of the numbers."""
+
+    key: str
+    label: str
+    unit: str = ""
+    higher_is_better: bool | None = True
+
+
+STANDARD = (
+    Column("clip_t", "Text sim."),
+    Column("motion_fidelity", "Motion fid."),
+    Column("clip_f", "Temp. cons."),
+    Column("position_error", "Position err.", "px", False),
+    Column("direction_cosine", "Direction cos."),
+)
+COSTS = (
+    Column("time", "Time", "s", False),
+    Column("memory", "Memory", "B", False),
+    Column("forward_equivalents", "Forward eq.", "", False),
+)
+COUNT = Column("n", "n", "", None)
+
+SECONDARY = ("warp_consistency", "motion_fidelity_legacy")
+"""Metrics that need ``everything=True`` to be shown."""
+
+MOTION = ("motion_fidelity", "motion_fidelity_legacy", "position_error", "direction_cosine")
+"""A frozen video wins every consistency metric, so ``warp_consistency`` needs one of these beside it."""
+
+SETTINGS: dict[str, Callable[[Record], Any]] = {
+    "steps": lambda record: _chosen(record, "steps"),
+    "frames": lambda record: record.dataset.config.get("frames"),
+    "frame size": lambda record: (
+        f"{record.backbone.config.get('width')}x{record.backbone.config.get('height')}"
+    ),
+    "guidance scale": lambda record: _chosen(record, "guidance_scale"),
+    "shift": lambda record: record.backbone.config.get("shift"),
+    "weights": lambda record: record.identity.get("weights") or record.backbone.config.get("weights"),
+    "device": lambda record: record.environment.get("device"),
+}
+
+
+def _chosen(record: Record, key: str) -> Any:
+    """A key that methods interpolate from the backbone, and may set otherwise."""
+    return record.method.config.get(key, record.backbone.config.get(key))
+
+
+def start_of(record: Record) -> str | None:
+    """How sampling started: from pure noise or, a confound, from the noised reference (SDEdit).
+
+    None for methods without a ``start`` (finished videos).
+    """
+    start = record.method.config.get("start", {})
+    if not isinstance(start, dict) or "strength" not in start:
+        return None
+    return "pure noise" if start["strength"] is None else f"SDEdit, strength {_short(start['strength'])}"
+
+
+@dataclass
+class Row:
+    """A variant, its cells pooled over the plans that hold it, and the records that exist for them."""
+
+    label: str
+    variant: Variant
+    plans: list[str] = field(default_factory=list)
+    cells: dict[str, PlannedCell] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    levels: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> list[Record]:
+        return [record for record in self.records.values() if record.status == "ok"]
+
+    @property
+    def untrained(self) -> bool:
+        return any(record.backbone.config.get("weights") == "random" for record in self.records.values())
+
+    def pairs(self, key: str) -> dict[Pair, float]:
+        """The metric's finite values by (clip, prompt, seed)."""
+        found: dict[Pair, float] = {}
+        for record in self.finished:
+            value = value_of(record, key)
+            if value is not None:
+                found[(record.clip, record.prompt, record.seed)] = value
+        return found
+
+    def setting(self, read: Callable[[Record], Any]) -> tuple[str, ...]:
+        """The distinct values of a setting over the records that know it."""
+        known = (read(record) for record in self.records.values())
+        return tuple(sorted({_short(value) for value in known if value is not None}))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one backbone and dataset.
+
+    ``notes`` stand under it. ``values``, ``lows`` and ``highs`` (the 95 % interval) share index (rows'
+    labels) and columns (keys of ``columns``); NaN where there is no number.
+    Seconds, bytes and the metrics' own units.
+    """
+
+    backbone: str
+    dataset: str
+    columns: tuple[Column, ...]
+    values: pd.DataFrame
+    lows: pd.DataFrame
+    highs: pd.DataFrame
+    notes: list[str]
+    config_ids: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset} on {self.backbone}"
+
+    def flat(self) -> pd.DataFrame:
+        """One line a row: where it belongs, and each column with its ``_low`` and ``_high``."""
+        import pandas as pd
+
+        flat = pd.DataFrame(
+            {
+                "dataset": self.dataset,
+                "backbone": self.backbone,
+                "variant": self.values.index,
+                "config_id": self.config_ids,
+            }
+        )
+        for column in self.columns:
+            flat[column.key] = self.values[column.key].to_numpy()
+            if column.key in ("n", "memory", "forward_equivalents"):
+                continue
+            flat[f"{column.key}_low"] = self.lows[column.key].to_numpy()
+            flat[f"{column.key}_high"] = self.highs[column.key].to_numpy()
+        return flat
+
+
+def value_of(record: Record, key: str) -> float | None:
+    """A metric's value, or a detail of ``position_error`` of that name; None when null or not finite."""
+    value: Any = None
+    if key in record.metrics:
+        value = record.metrics[key].value
+    elif "position_error" in record.metrics:
+        value = record.metrics["position_error"].details.get(key)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[str] = ()) -> list[Plan]:
+    """The plans of a results folder by name, by experiment, or all of them.
+
+    InputError when the folder, its plans or a name are missing, or a plan cannot be read.
+    """
+    if not results.is_dir():
+        raise InputError(f"{results}: no such results folder; name one that `python -m harness` has written")
+    found = []
+    for path in sorted((results / "plans").glob("*.json")):
+        try:
+            found.append(load_plan(path))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: not a readable plan ({_first_line(error)}); remove it or run its command again"
+            ) from error
+    if not found:
+        raise InputError(f"{results}: no plans in it; run `python -m harness results={results}` first")
+    if not names and not experiments:
+        return found
+    known = [plan.name for plan in found]
+    for name in names:
+        if name not in known:
+            raise InputError(f"--plan {name}: no such plan in {results}{_nearest(name, known)}")
+    ran = {plan.name: _experiments(plan) for plan in found}
+    for name in experiments:
+        if not any(name in of_plan for of_plan in ran.values()):
+            every = sorted(set().union(*ran.values()))
+            raise InputError(f"--experiment {name}: no plan in {results} ran it{_nearest(name, every)}")
+    return [plan for plan in found if plan.name in names or ran[plan.name] & set(experiments)]
+
+
+def _experiments(plan: Plan) -> set[str]:
+    words = (word for argument in plan.command for word in argument.split())
+    given = {name for word in words if word.startswith("experiment=") for name in word[11:].split(",")}
+    return given | {plan.name}
+
+
+def tables(results: Path, plans: Sequence[Plan], everything: bool = False) -> list[Table]:
+    """One table for each backbone and dataset of the plans, in their order.
+
+    Variants with the same label and ``config_id`` become one row. ``everything``
+    shows the secondary metrics too. Reads records from ``results``; one that
+    cannot be read is named in the notes.
+    """
+    groups: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
+    for plan in plans:
+        for variant in plan.variants:
+            rows = groups.setdefault((variant.backbone, variant.dataset), {})
+            row = rows.setdefault((variant.config_id, variant.label), Row(variant.label, variant))
+            _pool(row, plan.name, variant, results)
+    made = []
+    for (backbone, dataset), rows in groups.items():
+        chosen = {name for row in rows.values() for name in row.plans}
+        of_table = [plan for plan in plans if plan.name in chosen]
+        made.append(_table(backbone, dataset, list(rows.values()), of_table, everything))
+    return made
+
+
+def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
+    row.plans.append(plan)
+    for metric, levels in variant.levels.items():
+        row.levels.setdefault(metric, []).append(levels)
+    for cell in variant.cells:
+        if cell.id in row.cells:
+            continue
+        row.cells[cell.id] = cell
+        path = results / cell.path / "record.json"
+        try:
+            row.records[cell.id] = load_record(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, ValidationError):
+            row.unreadable.append(str(path))
+
+
+def _table(backbone: str, dataset: str, rows: list[Row], plans: Sequence[Plan], everything: bool) -> Table:
+    import pandas as pd
+
+    _tell_apart(rows)
+    metrics = _metric_columns(rows)
+    dropped = {column.key: _null_somewhere(rows, column.key) for column in metrics}
+    columns, hidden = _shown(rows, metrics, everything)
+    numbers: list[dict[str, tuple[float, float, float]]] = []
+    for row in rows:
+        of_row = {
+            column.key: _quality(row, column.key, dropped[column.key])
+            for column in columns
+            if column in metrics
+        }
+        of_row.update(_costs(row))
+        numbers.append(of_row)
+    labels = [row.label for row in rows]
+    values, lows, highs = (
+        pd.DataFrame(
+            [[of_row[column.key][part] for column in columns] for of_row in numbers],
+            index=labels,
+            columns=[column.key for column in columns],
+            dtype=float,
+        )
+        for part in range(3)
+    )
+    shown = [column for column in columns if column in metrics]
+    notes = [
+        *_unlike(rows),
+        *_level_notes(rows, shown, values),
+        *_difference_notes(rows, shown, plans, dropped),
+        *_cost_notes(rows),
+        *_failure_notes(rows),
+        *_null_notes(rows, metrics, dropped),
+        *hidden,
+        *_left_out(plans),
+    ]
+    config_ids = tuple(row.variant.config_id for row in rows)
+    return Table(backbone, dataset, tuple(columns), values, lows, highs, notes, config_ids)
+
+
+def _tell_apart(rows: list[Row]) -> None:
+    """Give rows of one label but different configurations different labels."""
+    counts = Counter(row.label for row in rows)
+    for row in rows:
+        if counts[row.label] > 1:
+            twins = [other for other in rows if other.variant.label == row.variant.label]
+            common = set.intersection(*(set(twin.variant.overrides) for twin in twins))
+            own = [override for override in row.variant.overrides if override not in common]
+            row.label = f"{row.label} ({', '.join(own) or row.variant.config_id[:8]})"
+    counts = Counter(row.label for row in rows)
+    for row in rows:
+        if counts[row.label] > 1:
+            row.label = f"{row.label} [{row.variant.config_id[:8]}]"
+
+
+def _metric_columns(rows: list[Row]) -> list[Column]:
+    """The metrics the records hold: ours first, in the table's order, then the others by name."""
+    found: dict[str, Column] = {}
+    directed = False
+    for row in rows:
+        for record in row.records.values():
+            for key, metric in record.metrics.items():
+                known = next((column for column in STANDARD if column.key == key), None)
+                label = metric.label or (known.label if known else key)
+                found.setdefault(key, Column(key, label, metric.unit, metric.higher_is_better))
+            directed = directed or value_of(record, "direction_cosine") is not None
+    if directed:
+        found.setdefault("direction_cosine", STANDARD[-1])
+    order = [column.key for column in STANDARD]
+    return sorted(
+        found.values(),
+        key=lambda column: (order.index(column.key), "") if column.key in order else (99, column.key),
+    )
+
+
+def _shown(rows: list[Row], metrics: list[Column], everything: bool) -> tuple[list[Column], list[str]]:
+    notes = []
+    chosen = [column for column in metrics if everything or column.key not in SECONDARY]
+    judged = {key for key in MOTION if any(row.pairs(key) for row in rows)}
+    if not judged & {column.key for column in chosen}:
+        without = [column for column in chosen if column.key != "warp_consistency"]
+        if without != chosen:
+            notes.append("warp_consistency is not shown: there is no motion score to read it against.")
+        chosen = without
+    return [*chosen, *COSTS, COUNT], notes
+
+
+def _null_somewhere(rows: list[Row], key: str) -> set[Pair]:
+    """(clip, prompt, seed) whose finished cell has no value in one row and has one in another."""
+    measured = [row for row in rows if not row.untrained and row.pairs(key)]
+    null: set[Pair] = set()
+    for row in measured:
+        have = row.pairs(key)
+        finished = {(record.clip, record.prompt, record.seed) for record in row.finished}
+        null |= finished - have.keys()
+    return null
+
+
+def _quality(row: Row, key: str, dropped: set[Pair]) -> tuple[float, float, float]:
+    pairs = {} if row.untrained else row.pairs(key)
+    kept = {pair: value for pair, value in pairs.items() if pair not in dropped}
+    clips = cluster_means(kept.values(), (pair[0] for pair in kept))
+    if not clips:
+        return math.nan, math.nan, math.nan
+    means = list(clips.values())
+    return float(np.mean(means)), *bootstrap_interval(means)
+
+
+def _costs(row: Row) -> dict[str, tuple[float, float, float]]:
+    """Median seconds over clips with their interval, the highest peak, mean forward-equivalents, clips."""
+    nothing = (math.nan, math.nan)
+    timed = [record for record in row.finished if record.timing.total is not None]
+    seconds = list(
+        cluster_means(
+            (float(record.timing.total or 0.0) for record in timed),
+            (record.clip for record in timed),
+            np.median,
+        ).values()
+    )
+    time = (
+        (float(np.median(seconds)), *bootstrap_interval(seconds, np.median, method="percentile"))
+        if seconds
+        else (math.nan, *nothing)
+    )
+    forwards = [
+        (record.flops.forward_equivalents, record.clip)
+        for record in row.finished
+        if record.flops.forward_equivalents is not None
+    ]
+    per_clip = cluster_means((value for value, _ in forwards), (clip for _, clip in forwards))
+    forward = float(np.mean(list(per_clip.values()))) if per_clip else math.nan
+    peak = _peak(row)[0]
+    return {
+        "time": time,
+        "memory": (math.nan if peak is None else float(peak), *nothing),
+        "forward_equivalents": (forward, *nothing),
+        "n": (float(len({record.clip for record in row.finished})), *nothing),
+    }
+
+
+def _peak(row: Row) -> tuple[int | None, str]:
+    """Highest peak bytes of any stage, and whose: the device's allocations if known, else the process's."""
+    stages = [stage for record in row.finished for stage in record.memory.values()]
+    for kind in ("allocated", "process"):
+        peaks = [peak for stage in stages if (peak := getattr(stage, kind)) is not None]
+        if peaks:
+            return max(peaks), kind
+    return None, ""
+
+
+# Notes
+
+
+def _unlike(rows: list[Row]) -> Iterator[str]:
+    """What rows do not share, so that no difference is read as one of methods."""
+    if len(rows) > 1:
+        clips = [frozenset(cell.clip for cell in row.cells.values()) for row in rows]
+        if len(set(clips)) > 1:
+            common = len(frozenset.intersection(*clips))
+            sizes = "; ".join(f"{row.label} {len(own)}" for row, own in zip(rows, clips, strict=True))
+            yield f"Not the same clips: {sizes} ({common} in common). Compare the paired differences instead."
+        shared = frozenset.intersection(*clips)
+        prompts = [
+            frozenset((cell.clip, cell.prompt) for cell in row.cells.values() if cell.clip in shared)
+            for row in rows
+        ]
+        if len(set(prompts)) > 1:
+            kinds = "; ".join(
+                f"{row.label} {', '.join(sorted({cell.prompt_kind for cell in row.cells.values()}))}"
+                f" ({len(own)} on the shared clips)"
+                for row, own in zip(rows, prompts, strict=True)
+            )
+            yield f"Not the same prompts: {kinds}."
+        seeds = [tuple(sorted({cell.seed for cell in row.cells.values()})) for row in rows]
+        if len(set(seeds)) > 1:
+            yield f"Not the same seeds: {_by_row(rows, [', '.join(map(str, own)) for own in seeds])}."
+        for name, read in SETTINGS.items():
+            values = [row.setting(read) for row in rows]
+            if len({value for value in values if value}) > 1 or any(len(value) > 1 for value in values):
+                yield f"Not the same {name}: {_by_row(rows, [', '.join(value) or '-' for value in values])}."
+    starts = [row.setting(start_of) for row in rows]
+    if len(set(starts) - {()}) > 1 or any(len(start) > 1 for start in starts):
+        yield f"Not the same start: {_by_row(rows, [', '.join(start) or '-' for start in starts])}."
+    elif any(starts):
+        yield f"Start: {next(start for start in starts if start)[0]}."
+
+
+def _by_row(rows: list[Row], texts: list[str]) -> str:
+    return "; ".join(f"{row.label} {text}" for row, text in zip(rows, texts, strict=True))
+
+
+def _pooled_level(levels: list[dict[str, float]], name: str) -> float | None:
+    """A level averaged over plans, weighted by the pairs it was taken from."""
+    known = [(one[name], one.get("pairs", 1.0) or 1.0) for one in levels if _finite(one.get(name))]
+    return (
+        sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+    )
+
+
+def _level_notes(rows: list[Row], columns: list[Column], values: pd.DataFrame) -> Iterator[str]:
+    for column in columns:
+        of_rows: dict[str, dict[str, str]] = {}
+        for row in rows:
+            levels = row.levels.get(column.key, [])
+            chance, true = _pooled_level(levels, "chance"), _pooled_level(levels, "true")
+            value = float(values.at[row.label, column.key])
+            if row.untrained or (chance is None and true is None):
+                continue
+            found = {"chance": chance, "true clips": true}
+            if chance is not None and true is not None and true != chance and math.isfinite(value):
+                found["(value - chance) / (true - chance)"] = (value - chance) / (true - chance)
+            of_rows[row.label] = {
+                name: _number(level, 3) for name, level in found.items() if level is not None
+            }
+        parts = []
+        for name in dict.fromkeys(name for texts in of_rows.values() for name in texts):
+            known = {label: texts[name] for label, texts in of_rows.items() if name in texts}
+            alike = len(set(known.values())) == 1 and len(known) == len(rows) > 1
+            text = next(iter(known.values())) if alike else ", ".join(map(" ".join, known.items()))
+            parts.append(f"{name}: {text}")
+        if parts:
+            yield f"{column.label}: {'; '.join(parts)}."
+
+
+def differences(
+    rows: list[Row], columns: Sequence[Column], base: Row, dropped: dict[str, set[Pair]]
+) -> dict[str, dict[str, Difference]]:
+    """Row label -> metric -> paired difference from the base row; p adjusted over a row's metrics (Holm)."""
+    found: dict[str, dict[str, Difference]] = {}
+    for row in rows:
+        if row is base or row.untrained or base.untrained:
+            continue
+        of_row: dict[str, Difference] = {}
+        for column in columns:
+            left_out = dropped.get(column.key, set())
+            ours, theirs = (
+                {pair: value for pair, value in one.pairs(column.key).items() if pair not in left_out}
+                for one in (row, base)
+            )
+            difference = paired_difference(ours, theirs)
+            if difference is not None:
+                of_row[column.key] = difference
+        adjusted = holm([difference.p for difference in of_row.values()])
+        found[row.label] = {
+            key: Difference(one.mean, one.low, one.high, p, one.clips)
+            for (key, one), p in zip(of_row.items(), adjusted, strict=True)
+        }
+    return found
+
+
+def _base(rows: list[Row], plans: Sequence[Plan]) -> Row | None:
+    """The plans' baseline, else the plain backbone."""
+    named = [plan.baseline for plan in plans if plan.baseline]
+    for row in rows:
+        if row.variant.label in named:
+            return row
+    return next((row for row in rows if row.variant.method == "none"), None)
+
+
+def _difference_notes(
+    rows: list[Row], columns: list[Column], plans: Sequence[Plan], dropped: dict[str, set[Pair]]
+) -> Iterator[str]:
+    base = _base(rows, plans)
+    if base is None:
+        return
+    for label, of_row in differences(rows, columns, base, dropped).items():
+        counts = {one.clips for one in of_row.values()}
+        parts = []
+        for column in columns:
+            if column.key not in of_row:
+                continue
+            one = of_row[column.key]
+            digits = _digits(column, [abs(one.mean)])
+            text = f"{column.label} {_number(one.mean, digits, sign=True)}"
+            if math.isfinite(one.low):
+                text += f" [{_number(one.low, digits, sign=True)}, {_number(one.high, digits, sign=True)}]"
+                text += " p < .001" if one.p < 0.001 else f" p {_number(one.p, 3)}"
+            parts.append(text if len(counts) == 1 else f"{text} (n {one.clips})")
+        if parts:
+            over = f" over {counts.pop()} clips" if len(counts) == 1 else ""
+            yield f"{label} - {base.label}, paired{over} (p: sign flips, Holm): {'; '.join(parts)}."
+
+
+def _cost_notes(rows: list[Row]) -> Iterator[str]:
+    if any(row.untrained for row in rows):
+        names = ", ".join(row.label for row in rows if row.untrained)
+        yield f"weights=random ({names}): quality means nothing and is not shown."
+    timed = [record for row in rows for record in row.finished if record.timing.total is not None]
+    if any(record.timing.repeats == 1 for record in timed):
+        yield "Times from one run (measure.repeats=1) are indicative."
+    devices = sorted({device for row in rows for device in row.setting(SETTINGS["device"])})
+    if devices:
+        yield f"Device: {'; '.join(devices)}."
+    kinds = {kind for row in rows if (kind := _peak(row)[1])}
+    meaning = {"allocated": "allocated on the device", "process": "of the process, weights included"}
+    if len(kinds) > 1:
+        whose = _by_row(rows, [meaning.get(_peak(row)[1], "-") for row in rows])
+        yield f"Memory is not the same peak in all rows: {whose}."
+    elif kinds:
+        yield f"Memory: peak {meaning[kinds.pop()]}."
+    pooled = sorted({len({cell.seed for cell in row.cells.values()}) for row in rows})
+    if pooled and pooled[-1] > 1:
+        yield "Prompts and seeds are averaged within a clip; intervals are over clips."
+
+
+def _failure_notes(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        ended = Counter(record.status for record in row.records.values() if record.status != "ok")
+        absent = len(row.cells) - len(row.records) - len(row.unreadable)
+        parts = [f"{count} {status}" for status, count in sorted(ended.items())]
+        if row.unreadable:
+            parts.append(f"{len(row.unreadable)} with an unreadable record ({row.unreadable[0]})")
+        if absent:
+            parts.append(f"{absent} not run yet")
+        if parts:
+            clips = sorted(
+                {
+                    cell.clip
+                    for key, cell in row.cells.items()
+                    if key not in row.records or row.records[key].status != "ok"
+                }
+            )
+            names = ", ".join(clips[:5]) + (f" and {len(clips) - 5} more" if len(clips) > 5 else "")
+            yield f"{row.label}: of {len(row.cells)} cells {', '.join(parts)} ({names}); not in its numbers."
+
+
+def _null_notes(rows: list[Row], columns: list[Column], dropped: dict[str, set[Pair]]) -> Iterator[str]:
+    for column in columns:
+        reasons: dict[str, Counter[str]] = {}
+        for row in rows:
+            if row.untrained:
+                continue
+            for record in row.finished:
+                metric = record.metrics.get(column.key)
+                if metric is not None and value_of(record, column.key) is None:
+                    reason = " ".join((metric.reason or "not a finite number").split()).rstrip(".")
+                    reasons.setdefault(reason, Counter())[row.label] += 1
+        for reason, counts in reasons.items():
+            where = ", ".join(f"{label} {count}" for label, count in counts.items())
+            yield f"{column.label} is null: {reason} (cells: {where})."
+        if dropped[column.key] and len(rows) > 1:
+            yield (
+                f"{column.label}: {len(dropped[column.key])} (clip, prompt, seed) null in some row"
+                " are left out of all of them."
+            )
+
+
+def _left_out(plans: Iterable[Plan]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for plan in plans:
+        for one in plan.left_out:
+            seen.setdefault(one.clip, one.reason)
+    for clip, reason in seen.items():
+        yield f"Left out: {clip}: {reason.rstrip('.')}."
+
+
+# How numbers look
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _number(value: float, digits: int, *, sign: bool = False) -> str:
+    """Fixed digits, without the zero before the point."""
+    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return re.sub(r"^([+-]?)0\.", r"\1.", text)
+
+
+def _digits(column: Column, values: Iterable[float]) -> int:
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if not column.unit and column.key not in {cost.key for cost in COSTS} and largest < 10:
+        return 4
+    return 0 if largest >= 1000 else 1 if largest >= 100 else 2
+
+
+def _scale(table: Table, column: Column) -> tuple[float, str]:
+    """What to divide by, and the unit to show: bytes become GB or MB (powers of ten)."""
+    if column.unit != "B":
+        return 1.0, column.unit
+    largest = table.values[column.key].max(skipna=True)
+    return (1e9, "GB") if _finite(largest) and largest >= 1e9 else (1e6, "MB")
+
+
+def headers(table: Table) -> list[str]:
+    """Column headings: label, unit, and an arrow towards the better end."""
+    found = []
+    for column in table.columns:
+        unit = _scale(table, column)[1]
+        arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
+        found.append(f"{column.label}{f' ({unit})' if unit else ''}{arrow}")
+    return found
+
+
+def texts(table: Table) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Values and intervals as text, same shape as ``table.values``; ``-`` and nothing where there is none."""
+    values, intervals = table.values.astype(object), table.values.astype(object)
+    for column in table.columns:
+        by, _ = _scale(table, column)
+        numbers = table.values[column.key] / by
+        digits = 0 if column.key == "n" else _digits(column, numbers)
+        for label in table.values.index:
+            value = numbers.at[label]
+            low, high = table.lows.at[label, column.key] / by, table.highs.at[label, column.key] / by
+            values.at[label, column.key] = _number(value, digits) if _finite(value) else "-"
+            few = min(digits, 3)
+            intervals.at[label, column.key] = (
+                f"[{_number(low, few)}, {_number(high, few)}]" if _finite(low) and _finite(high) else ""
+            )
+    return values, intervals
+
+
+def ranks(table: Table) -> pd.DataFrame:
+    """``best``, ``second`` or nothing for each number, judged as it is shown; nothing in a single row."""
+    shown, _ = texts(table)
+    marks = shown.map(lambda _: "")
+    for column in table.columns:
+        if column.higher_is_better is None:
+            continue
+        numbers = {label: float(text) for label, text in shown[column.key].items() if text != "-"}
+        if len(numbers) < 2:
+            continue
+        ordered = sorted(set(numbers.values()), reverse=column.higher_is_better)
+        if len(ordered) == 1:
+            continue
+        for label, number in numbers.items():
+            if number in ordered[:2]:
+                marks.at[label, column.key] = ("best", "second")[ordered.index(number)]
+    return marks
+
+
+def _cells(table: Table, best: str, second: str, between: str = " ") -> list[list[str]]:
+    """Rows of text: label, then value and interval, the value wrapped by its rank."""
+    values, intervals = texts(table)
+    marks = ranks(table)
+    wrap = {"best": best, "second": second, "": "{}"}
+    rows = []
+    for label in table.values.index:
+        row = [str(label)]
+        for column in table.columns:
+            text = wrap[marks.at[label, column.key]].format(values.at[label, column.key])
+            interval = intervals.at[label, column.key]
+            row.append(f"{text}{between}{interval}" if interval else text)
+        rows.append(row)
+    return rows
+
+
+def to_markdown(table: Table) -> str:
+    """A heading, a pipe table (best bold, second underlined) and the notes as a list."""
+    from tabulate import tabulate
+
+    rows = [[row[0].replace("|", "\\|"), *row[1:]] for row in _cells(table, "**{}**", "<u>{}</u>")]
+    body = tabulate(
+        rows,
+        headers=["", *headers(table)],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=["left", *["right"] * len(table.columns)],
+    )
+    return "\n".join([f"### {table.title}", "", body, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+    }
+)
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment with booktabs rules (needs ``\\usepackage{booktabs}``), notes below."""
+    import pandas as pd
+
+    values, intervals = texts(table)
+    marks = ranks(table)
+    shown = values.where(intervals == "", values + " " + intervals)
+    keys = list(table.values.columns)
+    for key in keys:
+        for label in shown.index:
+            before = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}[marks.at[label, key]]
+            interval = intervals.at[label, key]
+            text = before % values.at[label, key]
+            shown.at[label, key] = rf"{text} {{\scriptsize {interval}}}" if interval else text
+    frame = pd.DataFrame(
+        shown.to_numpy(),
+        index=[str(label).translate(_LATEX) for label in shown.index],
+        columns=[heading.translate(_LATEX) for heading in headers(table)],
+    )
+    body = frame.style.to_latex(hrules=True, column_format="l" + "r" * len(keys))
+    notes = " ".join(note.translate(_LATEX) for note in table.notes)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{table.title.translate(_LATEX)}}}",
+            body.rstrip(),
+            rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_csv(made: Sequence[Table]) -> str:
+    """All tables in one: plain numbers (seconds, bytes), ``_low`` and ``_high`` columns, empty where null."""
+    import pandas as pd
+
+    flat = pd.concat([table.flat() for table in made], ignore_index=True)
+    flat["n"] = flat["n"].astype(int)
+    return str(flat.to_csv(index=False, lineterminator="\n"))
+
+
+def to_rich(table: Table) -> RichTable:
+    """The table for a terminal: best bold, second underlined, the interval under its value."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(title=table.title, box=box.SIMPLE_HEAVY, title_justify="left")
+    made.add_column("", no_wrap=True)
+    for heading in headers(table):
+        made.add_column(heading, justify="right", overflow="fold")
+    values, intervals = texts(table)
+    marks = ranks(table)
+    styles = {"best": "bold", "second": "underline", "": ""}
+    for label in values.index:
+        row = [Text(str(label))]
+        for column in table.columns:
+            text = Text(values.at[label, column.key], style=styles[marks.at[label, column.key]])
+            interval = intervals.at[label, column.key]
+            row.append(Text.assemble(text, f"\n{interval}") if interval else text)
+        made.add_row(*row)
+    return made
+
+
+def print_plans(
+    results: Path, plans: Sequence[Plan], console: Console | None = None, everything: bool = False
+) -> None:
+    """Print the plans' tables and notes; off a terminal as wide as they need."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console(highlight=False)
+    for table in tables(results, plans, everything):
+        made = to_rich(table)
+        if console.is_terminal:
+            console.print(made)
+        else:
+            needed = console.measure(made, options=console.options.update_width(1000)).maximum
+            Console(file=console.file, width=needed, highlight=False).print(made)
+        for note in table.notes:
+            console.print(Text(f"  {note}"), soft_wrap=True)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; nearest: {close[0]}"
+    return f"; there are: {', '.join(known[:10])}" if known else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def render(made: Sequence[Table], form: str) -> str:
+    """All tables as ``md``, ``latex`` or ``csv``."""
+    if form == "csv":
+        return to_csv(made)
+    write = {"md": to_markdown, "latex": to_latex}[form]
+    return "\n".join(write(table) for table in made)

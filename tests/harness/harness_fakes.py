@@ -1,0 +1,295 @@
+"""Tiny plug-ins for the harness's own tests: real tensors and videos, no model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic.dataclasses import dataclass
+
+from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
+from harness.config import Job
+from harness.plan import Cell, make_plan
+from harness.records import Plan
+from methods.interface import Grid, Observer, Schedule
+from metrics.interface import MetricUnavailable, Sample, Score, Tracks
+
+FORBID: Any = {"extra": "forbid"}
+
+
+@dataclass(config=FORBID)
+class Squares:
+    """Clips of a bright square that moves over noise."""
+
+    name: str = "squares"
+    clips: int = 3
+    frames: int = 5
+    prompts: tuple[str, ...] = ("a red square",)
+    unreadable: tuple[str, ...] = ()
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ("unreadable",)
+    real_footage: ClassVar[bool] = False
+
+    def listing(self) -> Listing:
+        infos = [
+            ClipInfo(
+                f"clip{i}",
+                hashlib.sha256(f"{i} {self.frames}".encode()).hexdigest(),
+                tuple(Prompt(text) for text in self.prompts),
+                caption="a square",
+                fps=8.0,
+            )
+            for i in range(self.clips)
+        ]
+        return Listing(tuple(infos), (LeftOut("short", "2 frames, 5 are needed"),))
+
+    def load(self, name: str) -> Clip:
+        if name in self.unreadable:
+            raise OSError(f"{name}.mp4 is damaged")
+        index = int(name.removeprefix("clip"))
+        frames = np.random.default_rng(index).integers(0, 60, (self.frames, 16, 16, 3), dtype=np.uint8)
+        for t in range(self.frames):
+            frames[t, 4:8, 2 + t : 6 + t, index % 3] = 255
+        mask = np.zeros((16, 16), dtype=bool)
+        mask[4:8, 2:6] = True
+        return Clip(self.listing().clips[index], frames, mask=mask, truth={"start": (2, 4)})
+
+
+class Pooling:
+    """A 'backbone' whose VAE is average pooling: 5 frames of 16x16 are a latent of 1x4x2x4x4."""
+
+    num_blocks, heads, head_dim = 2, 1, 4
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def grid(self, latent: torch.Tensor) -> Grid:
+        return Grid(*latent.shape[2:])
+
+    def encode(self, frames: np.ndarray) -> torch.Tensor:
+        video = torch.from_numpy(frames).float().permute(3, 0, 1, 2) / 127.5 - 1
+        video = torch.nn.functional.avg_pool2d(video, 4)
+        video = torch.cat([video, video.mean(0, keepdim=True)])
+        return torch.stack([video[:, 0], video[:, 1:].mean(1)], 1)[None]
+
+    def decode(self, latent: torch.Tensor) -> np.ndarray:
+        video = latent[0, :3].repeat_interleave(torch.tensor([1, 4]), dim=1)
+        video = video.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        return ((video.tanh() + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().numpy()
+
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[[len(text) / 10]] for text in prompts])
+
+    def schedule(self, steps: int) -> Schedule:
+        sigmas = torch.linspace(1, 0, steps + 1)
+        return Schedule(sigmas, sigmas[:-1] * 1000)
+
+    def predict(self, latent: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        self.calls["forward"] += 2
+        return latent - clean
+
+
+@dataclass(config=FORBID)
+class PoolingConfig:
+    name: str = "pooling"
+    height: int = 16
+    width: int = 16
+    weights: str = "pretrained"
+    trouble: str | None = None
+    loads: int = field(default=0, init=False)
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ("trouble",)
+    num_blocks: ClassVar[int] = 2
+    own_world_only: ClassVar[bool] = True
+
+    @property
+    def untrained(self) -> bool:
+        return self.weights == "random"
+
+    def check(self, frames: int, device: str) -> Grid:
+        return Grid(2, 4, 4)
+
+    def identity(self) -> str:
+        return "sha256:none"
+
+    def load(self, device: str) -> Pooling:
+        self.loads += 1
+        if self.trouble:
+            raise RuntimeError(self.trouble)
+        return Pooling()
+
+
+@dataclass(config=FORBID)
+class Drift:
+    """Moves the noise towards the reference. ``trouble`` maps a prompt to what goes wrong with it."""
+
+    name: str = "drift"
+    steps: int = 3
+    trouble: dict[str, str] = field(default_factory=dict)
+    noises: list[Any] = field(default_factory=list, init=False)
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ("trouble",)
+    uses_backbone: ClassVar[bool] = True
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        pass
+
+    def transfer(
+        self, backbone: Any, reference: torch.Tensor, prompt: str, noise: torch.Tensor, observer: Observer
+    ) -> torch.Tensor:
+        self.noises.append(noise.tolist())
+        trouble = self.trouble.get(prompt)
+        with observer.stage("text"):
+            words = backbone.embed([prompt])
+        schedule = backbone.schedule(self.steps)
+        # Randomness from the global generator: the harness must make it repeatable.
+        latent = noise + 0.1 * torch.randn(noise.shape)
+        for index in range(self.steps):
+            observer.step(index, self.steps)
+            with observer.stage("guide"):
+                backbone.calls["gradient"] += 1
+                observer.trace(step=index, loss=float((latent - reference).square().mean()))
+            with observer.stage("denoise"):
+                change = schedule.sigmas[index + 1] - schedule.sigmas[index]
+                latent = latent + change * backbone.predict(latent, reference + words.mean())
+        if trouble == "nan":
+            latent[0, 0, 0, 0, 0] = float("nan")
+        if trouble == "error":
+            raise ValueError("this prompt is trouble")
+        if trouble == "oom":
+            raise torch.OutOfMemoryError("out of memory")
+        if trouble == "interrupt":
+            raise KeyboardInterrupt
+        return latent
+
+
+@dataclass(config=FORBID)
+class Corners:
+    """A 'tracker' whose four points shift by the frame's mean brightness."""
+
+    name: str = "corners"
+    step: int = 1
+    calls: int = field(default=0, init=False)
+
+    version: ClassVar[str] = "1"
+
+    def track(self, frames: np.ndarray, mask: np.ndarray | None = None) -> Tracks:
+        self.calls += 1
+        start = np.array([[0, 0], [15, 0], [0, 15], [15, 15]], np.float32)
+        shift = frames.mean((1, 2, 3)).astype(np.float32)[:, None, None] * self.step
+        return Tracks(start + shift, np.ones((len(frames), 4), bool))
+
+
+@dataclass(config=FORBID)
+class Likeness:
+    """1 - mean absolute difference of generated and reference video."""
+
+    name: str = "likeness"
+    trouble: str | None = None
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ("trouble",)
+    label: ClassVar[str] = "Likeness"
+    unit: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    uses_tracks: ClassVar[bool] = False
+
+    def score(self, sample: Sample) -> Score:
+        if self.trouble == "unavailable":
+            raise MetricUnavailable("likeness needs weights; fetch them")
+        if self.trouble == "error":
+            raise ZeroDivisionError("no pixels")
+        if self.trouble == "nan":
+            return Score(float("nan"))
+        error = np.abs(sample.generated.astype(int) - sample.reference).mean((1, 2, 3)) / 255
+        return Score(float(1 - error.mean()), per_frame=tuple((1 - error).tolist()))
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        if self.trouble == "levels":
+            raise ZeroDivisionError("no pairs")
+        values = [float(sample.reference.mean()) for sample in samples]
+        return {"true": 1.0, "chance": float(np.mean(values)) / 255, "pairs": float(len(values))}
+
+
+@dataclass(config=FORBID)
+class Following:
+    """Mean distance of generated and reference tracks."""
+
+    name: str = "following"
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    label: ClassVar[str] = "Following"
+    unit: ClassVar[str] = "px"
+    higher_is_better: ClassVar[bool] = False
+    uses_tracks: ClassVar[bool] = True
+
+    def score(self, sample: Sample) -> Score:
+        gap = sample.generated_tracks.points - sample.reference_tracks.points
+        return Score(float(np.linalg.norm(gap, axis=-1).mean()))
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        return {}
+
+
+@dataclass(config=FORBID)
+class Elsewhere:
+    """Finished videos of another size and length."""
+
+    name: str = "elsewhere"
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    uses_backbone: ClassVar[bool] = False
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        pass
+
+    def missing(self, clip: str, prompt: str, seed: int) -> str | None:
+        return None
+
+    def content(self, clip: str, prompt: str, seed: int) -> str:
+        return hashlib.sha256(f"{clip} {prompt} {seed}".encode()).hexdigest()
+
+    def video(self, clip: str, prompt: str, seed: int) -> tuple[np.ndarray, float | None]:
+        return np.full((4, 32, 40, 3), 7, np.uint8), 12.5
+
+
+def make_job(results: Path, **changes: Any) -> Job:
+    """A job of fakes; keyword arguments replace its fields."""
+    fields: dict[str, Any] = {
+        "method": Drift(),
+        "backbone": PoolingConfig(),
+        "dataset": Squares(),
+        "metrics": {"likeness": Likeness(), "following": Following()},
+        "tracker": Corners(),
+        "required": [],
+        "device": "cpu",
+        "seeds": [0],
+        "limit": None,
+        "frames": 5,
+        "results": results,
+        "resume": True,
+        "keep_frames": True,
+        "warmup_steps": 1,
+        "repeats": 1,
+        "name": "trial",
+        "on_error": "continue",
+        "wandb": {},
+        "resolved": {"method": {"name": "drift"}, "backbone": {}, "dataset": {}},
+    }
+    return Job(**{**fields, **changes})
+
+
+def planned(job: Job) -> tuple[Plan, list[Cell]]:
+    """The job's plan and cells, by the harness's own planner."""
+    return make_plan(job)

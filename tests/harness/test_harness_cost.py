@@ -1,0 +1,315 @@
+"""The cost model against formulas, and against FLOPs counted in real runs on a CPU."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+import conf
+from datasets.errors import InputError
+from harness import cost
+from harness.cost import Call
+from methods.backbones.wan import Architecture, Guidance, WanBackbone
+from methods.interface import Grid, Observer
+
+FRAMES, TEXT_TOKENS, CHANNELS, TEXT_DIM, FFN, HEADS, HEAD_DIM, BLOCKS = 9, 12, 8, 16, 48, 2, 12, 3
+WIDTH = HEADS * HEAD_DIM
+FREQUENCIES = 32
+TOKENS = 3 * 4 * 6
+
+TINY = WanBackbone(
+    name="tiny",
+    model="nobody/nothing",
+    weights="random",
+    height=32,
+    width=48,
+    steps=4,
+    shift=3.0,
+    guidance_scale=4.0,
+    negative_prompt="",
+    max_tokens=TEXT_TOKENS,
+    guidance=Guidance(
+        block=1,
+        temperature=2.0,
+        lr_start=0.03,
+        lr_end=0.02,
+        iterations=2,
+        guided_fraction=0.5,
+        window=3,
+        tile=(2, 2),
+        span=2,
+        amf_weight=5.0,
+        window_weight=1.0,
+    ),
+    architecture=Architecture(
+        transformer={
+            "patch_size": (1, 2, 2),
+            "num_attention_heads": HEADS,
+            "attention_head_dim": HEAD_DIM,
+            "in_channels": CHANNELS,
+            "out_channels": CHANNELS,
+            "text_dim": TEXT_DIM,
+            "freq_dim": FREQUENCIES,
+            "ffn_dim": FFN,
+            "num_layers": BLOCKS,
+        },
+        vae={
+            "base_dim": 8,
+            "z_dim": CHANNELS,
+            "dim_mult": [1, 2, 4],
+            "num_res_blocks": 1,
+            "temperal_downsample": [True, True],
+            "scale_factor_spatial": 4,
+            "scale_factor_temporal": 4,
+            "latents_mean": [0.0] * CHANNELS,
+            "latents_std": [1.0] * CHANNELS,
+        },
+        text_encoder={
+            "vocab_size": 50,
+            "d_model": TEXT_DIM,
+            "d_kv": 8,
+            "d_ff": 32,
+            "num_layers": 2,
+            "num_heads": 2,
+            "feed_forward_proj": "gated-gelu",
+        },
+    ),
+)
+
+SELF_ATTENTION = 4 * TOKENS**2 * WIDTH
+CROSS_ATTENTION = 4 * TOKENS * TEXT_TOKENS * WIDTH
+# Linear maps of video tokens in a block: q, k, v, out; q and out of cross-attention; two of the FFN.
+VIDEO_LINEAR = 2 * TOKENS * WIDTH * (6 * WIDTH + 2 * FFN)
+TEXT_LINEAR = 2 * TEXT_TOKENS * WIDTH * 2 * WIDTH
+BLOCK = SELF_ATTENTION + CROSS_ATTENTION + VIDEO_LINEAR + TEXT_LINEAR
+PATCH = 2 * TOKENS * 4 * CHANNELS * WIDTH
+CONDITION = (
+    2 * FREQUENCIES * WIDTH + 2 * WIDTH**2 + 12 * WIDTH**2 + 2 * TEXT_TOKENS * (TEXT_DIM + WIDTH) * WIDTH
+)
+PROJECTIONS = 4 * TOKENS * WIDTH**2
+
+
+@dataclass
+class Toy:
+    """A method that uses everything once, and some things more often."""
+
+    name: str = "toy"
+    gradients: int = 3
+    block: int = 2
+    version = "1"
+    outside_id = ()
+    uses_backbone = True
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        if min(grid.height, grid.width) < 4:
+            raise InputError("too small")
+
+    def transfer(self, backbone, reference, prompt, noise, observer):
+        with observer.stage("text"):
+            prompts = backbone.embed([prompt, ""])
+        schedule = backbone.schedule(4)
+        with observer.stage("extract"):
+            backbone.queries_keys(reference, schedule.timesteps[0] * 0, prompts[1:], self.block, grad=False)
+        latent = noise
+        for index, timestep in enumerate(schedule.timesteps):
+            with observer.stage("guide"):
+                for _ in range(self.gradients if index == 0 else 0):
+                    x = latent.detach().requires_grad_()
+                    query, key = backbone.queries_keys(x, timestep, prompts[:1], self.block, grad=True)
+                    (query.sum() + key.sum()).backward()
+                    latent = latent - 1e-3 * x.grad
+            with observer.stage("denoise"):
+                velocity = backbone.predict(latent, timestep, prompts[:1], prompts[1:], 4.0)
+                latent = backbone.step(latent, velocity, schedule, index)
+        return latent
+
+
+@pytest.mark.parametrize("tokens", [64, 96])
+def test_attention_is_counted_by_the_textbook_formula_on_the_meta_device(tokens):
+    shape = (1, 4, tokens, 16)
+    attention, other = cost._count(
+        lambda: torch.nn.functional.scaled_dot_product_attention(
+            *(torch.empty(shape, device="meta") for _ in range(3))
+        )
+    )
+    assert (attention, other) == (4 * 4 * tokens**2 * 16, 0)
+
+
+def test_one_forward_is_what_the_layers_add_up_to():
+    forward = cost.unit_cost(TINY, FRAMES, Call("", "forward"))
+    expected = PATCH + CONDITION + BLOCKS * BLOCK + PATCH
+    assert forward == (expected, expected)
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_a_partial_forward_is_the_blocks_before_it_and_two_projections(block):
+    expected = PATCH + CONDITION + block * BLOCK + PROJECTIONS
+    partial = cost.unit_cost(TINY, FRAMES, Call("", "partial", block, "queries_keys"))
+    assert partial == (expected, expected)
+    hidden = cost.unit_cost(TINY, FRAMES, Call("", "partial", block, "hidden_states"))
+    assert hidden.model == expected + BLOCK - PROJECTIONS
+
+
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_a_gradient_doubles_attention_backward_and_needs_none_of_the_text(block):
+    partial = cost.unit_cost(TINY, FRAMES, Call("", "partial", block, "queries_keys")).model
+    gradient = cost.unit_cost(TINY, FRAMES, Call("", "gradient", block, "queries_keys"))
+    linear = PATCH + block * VIDEO_LINEAR + PROJECTIONS
+    # Keys and values of the text need no gradient: half of the four products of a backward pass.
+    assert gradient.model == partial + linear + block * (2 * SELF_ATTENTION + CROSS_ATTENTION)
+    assert gradient.executed == partial + linear + block * 2.5 * (SELF_ATTENTION + CROSS_ATTENTION)
+
+
+def counted(run) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("output", ["queries_keys", "hidden_states"])
+def test_executed_flops_are_those_of_a_real_backward_pass(checkpoint, output):
+    config = replace(TINY, checkpoint=checkpoint)
+    wan = config.load("cpu")
+    latent = torch.randn(config.latent_shape(FRAMES)).requires_grad_()
+    prompt = wan.embed(["a"])
+
+    def run() -> None:
+        captured = getattr(wan, output)(latent, torch.tensor(500.0), prompt, 2, grad=True)
+        tensors = captured if isinstance(captured, tuple) else (captured,)
+        torch.autograd.grad(sum(tensor.sum() for tensor in tensors), latent)
+
+    unit = cost.unit_cost(config, FRAMES, Call("", "gradient", 2, output))
+    assert unit.executed == counted(run)
+    assert unit.model == cost.unit_cost(TINY, FRAMES, Call("", "gradient", 2, output)).model
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_the_vae_is_counted_as_it_runs(frames):
+    wan = TINY.load("cpu")
+    video = np.zeros((frames, 32, 48, 3), np.uint8)
+    latent = wan.encode(video)
+    encode, decode = (cost.unit_cost(TINY, frames, Call("", kind)) for kind in ("encode", "decode"))
+    assert encode.model == encode.executed == counted(lambda: wan.encode(video))
+    assert decode.model == decode.executed == counted(lambda: wan.decode(latent))
+
+
+def test_the_text_encoder_is_counted_only_where_there_is_one():
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    assert cost.unit_cost(TINY, FRAMES, Call("", "embed")) == (0, 0)
+    encoder = UMT5EncoderModel(UMT5Config(**TINY.architecture.text_encoder)).eval()
+    tokens = torch.zeros(1, TEXT_TOKENS, dtype=torch.long)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
+        expected = counted(lambda: encoder(tokens))
+    unit = cost.unit_cost(replace(TINY, weights="pretrained"), FRAMES, Call("", "embed"))
+    assert unit.model == expected > 0
+
+
+def test_calls_are_counted_by_stage_without_a_backbone():
+    calls = cost.method_calls(Toy(gradients=5), Grid(21, 30, 52), 30)
+    assert calls == {
+        Call("text", "embed"): 2,
+        Call("encode", "encode"): 1,
+        Call("extract", "partial", 2, "queries_keys"): 1,
+        Call("guide", "gradient", 2, "queries_keys"): 5,
+        Call("denoise", "forward"): 8,
+        Call("decode", "decode"): 1,
+    }
+    with pytest.raises(InputError, match="too small"):
+        cost.method_calls(Toy(), Grid(21, 3, 52), 30)
+
+
+def test_the_stub_counts_as_the_backbone_does():
+    wan, method = TINY.load("cpu"), Toy()
+    latent = torch.randn(TINY.latent_shape(FRAMES))
+    method.transfer(wan, latent, "a", latent, Observer())
+    stub = cost.CountingBackbone(BLOCKS, cost.StageObserver())
+    method.transfer(stub, latent[:, :1], "a", latent[:, :1], Observer())
+    assert stub.calls == wan.calls == {"forward": 8, "partial": 1, "gradient": 3}
+
+
+def test_a_cell_s_flops_are_those_of_a_real_run():
+    wan, method = TINY.load("cpu"), Toy()
+    video = np.random.default_rng(0).integers(0, 256, (FRAMES, 32, 48, 3), dtype=np.uint8)
+    noise = torch.randn(TINY.latent_shape(FRAMES))
+    real = counted(lambda: wan.decode(method.transfer(wan, wan.encode(video), "a", noise, Observer())))
+    flops = cost.cell_flops(TINY, method, FRAMES, wan.calls)
+    assert flops.reason is None
+    assert flops.executed_flops == pytest.approx(real, rel=1e-12)
+    forward = cost.unit_cost(TINY, FRAMES, Call("", "forward")).model
+    partial = cost.unit_cost(TINY, FRAMES, Call("", "partial", 2, "queries_keys")).model
+    gradient = cost.unit_cost(TINY, FRAMES, Call("", "gradient", 2, "queries_keys")).model
+    assert flops.forward_equivalents == pytest.approx((8 * forward + partial + 3 * gradient) / forward)
+    assert flops.model_flops < flops.executed_flops
+
+
+def test_the_report_adds_up_to_the_cell():
+    rows = cost.cost_report(Toy(), TINY, FRAMES)
+    assert [row["stage"] for row in rows] == [*cost.STAGES, "total"]
+    flops = cost.cell_flops(TINY, Toy(), FRAMES, {"forward": 8, "partial": 1, "gradient": 3})
+    assert rows[-1]["flops"] == pytest.approx(flops.model_flops)
+    assert rows[-1]["executed_flops"] == pytest.approx(flops.executed_flops)
+    assert rows[-1]["forward_equivalents"] == pytest.approx(flops.forward_equivalents)
+
+
+def test_what_has_no_cost_says_why():
+    finished = SimpleNamespace(uses_backbone=False)
+    assert cost.cost_report(finished, TINY, FRAMES) == []
+    assert cost.cell_flops(TINY, finished, FRAMES, {}).reason
+    foreign = SimpleNamespace(name="foreign")
+    with pytest.raises(InputError, match=r"backbone\.name=foreign"):
+        cost.cost_report(Toy(), foreign, FRAMES)
+    flops = cost.cell_flops(foreign, Toy(), FRAMES, {"forward": 1})
+    assert flops.model_flops is None
+    assert "foreign" in flops.reason
+    assert "hidden" in cost.cell_flops(TINY, Toy(), FRAMES, {"hidden": 1}).reason
+
+
+def composed(method: str, backbone: str):
+    with initialize_config_dir(str(Path(conf.__file__).parent), version_base="1.3"):
+        composition = compose("config", [f"method={method}", f"backbone={backbone}", "frames=81"])
+    parts = OmegaConf.to_container(composition, resolve=False)
+    resolved = OmegaConf.create({name: parts[name] for name in ("method", "backbone")})
+    return instantiate(resolved.method, _convert_="object"), instantiate(
+        resolved.backbone, _convert_="object"
+    )
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_published_wan_in_forward_equivalents(empty_cache):
+    """227 against 151 forwards on Wan 1.3B: gradient reuse saves a third, not the published 3.4 times."""
+    totals = {}
+    for name in ("none", "fastvmt", "full_attention"):
+        method, backbone = composed(name, "wan2.1-1.3b")
+        totals[name] = cost.cost_report(method, backbone, 81)[-1]["forward_equivalents"]
+    assert totals["none"] == 100
+    assert totals["fastvmt"] == pytest.approx(151, abs=1)
+    assert totals["full_attention"] == pytest.approx(227, abs=1)
+
+
+@pytest.mark.slow
+def test_the_largest_wan_is_counted_in_seconds(empty_cache):
+    method, backbone = composed("fastvmt", "wan2.1-14b")
+    started = time.process_time()
+    rows = cost.cost_report(method, backbone, 81)
+    assert time.process_time() - started < 30
+    forward = next(row for row in rows if row["operation"] == "DiT forward")
+    assert forward["flops"] / forward["calls"] == pytest.approx(1.678e15, rel=1e-3)
+    assert math.isfinite(rows[-1]["executed_flops"])

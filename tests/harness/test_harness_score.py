@@ -1,0 +1,203 @@
+"""Values, reasons, versions, kept tracks and levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from harness_fakes import (
+    Corners,
+    Elsewhere,
+    Following,
+    Likeness,
+    PoolingConfig,
+    Squares,
+    make_job,
+    planned,
+)
+
+from harness import run, score
+from harness.records import load_plan, load_record
+
+
+def go(job):
+    return run.run(job, *planned(job))
+
+
+def scored(job, generated=None):
+    _, cells = planned(job)
+    clip = job.dataset.load("clip0")
+    return score.score_cell(job, cells[0], clip, clip.frames if generated is None else generated)
+
+
+def test_a_reference_scored_against_itself_is_perfect(tmp_path):
+    values = scored(make_job(tmp_path))
+    assert list(values) == ["likeness", "following"]
+    assert values["likeness"].value == 1 and values["following"].value == 0
+    assert values["likeness"].per_frame == [1.0] * 5
+    assert (values["following"].unit, values["following"].higher_is_better) == ("px", False)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("unavailable", "likeness needs weights; fetch them"),
+        ("error", "ZeroDivisionError: no pixels"),
+        ("nan", "the metric gave nan"),
+    ],
+)
+def test_a_value_that_cannot_be_had_is_null_with_the_reason(tmp_path, trouble, reason):
+    values = scored(
+        make_job(tmp_path, metrics={"likeness": Likeness(trouble=trouble), "following": Following()})
+    )
+    assert values["likeness"].value is None and values["likeness"].reason == reason
+    assert values["following"].value == 0
+    assert ("traceback" in values["likeness"].details) == (trouble == "error")
+
+
+def test_quality_of_random_weights_is_null(tmp_path):
+    values = scored(make_job(tmp_path, backbone=PoolingConfig(weights="random")))
+    assert {value.reason for value in values.values()} == {"weights=random: the backbone is untrained"}
+
+
+def test_finished_videos_are_scored_whatever_the_backbone(tmp_path):
+    values = scored(make_job(tmp_path, backbone=PoolingConfig(weights="random"), method=Elsewhere()))
+    assert values["likeness"].value == 1
+
+
+def test_a_shorter_video_is_compared_with_the_start_of_the_reference(tmp_path):
+    clip = Squares().load("clip0")
+    assert scored(make_job(tmp_path), clip.frames[:3])["likeness"].value == 1
+
+
+def test_a_version_names_options_and_the_tracker_where_tracks_are_used():
+    assert score.metric_version(Likeness(), Corners()) == "1"
+    assert score.metric_version(Following(), Corners(step=3)) == "1; corners 1 step=3"
+    assert score.metric_version(Likeness(trouble="error"), Corners()) == "1", "outside_id does not enter"
+
+
+def test_tracks_are_made_once_and_kept(tmp_path):
+    job = make_job(tmp_path, metrics={"following": Following(), "again": Following(name="again")})
+    first = scored(job)
+    assert job.tracker.calls == 2
+    again = make_job(tmp_path, metrics={"following": Following()})
+    assert scored(again)["following"] == first["following"]
+    assert again.tracker.calls == 0
+    other = make_job(tmp_path, metrics={"following": Following()})
+    scored(other, np.zeros_like(other.dataset.load("clip0").frames))
+    assert other.tracker.calls == 2, "kept tracks belong to one video"
+
+
+def test_tracks_survive_the_file_exactly(tmp_path):
+    job = make_job(tmp_path)
+    scored(job)
+    _, cells = planned(job)
+    frames = job.dataset.load("clip0").frames
+    path = tmp_path / cells[0].path / "tracks.npz"
+    kept = score.kept_tracks(path, job.tracker, score.frames_sha256(frames))
+    assert kept is not None
+    expected = Corners().track(frames)
+    for tracks in kept:
+        assert tracks.points.dtype == np.float32 and tracks.visible.dtype == bool
+        np.testing.assert_array_equal(tracks.points, expected.points)
+    path.write_bytes(b"half")
+    assert score.kept_tracks(path, job.tracker, score.frames_sha256(frames)) is None
+
+
+def test_no_tracks_are_made_for_metrics_without_tracks(tmp_path):
+    job = make_job(tmp_path, metrics={"likeness": Likeness()})
+    scored(job)
+    assert job.tracker.calls == 0 and not list(tmp_path.glob("cells/**/tracks.npz"))
+
+
+def test_a_required_metric_without_a_value_fails_the_cell_until_it_has_one(tmp_path):
+    broken = {"likeness": Likeness(trouble="unavailable")}
+    job = make_job(tmp_path, metrics=broken, required=["likeness"])
+    failed = go(job)
+    assert [record.status for record in failed.records] == ["failed"] * 3
+    error = failed.records[0].error
+    assert error is not None and "likeness needs weights; fetch them" in error.message
+    mended = make_job(tmp_path, metrics={"likeness": Likeness()}, required=["likeness"])
+    outcome = go(mended)
+    assert outcome.ok and (outcome.computed, outcome.rescored) == (0, 3)
+    assert mended.backbone.loads == 0
+    assert load_record(next(tmp_path.glob("cells/**/record.json"))).error is None
+
+
+def test_a_metric_required_later_fails_a_cell_without_its_value(tmp_path):
+    broken = {"likeness": Likeness(trouble="unavailable")}
+    assert go(make_job(tmp_path, metrics=broken)).ok
+    assert not go(make_job(tmp_path, metrics=broken, required=["likeness"])).ok
+    assert go(make_job(tmp_path, metrics=broken)).ok
+
+
+def test_null_values_are_not_tried_again_by_a_second_run_but_by_scoring(tmp_path):
+    go(make_job(tmp_path, metrics={"likeness": Likeness(trouble="unavailable")}))
+    assert go(make_job(tmp_path, metrics={"likeness": Likeness()})).reused == 3
+    job = make_job(tmp_path, metrics={"likeness": Likeness()})
+    outcome = score.rescore(job, *planned(job))
+    assert (outcome.rescored, outcome.reused, outcome.computed) == (3, 0, 0)
+    assert all(record.metrics["likeness"].value is not None for record in outcome.records)
+
+
+def test_scoring_passes_over_a_broken_record(tmp_path):
+    go(make_job(tmp_path, limit=2))
+    next(tmp_path.glob("cells/**/record.json")).write_text("{")
+    job = make_job(tmp_path, limit=2)
+    assert len(score.rescore(job, *planned(job), everything=True).records) == 1
+
+
+def test_scoring_applies_the_required_metrics_as_they_stand_now(tmp_path):
+    broken = {"likeness": Likeness(trouble="unavailable")}
+    go(make_job(tmp_path, limit=1, metrics=broken))
+    job = make_job(tmp_path, limit=1, metrics=broken, required=["likeness"])
+    assert not score.rescore(job, *planned(job)).ok
+    job = make_job(tmp_path, limit=1, metrics=broken)
+    assert score.rescore(job, *planned(job)).ok
+
+
+def test_scoring_again_changes_only_what_is_stale(tmp_path, monkeypatch):
+    go(make_job(tmp_path))
+    job = make_job(tmp_path)
+    assert score.rescore(job, *planned(job)).rescored == 0
+    monkeypatch.setattr(Likeness, "score", lambda self, sample: score.Score(0.5))
+    job = make_job(tmp_path)
+    assert score.rescore(job, *planned(job), everything=True).records[0].metrics["likeness"].value == 0.5
+    monkeypatch.setattr(Following, "score", lambda self, sample: score.Score(9.0))
+    monkeypatch.setattr(Likeness, "version", "2")
+    record = score.rescore(job, *planned(job)).records[0]
+    assert record.metrics["likeness"].version == "2"
+    assert record.metrics["following"].value != 9
+
+
+def test_scoring_names_cells_that_have_not_run_or_kept_no_frames(tmp_path):
+    go(make_job(tmp_path, limit=1, keep_frames=False))
+    job = make_job(tmp_path, limit=2)
+    lines = []
+    outcome = score.rescore(job, *planned(job), everything=True, note=lines.append)
+    assert len(outcome.records) == 1 and outcome.rescored == 0
+    assert "frames.mkv is missing" in lines[0] and "has not run" in lines[1]
+
+
+def test_levels_come_from_all_finished_cells(tmp_path):
+    job = make_job(tmp_path)
+    go(job)
+    found = score.levels(job, planned(job)[1])
+    brightness = np.mean([job.dataset.load(f"clip{i}").frames.mean() for i in range(3)]) / 255
+    assert found == {"likeness": {"true": 1.0, "chance": pytest.approx(brightness), "pairs": 3}}
+
+
+def test_levels_that_cannot_be_computed_cost_a_line_only(tmp_path):
+    job = make_job(tmp_path, metrics={"likeness": Likeness(trouble="levels")})
+    assert go(job).ok
+    lines = []
+    assert score.levels(job, planned(job)[1], lines.append) == {}
+    assert lines == ["levels of likeness: ZeroDivisionError: no pairs"]
+
+
+def test_levels_follow_a_changed_metric_into_the_plan(tmp_path, monkeypatch):
+    go(make_job(tmp_path))
+    monkeypatch.setattr(Likeness, "version", "2")
+    monkeypatch.setattr(Likeness, "levels", lambda self, samples: {"chance": 0.25})
+    job = make_job(tmp_path)
+    score.rescore(job, *planned(job))
+    assert load_plan(tmp_path / "plans" / "trial.json").variants[0].levels == {"likeness": {"chance": 0.25}}

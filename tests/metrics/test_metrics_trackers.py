@@ -1,0 +1,185 @@
+"""Trackers and optical flow on images whose motion is known."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from datasets.sprites import HELD_OUT, draw, render
+from metrics.interface import MetricUnavailable
+from metrics.trackers import cotracker3
+from metrics.trackers.cotracker3 import CoTracker3
+from metrics.trackers.dis import Dis, missed, sample, start_grid
+
+
+def translating(step, frames: int = 6, height: int = 96, width: int = 128) -> np.ndarray:
+    """A smooth random texture that moves by ``step`` px per frame (sub-pixel, cubic), RGB uint8."""
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(20, 235, (height // 4, width // 4, 3)).astype(np.float32)
+    big = cv2.resize(coarse, (width * 2, height * 2), interpolation=cv2.INTER_CUBIC)
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    video = [
+        cv2.remap(
+            big,
+            (x + width / 2 - t * step[0]).astype(np.float32),
+            (y + height / 2 - t * step[1]).astype(np.float32),
+            cv2.INTER_CUBIC,
+        )
+        for t in range(frames)
+    ]
+    return np.clip(np.round(np.stack(video)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("step", [(2.0, 1.0), (-1.5, 0.75), (0.0, 0.0)])
+def test_dis_follows_a_translating_texture(step):
+    video = translating(step)
+    tracks = Dis("dis", grid=12).track(video)
+    expected = tracks.points[:1] + np.arange(6)[:, None, None] * np.array(step)
+    assert tracks.points.dtype == np.float32
+    assert tracks.visible.dtype == bool
+    assert tracks.visible[-1].mean() > 0.5
+    error = np.linalg.norm(tracks.points - expected, axis=-1)[tracks.visible]
+    assert error.mean() < 0.15
+    assert np.quantile(error, 0.98) < 0.5
+
+
+def test_dis_loses_points_that_leave_the_frame_for_good():
+    tracks = Dis("dis", grid=12).track(translating((6.0, 0.0)))
+    left = tracks.points[..., 0] > 127
+    assert left[-1].any()
+    assert not tracks.visible[left].any()
+    assert (np.diff(tracks.visible.astype(int), axis=0) <= 0).all()
+    assert np.isfinite(tracks.points).all()
+
+
+@pytest.mark.parametrize("motion", ["pan", "zoom"])
+def test_dis_agrees_with_the_rendered_truth(motion):
+    seed = next(s for s in range(HELD_OUT, HELD_OUT + 200) if draw(s).motion == motion)
+    frames, truth = render(seed)
+    tracks = Dis("dis", grid=15).track(frames)
+    true, seen = truth.tracks(tracks.points[0])
+    both = seen[-1] & tracks.visible[-1]
+    assert both.mean() > 0.4
+    assert np.median(np.linalg.norm(tracks.points[-1] - true[-1], axis=-1)[both]) < 0.5
+
+
+def test_dis_repeats_itself_on_any_number_of_threads():
+    video, before = translating((2.0, 1.0)), cv2.getNumThreads()
+    found = []
+    try:
+        for threads in (1, 3):
+            cv2.setNumThreads(threads)
+            found.append(Dis("dis", grid=8).track(video))
+    finally:
+        cv2.setNumThreads(before)
+    np.testing.assert_array_equal(found[0].points, found[1].points)
+
+
+def test_dis_without_points_or_motion_to_follow():
+    video = translating((0.0, 0.0), frames=3)
+    empty = Dis("dis").track(video, np.zeros((96, 128), bool))
+    assert empty.points.shape == (3, 0, 2)
+    assert empty.visible.shape == (3, 0)
+    single = Dis("dis", grid=4).track(video[:1])
+    assert single.points.shape == (1, 16, 2)
+    assert single.visible.all()
+
+
+def test_the_grid_covers_the_frame_less_a_margin():
+    points = start_grid(48, 64, 3)
+    assert points[0].tolist() == [1, 1]
+    assert points[-1].tolist() == [62, 46]
+    assert points[4].tolist() == [31.5, 23.5]
+    assert points[1].tolist() == [31.5, 1]
+
+
+def test_the_grid_lies_inside_the_mask():
+    mask = np.zeros((40, 60), bool)
+    cv2.circle(mask.view(np.uint8), (30, 20), 8, 1, -1)
+    points = start_grid(40, 60, 10, mask)
+    assert 50 < len(points) < 100
+    column, row = points.round().astype(int).T
+    assert mask[row, column].all()
+    assert points.min(0).tolist()[1] >= 12
+    half = start_grid(20, 30, 10, mask)
+    assert half.max(0)[0] < 30 * 0.7
+
+
+def test_bilinear_sampling_of_a_linear_field_is_exact():
+    y, x = np.mgrid[0:20, 0:30].astype(np.float32)
+    points = np.random.default_rng(0).uniform(0, 19, (50, 2)).astype(np.float32)
+    # OpenCV may round fractions to 1/32
+    np.testing.assert_allclose(sample(np.stack([x, y], -1), points), points, atol=1 / 32)
+    many = np.zeros((70_000, 2), np.float32)
+    assert sample(np.stack([x, y], -1), many).shape == (70_000, 2)
+
+
+def test_the_occlusion_test_as_it_reads():
+    forward = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 0.0]], np.float32)
+    backward = np.array([[-3.0, 0.0], [-2.0, 0.0], [0.6, 0.0]], np.float32)
+    # errors 0, 1, .36 against .01 (9 + 9) + .5, .01 (9 + 4) + .5 and .5036
+    assert missed(forward, backward).tolist() == [False, True, False]
+
+
+def test_unknown_tracker_keys_are_errors():
+    with pytest.raises(ValidationError, match="grids"):
+        Dis("dis", grids=3)
+    with pytest.raises(ValidationError, match="commit"):
+        CoTracker3("cotracker3", commit="main")
+
+
+HUBCONF = """
+import torch
+
+class Inner(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.speed = torch.nn.Parameter(torch.zeros(2))
+
+class Predictor(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = Inner()
+
+    def forward(self, video, queries):
+        assert video.dtype == torch.float32 and video.max() > 1 and video.shape[2] == 3
+        assert (queries[..., 0] == 0).all()
+        t = torch.arange(video.shape[1])[None, :, None, None]
+        tracks = queries[:, None, :, 1:] + t * self.model.speed
+        return tracks, torch.ones(tracks.shape[:3], dtype=torch.bool)
+
+def cotracker3_offline(*, pretrained=True, **kwargs):
+    assert not pretrained
+    return Predictor()
+"""
+
+
+@pytest.fixture
+def fresh_cotracker():
+    cotracker3._load.cache_clear()
+    yield
+    cotracker3._load.cache_clear()
+
+
+def test_cotracker_speaks_to_its_predictor(tmp_path, fresh_cotracker):
+    """A clone with the same entry point and a constant speed as its weights."""
+    import torch
+
+    (tmp_path / "hubconf.py").write_text(HUBCONF)
+    torch.save({"speed": torch.tensor([1.5, -0.5])}, tmp_path / "weights.pth")
+    tracker = CoTracker3(
+        "cotracker3", grid=5, repository=str(tmp_path), checkpoint=str(tmp_path / "weights.pth"), device="cpu"
+    )
+    tracks = tracker.track(translating((0.0, 0.0), frames=4))
+    np.testing.assert_allclose(tracks.points[3] - tracks.points[0], [[4.5, -1.5]] * 25, atol=1e-5)
+    np.testing.assert_array_equal(tracks.points[0], start_grid(96, 128, 5))
+    assert tracks.visible.shape == (4, 25)
+
+
+def test_cotracker_missing_says_why_and_what_to_do(tmp_path, fresh_cotracker):
+    tracker = CoTracker3("cotracker3", repository=str(tmp_path / "none"), device="cpu")
+    for _ in range(2):
+        with pytest.raises(MetricUnavailable, match=r"tracker\.repository"):
+            tracker.track(translating((0.0, 0.0), frames=2))

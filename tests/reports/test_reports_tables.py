@@ -1,0 +1,591 @@
+import csv
+import io
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from harness.records import (
+    Failure,
+    Flops,
+    Memory,
+    MetricValue,
+    Plan,
+    PlannedCell,
+    PlannedOut,
+    Record,
+    Source,
+    Timing,
+    Variant,
+    load_record,
+    save,
+)
+from reports.__main__ import main
+from reports.tables import (
+    print_plans,
+    ranks,
+    render,
+    tables,
+    texts,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+
+LOWER = {"position_error"}
+
+
+def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="c", status="ok", **given):
+    """Write a record and return its planned cell. ``given``: metrics, reasons, details and fields."""
+    id_ = f"{method}-{config}-{clip}-{prompt}-{seed}".replace(" ", "_")
+    path = f"cells/{method}/sprites/{clip}-{id_}"
+    cell = PlannedCell(id=id_, path=path, clip=clip, prompt=prompt, seed=seed)
+    if status is None:
+        return cell
+    metrics = {
+        name: MetricValue(
+            value=value,
+            version="1",
+            unit="px" if name in LOWER else "",
+            higher_is_better=name not in LOWER,
+            reason=given.get("reasons", {}).get(name),
+            details=given.get("details", {}) if name == "position_error" else {},
+        )
+        for name, value in given.get("metrics", {}).items()
+    }
+    start = given.get("start", {"strength": None})
+    record = Record(
+        id=id_,
+        status=status,
+        method=Source(
+            name=method, version="1", config={"name": method, "start": start, "steps": given.get("steps", 25)}
+        ),
+        backbone=Source(
+            name="sprites",
+            version="1",
+            config={"weights": given.get("weights", "pretrained"), "width": 64, "height": 64},
+        ),
+        dataset=Source(name="sprites", version="1", config={"frames": 17}),
+        clip=clip,
+        prompt=prompt,
+        seed=seed,
+        metrics=metrics if status == "ok" else {},
+        timing=Timing(total=given.get("total", 2.0), repeats=given.get("repeats", 1)),
+        flops=Flops(forward_equivalents=given.get("forwards")),
+        memory=given.get("memory", {"guide": Memory(process=500_000_000)}),
+        environment={"device": given.get("device", "Some CPU")},
+        error=None if status == "ok" else Failure(kind="Boom", message="boom", traceback="..."),
+    )
+    save(results / path / "record.json", record)
+    return cell
+
+
+def variant(method, cells, label=None, config="c", **given):
+    return Variant(
+        label=label or method,
+        method=method,
+        backbone=given.pop("backbone", "sprites"),
+        dataset=given.pop("dataset", "sprites"),
+        config_id=config,
+        cells=cells,
+        **given,
+    )
+
+
+def write_plan(results, name, variants, **given):
+    plan = Plan(name=name, variants=variants, **given)
+    save(results / "plans" / f"{name}.json", plan)
+    return plan
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Three methods over six clips, two prompts, two seeds; known values."""
+    rng = np.random.default_rng(0)
+    levels = {
+        "clip_t": {"chance": 0.2, "true": 0.3, "pairs": 30.0},
+        "motion_fidelity": {"chance": 0.41, "pairs": 30.0},
+    }
+    means = {"none": (0.28, 0.3, 17.0), "fastvmt": (0.27, 0.8, 6.0), "full_attention": (0.26, 0.75, 5.0)}
+    truth = {}
+    variants = []
+    for method, (text, motion, error) in means.items():
+        cells = []
+        for clip in [f"clip{index}" for index in range(6)]:
+            for prompt in ("a red square", "a blue star"):
+                for seed in (0, 1):
+                    metrics = {
+                        "clip_t": text + float(rng.normal(0, 0.01)),
+                        "motion_fidelity": motion + float(rng.normal(0, 0.05)),
+                        "clip_f": 0.98,
+                        "position_error": error + float(rng.normal(0, 1)),
+                        "warp_consistency": 0.9,
+                    }
+                    truth[(method, clip, prompt, seed)] = metrics
+                    cells.append(
+                        write_cell(
+                            tmp_path,
+                            method,
+                            clip,
+                            prompt,
+                            seed,
+                            metrics=metrics,
+                            details={"direction_cosine": 0.5, "missed": 1},
+                            forwards={"none": 50.0, "fastvmt": 80.0, "full_attention": 120.0}[method],
+                            total={"none": 1.0, "fastvmt": 2.0, "full_attention": 3.0}[method],
+                        )
+                    )
+        variants.append(variant(method, cells, levels=levels))
+    plan = write_plan(
+        tmp_path,
+        "grid",
+        variants,
+        left_out=[PlannedOut(clip="short-clip", reason="9 frames, 17 needed")],
+        command=["experiment=ablation"],
+    )
+    return tmp_path, plan, truth
+
+
+def by_clip(truth, method, metric):
+    """Clip means, averaging prompts and seeds, without any of the code under test."""
+    return np.array(
+        [
+            np.mean(
+                [values[metric] for (who, of, _, _), values in truth.items() if (who, of) == (method, clip)]
+            )
+            for clip in sorted({key[1] for key in truth})
+        ]
+    )
+
+
+def test_means_and_intervals_are_over_clips(world):
+    results, plan, truth = world
+    (table,) = tables(results, [plan])
+    rng = np.random.default_rng(42)
+    for method in ("none", "fastvmt", "full_attention"):
+        clips = by_clip(truth, method, "motion_fidelity")
+        assert table.values.at[method, "motion_fidelity"] == pytest.approx(clips.mean())
+        resampled = clips[rng.integers(0, len(clips), (20_000, len(clips)))].mean(axis=1)
+        expected = np.percentile(resampled, [2.5, 97.5])
+        found = [frame.at[method, "motion_fidelity"] for frame in (table.lows, table.highs)]
+        np.testing.assert_allclose(found, expected, atol=0.006)  # BCa against percentile
+        assert table.values.at[method, "n"] == 6
+    assert table.values["time"].to_dict() == {"none": 1.0, "fastvmt": 2.0, "full_attention": 3.0}
+    assert table.values.at["fastvmt", "direction_cosine"] == 0.5
+    assert table.values.at["none", "memory"] == 5e8
+
+
+def test_best_and_second_follow_each_columns_direction(world):
+    results, plan, _ = world
+    (table,) = tables(results, [plan])
+    marks = ranks(table)
+    assert marks["clip_t"].to_dict() == {"none": "best", "fastvmt": "second", "full_attention": ""}
+    assert marks["motion_fidelity"].to_dict() == {"none": "", "fastvmt": "best", "full_attention": "second"}
+    assert marks["position_error"].to_dict() == {"none": "", "fastvmt": "second", "full_attention": "best"}
+    assert marks["forward_equivalents"].to_dict() == {
+        "none": "best",
+        "fastvmt": "second",
+        "full_attention": "",
+    }
+    assert set(marks["n"]) == {""}
+    assert set(marks["clip_f"]) == {""}, "all equal: nothing to mark"
+
+
+def test_ties_share_a_rank(tmp_path):
+    variants = [
+        variant(name, [write_cell(tmp_path, name, "a", metrics={"clip_t": value})])
+        for name, value in (("x", 0.31), ("y", 0.31000001), ("z", 0.2))
+    ]
+    plan = write_plan(tmp_path, "p", variants)
+    assert list(ranks(tables(tmp_path, [plan])[0])["clip_t"]) == ["best", "best", "second"]
+
+
+def test_markdown_holds_numbers_arrows_and_notes(world):
+    results, plan, truth = world
+    text = to_markdown(tables(results, [plan])[0])
+    header = next(line for line in text.splitlines() if line.startswith("|"))
+    for heading in ("Text sim. ↑", "Motion fid. ↑", "Temp. cons. ↑", "Position err. (px) ↓"):
+        assert heading in header
+    for heading in ("Direction cos. ↑", "Time (s) ↓", "Memory (MB) ↓", "Forward eq. ↓", "n"):
+        assert heading in header
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+    best = by_clip(truth, "fastvmt", "motion_fidelity").mean()
+    assert f"**{best:.4f}**".replace("0.", ".") in text
+    assert re.search(r"<u>\.2\d{3}</u> \[\.2\d\d, \.2\d\d\]", text)
+    assert "- Left out: short-clip: 9 frames, 17 needed." in text
+    assert "- Times from one run (measure.repeats=1) are indicative." in text
+    assert "- Device: Some CPU." in text
+    assert "- Start: pure noise." in text
+    assert "Not the same" not in text and "not in its numbers" not in text
+
+
+def test_levels_and_the_rescaled_value_stand_below(world):
+    results, plan, truth = world
+    notes = "\n".join(tables(results, [plan])[0].notes)
+    rescaled = (by_clip(truth, "none", "clip_t").mean() - 0.2) / (0.3 - 0.2)
+    expected = f"(value - chance) / (true - chance): none {rescaled:.3f}, ".replace(" 0.", " .")
+    assert f"Text sim.: chance: .200; true clips: .300; {expected}" in notes
+    assert "Motion fid.: chance: .410." in notes
+
+
+def test_paired_differences_from_none(world):
+    results, plan, truth = world
+    note = next(note for note in tables(results, [plan])[0].notes if note.startswith("fastvmt - none"))
+    ours, theirs = (by_clip(truth, method, "motion_fidelity") for method in ("fastvmt", "none"))
+    expected = f"Motion fid. +{(ours - theirs).mean():.4f}".replace("+0.", "+.")
+    assert expected in note and "paired over 6 clips" in note and "full_attention - none" not in note
+    low, high = (float(end) for end in re.search(r"Motion fid\. \S+ \[(\S+), (\S+)\]", note).groups())
+    assert low < (ours - theirs).mean() < high and low > 0.3
+
+
+def test_a_plans_baseline_comes_before_none(world):
+    results, plan, _ = world
+    notes = tables(results, [plan.model_copy(update={"baseline": "full_attention"})])[0].notes
+    assert any(note.startswith("none - full_attention, paired") for note in notes)
+    assert not any(note.startswith("fastvmt - none") for note in notes)
+
+
+def test_no_differences_without_a_baseline(tmp_path):
+    plan = write_plan(
+        tmp_path,
+        "p",
+        [variant(name, [write_cell(tmp_path, name, "a", metrics={"clip_t": 0.3})]) for name in ("x", "y")],
+    )
+    assert not any("paired" in note for note in tables(tmp_path, [plan])[0].notes)
+
+
+def test_seeds_of_several_plans_are_pooled(tmp_path):
+    values = {0: (0.1, 0.5), 1: (0.3, 0.9), 2: (0.8, 0.1)}
+    plans = [
+        write_plan(
+            tmp_path,
+            f"grid-{seed}",
+            [
+                variant(
+                    "fastvmt",
+                    [
+                        write_cell(tmp_path, "fastvmt", clip, seed=seed, metrics={"clip_t": value})
+                        for clip, value in zip("ab", pair, strict=True)
+                    ],
+                    levels={"clip_t": {"chance": 0.1 * seed, "true": 1.0, "pairs": 1.0 + seed}},
+                )
+            ],
+        )
+        for seed, pair in values.items()
+    ]
+    # A cell that stands in two plans counts once.
+    (table,) = tables(tmp_path, [*plans, plans[0]])
+    assert list(table.values.index) == ["fastvmt"]
+    assert table.values.at["fastvmt", "clip_t"] == pytest.approx((0.4 + 0.5) / 2)
+    assert table.values.at["fastvmt", "n"] == 2
+    assert any("intervals are over clips" in note for note in table.notes)
+
+
+def test_one_label_with_two_configurations_stays_two_rows(tmp_path):
+    variants = [
+        variant(
+            "fastvmt",
+            [write_cell(tmp_path, "fastvmt", "a", config=config, steps=steps, metrics={"clip_t": 0.3})],
+            config=config,
+            overrides=["dataset=sprites", f"backbone.steps={steps}"],
+        )
+        for config, steps in (("one", 25), ("two", 10))
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", variants)])
+    assert list(table.values.index) == ["fastvmt (backbone.steps=25)", "fastvmt (backbone.steps=10)"]
+    assert any(note.startswith("Not the same steps: ") for note in table.notes)
+
+
+def test_rows_that_differ_are_not_compared_silently(tmp_path):
+    rows = [
+        variant(
+            "none",
+            [write_cell(tmp_path, "none", clip, metrics={"clip_t": 0.3}) for clip in "abc"],
+        ),
+        variant(
+            "other",
+            [
+                write_cell(
+                    tmp_path,
+                    "other",
+                    clip,
+                    "a green dot",
+                    seed,
+                    metrics={"clip_t": 0.3},
+                    device="Other CPU",
+                    steps=10,
+                    start={"strength": 0.8},
+                )
+                for clip in "ab"
+                for seed in (0, 1)
+            ],
+        ),
+    ]
+    notes = "\n".join(tables(tmp_path, [write_plan(tmp_path, "p", rows)])[0].notes)
+    assert "Not the same clips: none 3; other 2 (2 in common)" in notes
+    assert "Not the same prompts: " in notes
+    assert "Not the same seeds: none 0; other 0, 1." in notes
+    assert "Not the same steps: none 25; other 10." in notes
+    assert "Not the same device: none Some CPU; other Other CPU." in notes
+    assert "Not the same start: none pure noise; other SDEdit, strength 0.8." in notes
+
+
+def test_other_datasets_and_backbones_get_tables_of_their_own(tmp_path):
+    cells = [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3})]
+    plan = write_plan(
+        tmp_path,
+        "p",
+        [
+            variant("none", cells),
+            variant("none", cells, dataset="davis"),
+            variant("none", cells, dataset="davis", backbone="wan"),
+        ],
+    )
+    made = tables(tmp_path, [plan])
+    assert [table.title for table in made] == ["sprites on sprites", "davis on sprites", "davis on wan"]
+    lines = list(csv.DictReader(io.StringIO(to_csv(made))))
+    assert [(line["dataset"], line["backbone"]) for line in lines] == [
+        ("sprites", "sprites"),
+        ("davis", "sprites"),
+        ("davis", "wan"),
+    ]
+
+
+def test_failed_missing_and_unreadable_cells_are_counted(tmp_path):
+    cells = [
+        write_cell(tmp_path, "fastvmt", "a", metrics={"clip_t": 0.3}),
+        write_cell(tmp_path, "fastvmt", "b", status="oom"),
+        write_cell(tmp_path, "fastvmt", "c", status="oom"),
+        write_cell(tmp_path, "fastvmt", "d", status="failed"),
+        write_cell(tmp_path, "fastvmt", "e", status=None),
+        write_cell(tmp_path, "fastvmt", "f", metrics={"clip_t": 9.0}),
+    ]
+    (tmp_path / cells[-1].path / "record.json").write_text("{")
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [variant("fastvmt", cells)])])
+    note = next(note for note in table.notes if "not in its numbers" in note)
+    assert note.startswith("fastvmt: of 6 cells 1 failed, 2 oom, 1 with an unreadable record (")
+    assert "1 not run yet (b, c, d, e, f)" in note
+    assert table.values.at["fastvmt", "clip_t"] == 0.3
+    assert table.values.at["fastvmt", "n"] == 1
+
+
+def test_a_row_without_a_single_record_shows_dashes(tmp_path):
+    rows = [
+        variant("none", [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3})]),
+        variant("other", [write_cell(tmp_path, "other", "a", status="oom")]),
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    shown, _ = texts(table)
+    assert shown.loc["other"].to_dict() == {
+        "clip_t": "-",
+        "time": "-",
+        "memory": "-",
+        "forward_equivalents": "-",
+        "n": "0",
+    }
+    assert "nan" not in render([table], "md").lower()
+    assert "nan" not in render([table], "csv").lower()
+
+
+def test_null_and_nan_are_left_out_of_every_row_with_their_reason(tmp_path):
+    def row(method, values, reason=None):
+        return variant(
+            method,
+            [
+                write_cell(
+                    tmp_path,
+                    method,
+                    clip,
+                    metrics={"motion_fidelity": value, "clip_t": 0.3},
+                    reasons={"motion_fidelity": reason if value is None else None},
+                )
+                for clip, value in zip("abc", values, strict=True)
+            ],
+        )
+
+    rows = [
+        row("none", [0.2, None, 0.4], "no moving reference track"),
+        row("fastvmt", [0.6, 0.9, 0.8]),
+        row("other", [float("nan"), 0.5, 0.7]),
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert table.values["motion_fidelity"].to_dict() == {"none": 0.4, "fastvmt": 0.8, "other": 0.7}
+    assert "Motion fid. is null: no moving reference track (cells: none 1)." in table.notes
+    assert "Motion fid. is null: not a finite number (cells: other 1)." in table.notes
+    assert any("2 (clip, prompt, seed) null in some row" in note for note in table.notes)
+
+
+def test_a_metric_null_everywhere_shows_a_dash_and_its_reason_once(tmp_path):
+    cells = [
+        write_cell(
+            tmp_path,
+            "none",
+            clip,
+            metrics={"clip_t": None},
+            reasons={"clip_t": "weights of CLIP are missing; download them"},
+        )
+        for clip in "ab"
+    ]
+    text = to_markdown(tables(tmp_path, [write_plan(tmp_path, "p", [variant("none", cells)])])[0])
+    assert text.count("weights of CLIP are missing") == 1
+    assert re.search(r"\| none +\| +- \|", text)
+
+
+def test_random_weights_show_no_quality(tmp_path):
+    rows = [
+        variant("none", [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3}, weights="random")]),
+        variant("fastvmt", [write_cell(tmp_path, "fastvmt", "a", metrics={"clip_t": 0.2}, weights="random")]),
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert table.values["clip_t"].isna().all()
+    assert list(table.values["time"]) == [2.0, 2.0]
+    assert any(note.startswith("weights=random (none, fastvmt)") for note in table.notes)
+    assert not any("paired" in note for note in table.notes)
+
+
+def test_warp_consistency_never_stands_without_a_motion_score(world, tmp_path):
+    results, plan, _ = world
+    assert "warp_consistency" not in tables(results, [plan])[0].values
+    assert "warp_consistency" in tables(results, [plan], everything=True)[0].values
+    alone = tmp_path / "alone"
+    cells = [write_cell(alone, "none", "a", metrics={"warp_consistency": 0.9, "clip_t": 0.3})]
+    (table,) = tables(alone, [write_plan(alone, "p", [variant("none", cells)])], everything=True)
+    assert "warp_consistency" not in table.values and "clip_t" in table.values
+    assert any(note.startswith("warp_consistency is not shown") for note in table.notes)
+
+
+def test_memory_says_whose_peak_it_is(tmp_path):
+    memory = {
+        "encode": Memory(allocated=3_000_000_000, process=9_000_000_000),
+        "guide": Memory(allocated=7_500_000_000, process=9_500_000_000),
+    }
+    cells = [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3}, memory=memory)]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [variant("none", cells)])])
+    assert "Memory (GB) ↓" in to_markdown(table) and " 7.50 " in to_markdown(table)
+    assert "Memory: peak allocated on the device." in table.notes
+
+
+def test_a_metric_of_somebody_elses_gets_a_column(tmp_path):
+    cells = [write_cell(tmp_path, "none", "a", metrics={"my_metric": 31.5, "clip_t": 0.3})]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [variant("none", cells)])])
+    assert [column.key for column in table.columns][:2] == ["clip_t", "my_metric"]
+    assert texts(table)[0].at["none", "my_metric"] == "31.50"
+
+
+def test_csv_holds_plain_numbers(world):
+    results, plan, truth = world
+    lines = list(csv.DictReader(io.StringIO(render(tables(results, [plan]), "csv"))))
+    line = next(line for line in lines if line["variant"] == "fastvmt")
+    assert float(line["clip_t"]) == pytest.approx(by_clip(truth, "fastvmt", "clip_t").mean())
+    assert float(line["clip_t_low"]) < float(line["clip_t"]) < float(line["clip_t_high"])
+    assert (line["n"], float(line["memory"]), line["config_id"]) == ("6", 5e8, "c")
+
+
+def test_latex_uses_booktabs_and_is_balanced(world, tmp_path):
+    results, plan, _ = world
+    renamed = plan.model_copy(deep=True)
+    renamed.variants[1].label = "fast_vmt & 100% {odd} #1"
+    text = to_latex(tables(results, [renamed])[0])
+    for word in (r"\toprule", r"\midrule", r"\bottomrule", r"\textbf{", r"\underline{", r"$\uparrow$"):
+        assert word in text
+    bare = text.replace(r"\{", "").replace(r"\}", "")
+    assert bare.count("{") == bare.count("}")
+    begun = re.findall(r"\\begin\{(\w+)\}", text)
+    assert sorted(begun) == sorted(re.findall(r"\\end\{(\w+)\}", text)) == ["table", "tabular"]
+    rows = [line for line in text.splitlines() if line.rstrip().endswith(r"\\")]
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
+    assert r"fast\_vmt \& 100\% \{odd\} \#1" in text
+    if shutil.which("pdflatex"):
+        page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+        (tmp_path / "page.tex").write_text(page)
+        done = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"], cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0
+
+
+def test_terminal_table_shows_every_number_and_note(world):
+    results, plan, _ = world
+    stream = io.StringIO()
+    print_plans(results, [plan], Console(file=stream, width=60))
+    (table,) = tables(results, [plan])
+    shown, intervals = texts(table)
+    for text in [*shown.to_numpy().ravel(), *intervals.to_numpy().ravel(), *table.notes]:
+        assert text in stream.getvalue()
+    styled = io.StringIO()
+    print_plans(
+        results, [plan], Console(file=styled, force_terminal=True, width=200, color_system="standard")
+    )
+    assert f"\x1b[1m{shown.at['fastvmt', 'motion_fidelity']}\x1b[0m" in styled.getvalue()
+    assert f"\x1b[4m{shown.at['full_attention', 'motion_fidelity']}\x1b[0m" in styled.getvalue()
+
+
+def test_the_command_chooses_plans_and_writes_files(world, capsys, tmp_path):
+    results, _, _ = world
+    cells = [write_cell(results, "none", "z", metrics={"clip_t": 0.3})]
+    write_plan(results, "single", [variant("none", cells, label="lonely")], command=["method=none"])
+    assert main([str(results), "--plan", "single"]) == 0
+    out = capsys.readouterr().out
+    assert "lonely" in out and "fastvmt" not in out
+    assert main([str(results), "--experiment", "ablation"]) == 0
+    out = capsys.readouterr().out
+    assert "lonely" not in out and "fastvmt" in out
+    target = tmp_path / "out" / "table.tex"
+    assert main([str(results), "--format", "latex", "--out", str(target)]) == 0
+    assert r"\toprule" in target.read_text() and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "name", "experiment", "broken"])
+def test_nothing_to_tabulate_is_one_line_and_exit_2(world, capsys, tmp_path, case):
+    results, _, _ = world
+    (tmp_path / "empty").mkdir()
+    arguments = {
+        "missing": [str(tmp_path / "nowhere")],
+        "empty": [str(tmp_path / "empty")],
+        "name": [str(results), "--plan", "gird"],
+        "experiment": [str(results), "--experiment", "ablatoin"],
+        "broken": [str(results)],
+    }[case]
+    if case == "broken":
+        (results / "plans" / "zz.json").write_text(json.dumps({"name": 3}))
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
+    expected = {"name": "nearest: grid", "experiment": "nearest: ablation", "broken": "zz.json"}
+    assert expected.get(case, "python -m harness") in captured.err
+
+
+def test_a_table_needs_no_torch_and_little_time(world):
+    results, _, _ = world
+    code = (
+        "import sys\nfrom reports.__main__ import main\n"
+        f"assert main([{str(results)!r}]) == 0\n"
+        "heavy = {'torch', 'diffusers', 'cv2', 'wandb', 'open_clip'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # Processor time: the wall clock also measures what else the machine does.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 5
+
+
+def test_reading_changes_no_record(world):
+    results, plan, _ = world
+    path = results / plan.variants[0].cells[0].path / "record.json"
+    before = path.read_bytes()
+    tables(results, [plan])
+    assert path.read_bytes() == before and load_record(path).status == "ok"
