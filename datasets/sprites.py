@@ -203,14 +203,14 @@ class Truth:
 
     @cached_property
     def inside(self) -> NDArray[np.bool_]:
-        """(T, K): the object's centre lies inside the frame and no later object hides it."""
+        """(T, K): the object's centre lies inside the frame and no later object covers any of it."""
         limits = np.array([self.width - 1, self.height - 1])
         inside = ((self.positions >= 0) & (self.positions <= limits)).all(-1)
         for t in range(self.frames):
             for k in range(len(self.things)):
                 for other in range(k + 1, len(self.things)):
-                    hidden = _inside(self.positions[t, k : k + 1].astype(float), self.polygon(other, t))
-                    inside[t, k] &= not hidden[0]
+                    lower, upper = self.polygon(k, t), self.polygon(other, t)
+                    inside[t, k] &= not (_inside(lower, upper).any() or _inside(upper, lower).any())
         return np.asarray(inside)
 
     @property

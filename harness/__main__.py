@@ -324,8 +324,8 @@ def print_outcome(jobs: Sequence[tuple[Job, Plan]], failed: Sequence[Record]) ->
     for record in failed:
         words = (record.error.message if record.error is not None else "").split()
         reason = " ".join(words)[:300] or "no message"
-        cell = f'{record.method.name}, {record.clip}, seed {record.seed}, "{record.prompt}"'
-        print(f"{record.status}: {cell}: {reason}")
+        which = f'{record.method.name}, {record.clip}, seed {record.seed}, "{record.prompt}"'
+        print(f"{record.status}: {which}: {reason}")
 
 
 def run_jobs(planned: Sequence[Planned]) -> int:

@@ -233,6 +233,7 @@ class WanBackbone:
         """Load the networks onto ``device``, in evaluation mode, with frozen weights."""
         if self.untrained:
             return self._random(device)
+        import torch
         from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
         from diffusers import WanTransformer3DModel as Transformer
         from transformers import AutoTokenizer, UMT5EncoderModel
@@ -251,7 +252,7 @@ class WanBackbone:
             pipeline = WanPipeline(
                 tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
                 text_encoder=encoder,
-                vae=AutoencoderKLWan.from_pretrained(folder, subfolder="vae"),
+                vae=AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=self.shift),
                 transformer=Transformer.from_pretrained(folder, subfolder="transformer", torch_dtype=dtype),
             )
@@ -432,7 +433,7 @@ class Wan:
         if negative is None or guidance_scale == 1:
             return self._velocity(latent, timestep, prompt)
         frames, height, width = self.grid(latent)
-        if frames * height * width <= JOINT_TOKENS:
+        if latent.shape[0] == 1 and frames * height * width <= JOINT_TOKENS:
             texts = torch.cat([_batched(prompt), _batched(negative)])
             both = self._velocity(latent.repeat(2, 1, 1, 1, 1), timestep, texts)
             conditional, unconditional = both.chunk(2)
@@ -481,12 +482,13 @@ class Wan:
     def _velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
         import torch
 
-        self.calls["forward"] += latent.shape[0]
+        batch = latent.shape[0]
+        self.calls["forward"] += batch
         with torch.no_grad(), self._placed(self.transformer):
             velocity = self.transformer(
                 hidden_states=latent.to(self.device, self.dtype),
-                timestep=self._timesteps(timestep, latent.shape[0]),
-                encoder_hidden_states=_batched(prompt).to(self.device, self.dtype),
+                timestep=self._timesteps(timestep, batch),
+                encoder_hidden_states=_batched(prompt).to(self.device, self.dtype).expand(batch, -1, -1),
                 return_dict=False,
             )[0]
         return velocity.float()

@@ -333,6 +333,14 @@ def test_only_the_modules_diffusers_lists_stay_float32(folder, weights):
     assert not any(m.training or p.requires_grad for m in modules for p in m.parameters())
 
 
+def test_shipped_half_precision_weights_are_computed_with_in_the_precision_asked_for(folder, tmp_path):
+    from diffusers import WanPipeline
+
+    WanPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    loaded = backbone(tmp_path / "half").load("cpu")
+    assert {p.dtype for module in loaded._modules() for p in module.parameters()} == {torch.float32}
+
+
 def test_latents_stay_float32_on_a_half_precision_transformer(folder, latent):
     loaded = backbone(folder, dtype="bfloat16").load("cpu")
     prompt = loaded.embed(["a red square", ""])
