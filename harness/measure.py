@@ -60,7 +60,8 @@ def seeded(seed: int) -> Iterator[None]:
 
     python_state, numpy_state = random.getstate(), np.random.get_state()
     # A run on the CPU shall not start CUDA just to save its generators.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if started else ()
     try:
         with torch.random.fork_rng(devices):
             random.seed(seed)

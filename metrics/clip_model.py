@@ -87,13 +87,13 @@ def tiny_config(vocab_size: int) -> dict[str, Any]:
     """The embedded world's CLIP: 64x64 images, 8x8 patches, width 128, 1.7 M parameters."""
     return {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32},
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
         "text_cfg": {
             "context_length": 40,
             "vocab_size": vocab_size,
             "width": 128,
             "heads": 4,
-            "layers": 4,
+            "layers": 2,
             "pool_type": "argmax",
         },
         "preprocess": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},

@@ -76,7 +76,7 @@ SETTINGS: dict[str, Callable[[Record], Any]] = {
     ),
     "guidance scale": lambda record: _chosen(record, "guidance_scale"),
     "shift": lambda record: record.backbone.config.get("shift"),
-    "weights": lambda record: record.identity.get("weights") or record.backbone.config.get("weights"),
+    "weights": lambda record: (record.identity.get("backbone") or record.backbone.config).get("weights"),
     "device": lambda record: record.environment.get("device"),
 }
 
@@ -355,10 +355,9 @@ def _null_somewhere(rows: list[Row], key: str) -> set[Pair]:
     measured = [row for row in rows if not row.untrained and row.pairs(key)]
     null: set[Pair] = set()
     for row in measured:
-        have = row.pairs(key)
         finished = {(record.clip, record.prompt, record.seed) for record in row.finished}
-        null |= finished - have.keys()
-    return null
+        null |= finished - row.pairs(key).keys()
+    return null & {pair for row in measured for pair in row.pairs(key)}
 
 
 def _quality(row: Row, key: str, dropped: set[Pair]) -> tuple[float, float, float]:

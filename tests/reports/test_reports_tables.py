@@ -438,6 +438,29 @@ def test_a_metric_null_everywhere_shows_a_dash_and_its_reason_once(tmp_path):
     assert re.search(r"\| none +\| +- \|", text)
 
 
+def test_what_is_null_in_all_rows_is_not_said_to_differ(tmp_path):
+    rows = [
+        variant(
+            method,
+            [
+                write_cell(
+                    tmp_path,
+                    method,
+                    clip,
+                    metrics={"position_error": error},
+                    reasons={"position_error": None if error else "only the camera moves"},
+                )
+                for clip, error in (("a", 5.0), ("camera", None))
+            ],
+        )
+        for method in ("none", "fastvmt")
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert list(table.values["position_error"]) == [5.0, 5.0]
+    assert "Position err. is null: only the camera moves (cells: none 1, fastvmt 1)." in table.notes
+    assert not any("null in some row" in note for note in table.notes)
+
+
 def test_random_weights_show_no_quality(tmp_path):
     rows = [
         variant("none", [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3}, weights="random")]),
