@@ -162,8 +162,9 @@ def _reuse(session: _Session, cell: Cell, outcome: Outcome) -> Record | None:
     record = score.read_record(folder)
     if record is None or not (record.status == "ok" or score.lacks_metric_only(record)):
         return None
-    for leftover in folder.glob(".*"):
-        leftover.unlink()
+    # A kill while writing leaves temporary files, one just after the record leaves the marker.
+    for leftover in [*folder.glob(".*"), folder / MARKER]:
+        leftover.unlink(missing_ok=True)
     names = score.stale(job, record)
     if not names:
         score.save_if_settled(job, cell, record)

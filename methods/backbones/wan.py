@@ -252,9 +252,9 @@ class WanBackbone:
             pipeline = WanPipeline(
                 tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
                 text_encoder=encoder,
-                vae=AutoencoderKLWan.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
+                vae=AutoencoderKLWan.from_pretrained(folder, subfolder="vae", dtype=torch.float32),
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=self.shift),
-                transformer=Transformer.from_pretrained(folder, subfolder="transformer", torch_dtype=dtype),
+                transformer=Transformer.from_pretrained(folder, subfolder="transformer", dtype=dtype),
             )
         return Wan(self, device, pipeline.transformer, pipeline.vae, pipeline)
 

@@ -96,6 +96,16 @@ def test_leftovers_of_a_killed_attempt_are_cleared(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == clean
 
 
+def test_leftovers_beside_a_finished_cell_are_cleared_too(tmp_path):
+    go(make_job(tmp_path, limit=1))
+    folder = folders(tmp_path)[0]
+    clean = sorted(path.name for path in folder.iterdir())
+    (folder / "attempts").write_text("1")
+    (folder / ".record.json.abc").write_bytes(b"half")
+    assert go(make_job(tmp_path, limit=1)).reused == 1
+    assert sorted(path.name for path in folder.iterdir()) == clean
+
+
 def test_a_broken_record_counts_as_none(tmp_path):
     go(make_job(tmp_path))
     (folders(tmp_path)[1] / "record.json").write_text('{"schema": 1, "id"')

@@ -336,7 +336,7 @@ def test_only_the_modules_diffusers_lists_stay_float32(folder, weights):
 def test_shipped_half_precision_weights_are_computed_with_in_the_precision_asked_for(folder, tmp_path):
     from diffusers import WanPipeline
 
-    WanPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    WanPipeline.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
     loaded = backbone(tmp_path / "half").load("cpu")
     assert {p.dtype for module in loaded._modules() for p in module.parameters()} == {torch.float32}
 
