@@ -32,9 +32,7 @@ class Tracker(Protocol):
     name: str
     version: ClassVar[str]
 
-    def track(
-        self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None
-    ) -> Tracks:
+    def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
         """Track a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) RGB."""
         ...
 

@@ -272,7 +272,7 @@ class BackgroundFlowError:
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Background flow err."
+    label: ClassVar[str] = "Bg. flow err."
     unit: ClassVar[str] = "px/frame"
     higher_is_better: ClassVar[bool] = False
     uses_tracks: ClassVar[bool] = False

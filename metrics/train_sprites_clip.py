@@ -37,7 +37,9 @@ FRAMES, SIDE = 17, 64
 def frames_and_captions(seeds: range) -> tuple[np.ndarray, list[str]]:
     """One frame a clip, at a place that follows from the seed: (n, 64, 64, 3) uint8, and captions."""
     truths = [sprites.draw(seed, FRAMES, SIDE, SIDE) for seed in seeds]
-    frames = np.concatenate([sprites.paint(t, [seed % FRAMES]) for t, seed in zip(truths, seeds, strict=True)])
+    frames = np.concatenate(
+        [sprites.paint(t, [seed % FRAMES]) for t, seed in zip(truths, seeds, strict=True)]
+    )
     return frames, [sprites.caption(truth.attributes) for truth in truths]
 
 
@@ -72,7 +74,9 @@ def retrieval(model: Any, tokenizer: WordTokenizer, config: dict[str, Any], capt
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path("training"))
     parser.add_argument("--out", type=Path, default=SPRITES_FOLDER)
     parser.add_argument("--steps", type=int, default=800)

@@ -63,7 +63,7 @@ COSTS = (
 COUNT = Column("n", "n", "", None)
 
 SECONDARY = ("warp_consistency", "motion_fidelity_legacy")
-"""Metrics that need ``everything=True`` to be shown."""
+"""Metrics that need ``everything=True`` to be shown, as do those without a value in any row."""
 
 MOTION = ("motion_fidelity", "motion_fidelity_legacy", "position_error", "direction_cosine")
 """A frozen video wins every consistency metric, so ``warp_consistency`` needs one of these beside it."""
@@ -340,7 +340,14 @@ def _metric_columns(rows: list[Row]) -> list[Column]:
 
 def _shown(rows: list[Row], metrics: list[Column], everything: bool) -> tuple[list[Column], list[str]]:
     notes = []
-    chosen = [column for column in metrics if everything or column.key not in SECONDARY]
+    always = {column.key for column in STANDARD[:3]}
+    chosen = [
+        column
+        for column in metrics
+        if everything
+        or column.key in always
+        or (column.key not in SECONDARY and any(row.untrained or row.pairs(column.key) for row in rows))
+    ]
     judged = {key for key in MOTION if any(row.pairs(key) for row in rows)}
     if not judged & {column.key for column in chosen}:
         without = [column for column in chosen if column.key != "warp_consistency"]

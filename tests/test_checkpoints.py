@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-import metrics.clip_model
 import methods.backbones.wan
+import metrics.clip_model
 from datasets import sprites
 
 PIPELINE = methods.backbones.wan.SHIPPED / "sprites"
@@ -24,7 +24,7 @@ def test_a_checkpoint_is_small_bfloat16_and_reported_on(folder: Path) -> None:
     assert weights
     for path in weights:
         with safe_open(path, "np") as file:
-            for key in file.keys():
+            for key in list(file.keys()):
                 dtype = file.get_slice(key).get_dtype()
                 assert dtype in ("BF16", "I64"), f"{path.name} {key} {dtype}"
     report = json.loads((folder / "training.json").read_text())

@@ -220,7 +220,7 @@ def train_vae(work: Path, steps: int, seed: int) -> nn.Module:
             clips.append(clip[:, :, ::-1] if rng.random() < 0.5 else clip)
         video = to_model_range(np.stack(clips))
         latent = vae.encode(video).latent_dist.mean
-        # Sampling the posterior drowns the signal early on (its variance starts near 1); fixed noise does not.
+        # Sampling the posterior drowns the signal early on (its variance starts near 1).
         generator = torch.Generator().manual_seed(step)
         noise = torch.randn(latent.shape, generator=generator)
         decoded = vae.decode(latent + LATENT_NOISE * noise).sample

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterator
 
 import cv2
@@ -49,7 +48,15 @@ def test_a_caption_is_parsed_back_and_never_mentions_motion() -> None:
         text = sprites.caption(attributes)
         assert sprites.parse(text) == attributes
         assert set(text.split()) <= set(sprites.vocabulary())
-    assert not set(sprites.vocabulary()) & {"moves", "left", "right", "moving", "camera", "zoom", *sprites.MOTIONS}
+    assert not set(sprites.vocabulary()) & {
+        "moves",
+        "left",
+        "right",
+        "moving",
+        "camera",
+        "zoom",
+        *sprites.MOTIONS,
+    }
     for wrong in ("a red dog on a teal background", "red star", "a red star on a red background"):
         with pytest.raises(ValueError):
             sprites.parse(wrong)
@@ -67,7 +74,7 @@ def test_the_target_prompt_asks_for_other_shapes_colours_and_background() -> Non
 
 @pytest.mark.parametrize("motion", ["straight", "curved", "accelerating", "stopping", "two", "pan", "zoom"])
 def test_true_positions_are_where_the_objects_are_painted(motion: str) -> None:
-    """Independent of the renderer's outline: the centroid of pixels that change when the object is removed."""
+    """Independent of the outline: the centroid of pixels that change when the object is removed."""
     for video, truth in clips(motion, 3):
         for k in range(len(truth.things)):
             things = tuple(t for i, t in enumerate(truth.things) if i != k)
@@ -117,7 +124,7 @@ def test_visible_points_keep_their_colour_along_their_true_tracks(motion: str) -
 
 
 def test_background_points_are_hidden_while_an_object_covers_them() -> None:
-    video, truth = next(clips("straight", 1))
+    _, truth = next(clips("straight", 1))
     end = truth.positions[-1, 0]
     tracks, visible = truth.tracks(end[None])
     assert np.allclose(tracks[:, 0], end, atol=1e-4)

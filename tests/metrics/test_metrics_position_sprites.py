@@ -52,4 +52,6 @@ def test_camera_clips_are_left_to_the_background_flow() -> None:
         still = np.repeat(sample.generated[:1], len(sample.generated), 0)
         sample.generated = still
         frozen = BackgroundFlowError(name="background_flow_error").score(sample)
-        assert frozen.value == pytest.approx(np.linalg.norm(sample.truth.background_flow, axis=1).mean(), abs=0.05)
+        assert frozen.value == pytest.approx(
+            np.linalg.norm(sample.truth.background_flow, axis=1).mean(), abs=0.05
+        )
