@@ -16,13 +16,12 @@ def window_loss(window_keys: Tensor, pairs: FramePairs) -> Tensor:
     """Mean squared change of the mean window key between successive target frames.
 
     ``window_keys``: (P, N, C), the mean key of each tile's window, for the pairs in the order of
-    ``pairs``. For one source frame and tile, pair (i, j) is compared with (i, j + 1). The mean is
-    over these comparisons, tiles and channels, so that neither the number of tokens nor the
-    width of a key sets the loss's scale. 0 where no source frame has two targets.
+    ``pairs``. For one source frame and tile, pair (i, j) is compared with (i, j + 1). Squared norms
+    of the change, averaged over these comparisons and tiles. 0 where no source frame has two targets.
     """
     successive = (pairs.source[1:] == pairs.source[:-1]).nonzero()[:, 0]
     change = window_keys[successive + 1] - window_keys[successive]
-    return change.square().sum() / max(change.numel(), 1)
+    return change.square().sum() / max(change[..., 0].numel(), 1)
 
 
 __all__ = ["window_loss"]

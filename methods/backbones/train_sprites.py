@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -238,15 +239,24 @@ def train_vae(work: Path, steps: int, seed: int) -> nn.Module:
     return vae.eval().requires_grad_(False)
 
 
+def fingerprint(module: nn.Module) -> str:
+    """Eight hex digits of the sha256 of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode() + value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
 def encode_latents(work: Path, vae: nn.Module, count: int, shard: int = 250) -> tuple[Tensor, list[str]]:
     """Unnormalised latents (count, C, F, h, w) float16 and captions of training clips."""
-    folder = work / "latents"
+    # Of this VAE: another one's latents lie in another folder.
+    folder = work / f"latents-{fingerprint(vae)}"
     folder.mkdir(exist_ok=True)
     latents, captions = [], []
     for first in range(0, count, shard):
-        path = folder / f"{first:06d}.pt"
+        seeds = range(first, min(first + shard, count))
+        path = folder / f"{first:06d}-{len(seeds)}.pt"
         if not path.exists():
-            seeds = range(first, min(first + shard, count))
             parts = []
             for start in range(0, len(seeds), 10):
                 clips = np.stack([sprites.render(s)[0] for s in seeds[start : start + 10]])
@@ -432,7 +442,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints and logs")
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="the pipeline folder to write")
     parser.add_argument("--vae-steps", type=int, default=1600)
-    parser.add_argument("--dit-steps", type=int, default=2400)
+    parser.add_argument("--dit-steps", type=int, default=1900)
     parser.add_argument("--clips", type=int, default=2500, help="training clips of the DiT")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

@@ -82,7 +82,7 @@ def loop_amf_loss(generated, reference, weights):
 def loop_window_loss(means, frames, span):
     pairs = [(i, j) for i in range(frames) for j in range(i + 1, min(frames, i + span + 1))]
     changes = [
-        (means[pairs.index((i, j + 1))] - means[p]).square().mean()
+        (means[pairs.index((i, j + 1))] - means[p]).square().sum(-1).mean()
         for p, (i, j) in enumerate(pairs)
         if (i, j + 1) in pairs
     ]
