@@ -254,8 +254,10 @@ def _done(job: Job, cell: Cell) -> bool:
 
 
 def _print_left_out(plan: Plan) -> None:
-    for out in plan.left_out:
-        print(f"left out: {out.clip}: {out.reason}")
+    from reports.tables import left_out_lines
+
+    for line in left_out_lines(plan.left_out):
+        print(f"left out: {line}")
 
 
 def print_plan(job: Job, plan: Plan, cells: Sequence[Cell]) -> None:
@@ -340,13 +342,14 @@ def run_jobs(planned: Sequence[Planned]) -> int:
     for job, plan, _ in planned:
         save_plan(job.results, plan)
     ended: list[tuple[Job, Plan, Outcome]] = []
+    loaded = run.Loaded()
     code = 0
     for job, plan, cells in planned:
         try:
             if job.action == "score":
                 outcome = score.rescore(job, plan, cells, everything=not job.resume, note=_say)
             else:
-                outcome = run.run(job, plan, cells)
+                outcome = run.run(job, plan, cells, loaded)
         except InputError as error:
             # Found late (a download that failed): the other jobs go on.
             _say(str(error))
@@ -361,23 +364,33 @@ def run_jobs(planned: Sequence[Planned]) -> int:
     if ended:
         failed = [record for _, _, outcome in ended for record in outcome.failed]
         print_outcome([(job, plan) for job, plan, _ in ended], failed)
-    for job, plan, outcome in ended:
-        warning = tracking.mirror(job, plan, outcome.records, 1 if outcome.failed else 0)
-        if warning:
-            _say(warning)
+    for warning in tracking.mirror([(job, plan) for job, plan, outcome in ended if outcome.records]):
+        _say(warning)
     return code
+
+
+def _own_world(job: Job) -> str:
+    """What to know before real footage meets a backbone that has never seen any."""
+    backbone = job.backbone
+    if job.method.uses_backbone:
+        return (
+            f"backbone={backbone.name} knows only its own world, not footage like "
+            f"dataset={job.dataset.name}: use backbone=wan2.1-1.3b for real work"
+        )
+    return (
+        f"method={job.method.name}: its videos are compared at backbone.height x backbone.width = "
+        f"{backbone.height}x{backbone.width}; use backbone=wan2.1-1.3b (no weights are needed)"
+    )
 
 
 def act(planned: Sequence[Planned], costed: Sequence[Costed] = ()) -> int:
     """Do what ``action`` says. Returns the exit code."""
-    from harness.plan import save_plan
+    from harness.plan import save_plan, unmatched
 
-    for text in dict.fromkeys(
-        f"backbone={job.backbone.name} knows only its own world, not footage like "
-        f"dataset={job.dataset.name}: use backbone=wan2.1-1.3b for real work"
-        for job, _, _ in planned
-        if job.method.uses_backbone and job.dataset.real_footage and job.backbone.own_world_only
-    ):
+    notices = [
+        _own_world(job) for job, _, _ in planned if job.dataset.real_footage and job.backbone.own_world_only
+    ]
+    for text in dict.fromkeys([*notices, *unmatched([(job, plan) for job, plan, _ in planned])]):
         _say(text)
     for job, plan, cells in planned:
         if job.action == "plan":

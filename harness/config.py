@@ -27,7 +27,7 @@ class Job:
 
     ``resolved`` is the composed configuration as plain data, interpolations resolved:
     ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
-    plug-ins were built from. ``device`` is never ``auto``. ``overrides`` are the command
+    plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
     line's, in its order.
     """
 
@@ -160,8 +160,8 @@ def make_job(resolved: Node, overrides: Sequence[str] = ()) -> Job:
     backbone = build(root.backbone, "backbone", trust)
     dataset = build(root.dataset, "dataset", trust)
     tracker = build(root.tracker, "tracker", trust)
-    # The cost model needs no device, so it may speak of one that is not here.
-    device = root.device if root.action == "cost" else resolve_device(root.device)
+    # Nothing else needs a device, so it may speak of one that is not here.
+    device = resolve_device(root.device) if root.action == "run" else root.device
     return Job(
         method=method,
         backbone=backbone,

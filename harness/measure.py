@@ -139,7 +139,7 @@ class Meter(Observer):
         self._device = device
         self._cuda = device.startswith("cuda")
         self._on_step = on_step
-        self._stop_after = stop_after
+        self._steps_left = stop_after
         self._inside: str | None = None
 
     def clock(self) -> float:
@@ -166,8 +166,11 @@ class Meter(Observer):
             self._keep_peaks(name, resettable)
 
     def step(self, index: int, total: int) -> None:
-        if self._stop_after is not None and index >= self._stop_after:
-            raise StopWarmup
+        # Counted here: a method that starts from a noised reference begins at a later index.
+        if self._steps_left is not None:
+            if self._steps_left <= 0:
+                raise StopWarmup
+            self._steps_left -= 1
         if self._on_step is not None:
             self._on_step(index, total)
 
@@ -211,7 +214,6 @@ class Measured:
     energy: float | None = None
     calls: dict[str, int] = field(default_factory=dict)
     trace: list[TraceRow] = field(default_factory=list)
-    latent_shape: tuple[int, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -230,8 +232,8 @@ def _generate(
     prompt: str,
     seed: int,
     meter: Meter,
-) -> tuple[NDArray[np.uint8], tuple[int, ...]]:
-    """Reference frames in RAM to generated frames in RAM, and the latent's shape."""
+) -> NDArray[np.uint8]:
+    """Reference frames in RAM to generated frames in RAM."""
     with meter.stage("encode"):
         clean = backbone.encode(reference)
     _require_finite(clean, "the reference's latent")
@@ -244,7 +246,7 @@ def _generate(
         raise ValueError(
             f"decoded frames are {frames.dtype} {frames.shape}, the reference is uint8 {reference.shape}"
         )
-    return frames, tuple(clean.shape)
+    return frames
 
 
 def warm_up(
@@ -297,7 +299,7 @@ def measure(
         with seeded(cell_seed(clip, prompt, seed)):
             joules = gpu_energy(device)
             started = meter.clock()
-            frames, shape = _generate(backbone, method, reference, clip, prompt, seed, meter)
+            frames = _generate(backbone, method, reference, clip, prompt, seed, meter)
             total = meter.clock() - started
             after = gpu_energy(device)
         energies.append(None if joules is None or after is None else after - joules)
@@ -306,7 +308,7 @@ def measure(
             memory[name] = merge(memory.get(name, Memory()), peak)
         if first is None:
             calls = {name: int(count) for name, count in backbone.calls.items()}
-            first = Measured(frames, Timing(), calls=calls, trace=meter.rows, latent_shape=shape)
+            first = Measured(frames, Timing(), calls=calls, trace=meter.rows)
         elif not np.array_equal(first.frames, frames):
             different += 1
     if first is None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from datasets.errors import InputError
 from harness import records
 from harness.config import Job
 from methods.interface import FinishedVideos
+from metrics.interface import MetricUnavailable
 
 
 @dataclass
@@ -109,16 +110,21 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     """The plan of a job and its cells, in the order they will run: clip, prompt, seed.
 
     Checks everything that can be checked before a model is loaded and raises InputError:
-    frame sizes, weights, token grid, the dataset, an only clip's file, the results folder.
-    ``job.limit`` keeps the first clips of the listing. A finished video that is missing
-    leaves its cell out; only when none remains is that an error.
+    frame sizes, weights, token grid, the dataset, an only clip's file, the results folder,
+    what required metrics need. ``job.limit`` keeps the first clips of the listing. A
+    finished video that is missing leaves its cell out; an error only when none remains, or
+    none of a clip that ``dataset.names`` asks for.
+
+    ``action=score`` needs neither weights nor device: without the weights it goes by the
+    identity in the records of the plan of the same name.
     """
     finished: FinishedVideos | None = None
-    if job.method.uses_backbone:
-        grid = job.backbone.check(job.frames, job.device)
-        job.method.check(grid, job.backbone.num_blocks)
-    else:
+    if not job.method.uses_backbone:
         finished = cast("FinishedVideos", job.method)
+    elif job.action != "score":
+        # Only a run needs the device.
+        grid = job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
+        job.method.check(grid, job.backbone.num_blocks)
     listing = job.dataset.listing()
     left_out: list[LeftOut] = list(listing.left_out)
     clips: Sequence[ClipInfo] = listing.clips[: job.limit]
@@ -130,7 +136,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     }
     common["frames"] = job.frames
     config = digest({name: common[name]["config"] for name in ("method", "backbone", "dataset")})
-    common["backbone"]["weights"] = None if finished is not None else job.backbone.identity()
+    common["backbone"]["weights"] = None if finished is not None else _weights(job, config, clips)
     folder = Path("cells") / safe(job.method.name) / safe(job.dataset.name)
 
     cells: dict[str, Cell] = {}
@@ -157,13 +163,15 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     if not cells:
         reasons = "; ".join(f"{out.clip}: {out.reason}" for out in left_out[:3])
         raise InputError(f"dataset: no clip of {job.dataset.name} can be run ({reasons or 'it lists none'})")
+    if finished is not None:
+        _check_named(job, clips, cells.values(), left_out)
     if len(clips) == 1:
         _check_readable(job.dataset, clips[0])
+    if job.action in ("run", "score"):
+        check_required(job)
 
     # Finished videos have no configuration of their own: their cells' ids tell them apart.
     what = [cell.id for cell in cells.values()] if finished is not None else [clip.name for clip in clips]
-    short = digest({"config": config, "frames": job.frames, "seeds": job.seeds, "what": what})[:6]
-    derived = f"{safe(job.method.name)}-{safe(job.backbone.name)}-{safe(job.dataset.name)}-{short}"
     variant = records.Variant(
         label=job.method.name,
         method=job.method.name,
@@ -185,13 +193,88 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     )
     plan = records.Plan(
         schema=records.SCHEMA,
-        name=job.name or derived,
+        name=_name(job, config, what),
         command=["python", "-m", "harness", *job.overrides],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
     )
     return plan, list(cells.values())
+
+
+def _name(job: Job, config: str, what: Sequence[str]) -> str:
+    """The plan's name: the one given, or one that follows from the configuration and ``what`` runs."""
+    short = digest({"config": config, "frames": job.frames, "seeds": job.seeds, "what": what})[:6]
+    return job.name or f"{safe(job.method.name)}-{safe(job.backbone.name)}-{safe(job.dataset.name)}-{short}"
+
+
+def _weights(job: Job, config: str, clips: Sequence[ClipInfo]) -> str:
+    """Identity of the backbone's weights; when only scoring, that in the plan's records will do."""
+    try:
+        return job.backbone.identity()
+    except InputError:
+        if job.action != "score":
+            raise
+        path = plan_path(job.results, _name(job, config, [clip.name for clip in clips]))
+        try:
+            for cell in records.load_plan(path).variants[0].cells:
+                record = job.results / cell.path / "record.json"
+                if record.exists():
+                    return str(records.load_record(record).identity["backbone"]["weights"])
+        except (OSError, ValueError, LookupError):
+            pass
+        raise
+
+
+def check_required(job: Job) -> None:
+    """Ask the metrics in ``metrics.required``, and the tracker of those that use tracks, for their weights.
+
+    Raises InputError when a plug-in's ``ready`` says that they are not to be had.
+    """
+    for name in job.required:
+        metric = job.metrics[name]
+        for plugin in (metric, *([job.tracker] if metric.uses_tracks else [])):
+            try:
+                getattr(plugin, "ready", lambda: None)()
+            except MetricUnavailable as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"metrics.required: {name} cannot be computed: {reason}") from error
+
+
+def _check_named(
+    job: Job, clips: Sequence[ClipInfo], cells: Iterable[Cell], left_out: Sequence[LeftOut]
+) -> None:
+    """InputError for a clip that ``dataset.names`` asks for and that no finished video shows."""
+    shown = {cell.clip.name for cell in cells}
+    for clip in clips:
+        if clip.name in (getattr(job.dataset, "names", None) or ()) and clip.name not in shown:
+            reason = next((out.reason for out in left_out if out.clip == clip.name), "has no prompt")
+            raise InputError(f"dataset.names: {clip.name}: {reason}; add the video or drop the name")
+
+
+def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
+    """A line for each list of finished videos that names some which no plan of the command compares."""
+    wanted: dict[tuple[tuple[str, str, int], ...], set[tuple[str, str, int]]] = {}
+    for job, plan in jobs:
+        if job.method.uses_backbone:
+            continue
+        finished = cast("FinishedVideos", job.method)
+        listed = tuple(finished.listed())
+        known = wanted.setdefault(listed, set())
+        known |= {(cell.clip, cell.prompt, cell.seed) for cell in plan.variants[0].cells}
+        out = {(left.clip, left.reason) for left in plan.left_out}
+        # A row whose file is missing is told as left out.
+        known |= {row for row in set(listed) - known if (row[0], finished.missing(*row)) in out}
+    lines: list[str] = []
+    for listed, known in wanted.items():
+        rest = [row for row in listed if row not in known]
+        if rest:
+            clip, prompt, seed = rest[0]
+            lines.append(
+                f"method.manifest: {len(rest)} of {len(listed)} rows match no planned cell; "
+                f"the first: clip {clip!r}, prompt {prompt!r}, seed {seed}"
+            )
+    return lines
 
 
 def plan_path(results: Path, name: str) -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,10 @@ class Strict(BaseModel):
 
 
 class MetricValue(Strict):
-    """One metric of one cell; ``value`` is None only with a ``reason``."""
+    """One metric of one cell; ``value`` is None only with a ``reason``.
+
+    ``applies`` is False where the metric has no meaning for the clip.
+    """
 
     value: float | None
     version: str
@@ -36,6 +38,7 @@ class MetricValue(Strict):
     reason: str | None = None
     per_frame: list[float] | None = None
     details: dict[str, float | int | str] = Field(default_factory=dict)
+    applies: bool = True
 
 
 class Timing(Strict):
@@ -195,15 +198,3 @@ def load_record(path: Path) -> Record:
 def load_plan(path: Path) -> Plan:
     """Read one plan; pydantic.ValidationError when it is not one."""
     return Plan.model_validate(json.loads(path.read_text()))
-
-
-def plans(results: Path) -> Iterator[Plan]:
-    """All plans of a results folder, by file name."""
-    for path in sorted((results / "plans").glob("*.json")):
-        yield load_plan(path)
-
-
-def records_of(results: Path, variant: Variant) -> list[Record]:
-    """The records that exist for a variant's cells, in the plan's order."""
-    paths = [results / cell.path / "record.json" for cell in variant.cells]
-    return [load_record(path) for path in paths if path.exists()]

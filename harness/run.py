@@ -46,33 +46,52 @@ MARKER = "attempts"
 
 
 @dataclass
+class Loaded:
+    """The loaded backbone, kept from job to job as long as they want the same one.
+
+    ``seconds`` is what loading it took; ``error`` why that failed.
+    """
+
+    backbone: Backbone | None = None
+    seconds: float | None = None
+    error: Exception | None = None
+    key: str | None = None
+
+    def get(self, job: Job, weights: Any) -> Backbone:
+        """The job's backbone, loaded when a cell first needs it, after the one before was released.
+
+        ``weights`` is their identity. A load that failed is not tried again for every cell.
+        """
+        key = json.dumps([job.resolved.get("backbone"), job.device, weights], sort_keys=True)
+        if key != self.key:
+            self.backbone = self.seconds = self.error = None
+            self.key = key
+            _free(job.device)
+        if self.error is not None:
+            raise self.error
+        if self.backbone is None:
+            started = time.perf_counter()
+            try:
+                self.backbone = job.backbone.load(job.device)
+            except InputError:
+                raise
+            except Exception as error:
+                self.error = error
+                raise
+            self.seconds = time.perf_counter() - started
+        return self.backbone
+
+
+@dataclass
 class _Session:
-    """What the cells of one run share. The backbone is loaded when a cell first needs it."""
+    """What the cells of one run share."""
 
     job: Job
     progress: Progress
     load_clip: Callable[[str], Clip]
-    loaded: Backbone | None = None
-    load_seconds: float | None = None
-    load_error: Exception | None = None
+    loaded: Loaded
     surroundings: dict[str, Any] | None = None
     warmed: set[tuple[int, ...]] = field(default_factory=set)
-
-    def backbone(self) -> Backbone:
-        """The loaded backbone. A load that failed is not tried again for every cell."""
-        if self.load_error is not None:
-            raise self.load_error
-        if self.loaded is None:
-            started = time.perf_counter()
-            try:
-                self.loaded = self.job.backbone.load(self.job.device)
-            except InputError:
-                raise
-            except Exception as error:
-                self.load_error = error
-                raise
-            self.load_seconds = time.perf_counter() - started
-        return self.loaded
 
     def environment(self) -> dict[str, Any]:
         if self.surroundings is None:
@@ -83,22 +102,22 @@ class _Session:
         return dict(self.surroundings)
 
 
-def run(job: Job, plan: Plan, cells: Sequence[Cell]) -> Outcome:
+def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = None) -> Outcome:
     """Compute the cells that have no ``ok`` record of this device, reuse the others.
 
     Each cell's files are written whole, ``record.json`` last. A reused cell whose
     metrics are missing or of another version is scored again from its frames, and
     generated anew only where those were not kept. A cell that fails becomes a
     record with its traceback and the others go on, unless ``job.on_error`` is
-    ``stop``. At the end the plan is written
-    with its levels.
+    ``stop``. At the end the plan is written with its levels. ``loaded`` hands the backbone
+    from one job to the next.
 
     Raises InputError when the weights turn out unusable; KeyboardInterrupt passes
     through and leaves no record of its cell.
     """
     outcome = Outcome([])
     with Progress() as progress:
-        session = _Session(job, progress, load_clip=lru_cache(maxsize=1)(job.dataset.load))
+        session = _Session(job, progress, lru_cache(maxsize=1)(job.dataset.load), loaded or Loaded())
         for index, cell in enumerate(cells):
             progress.cell(index, len(cells), _label(job, cell))
             record = _reuse(session, cell, outcome)
@@ -251,7 +270,7 @@ def _generate_and_score(session: _Session, cell: Cell, clip: Clip, record: Recor
         record.metrics = score.score_cell(job, cell, clip, frames)
         score.settle_required(job, record)
     except InputError as error:
-        if job.method.uses_backbone and session.loaded is None:
+        if job.method.uses_backbone and session.loaded.backbone is None:
             raise
         _fail(record, error)
     except Exception as error:
@@ -263,9 +282,10 @@ def _generate_and_score(session: _Session, cell: Cell, clip: Clip, record: Recor
 def _generated(
     session: _Session, cell: Cell, clip: Clip, record: Record
 ) -> tuple[NDArray[np.uint8], list[measure.TraceRow]]:
-    job, backbone = session.job, session.backbone()
+    job = session.job
+    backbone = session.loaded.get(job, cell.identity["backbone"]["weights"])
     words = (cell.clip.name, cell.prompt.text, cell.seed)
-    record.timing = Timing(load=session.load_seconds, warmup_steps=job.warmup_steps, repeats=job.repeats)
+    record.timing = Timing(load=session.loaded.seconds, warmup_steps=job.warmup_steps, repeats=job.repeats)
     if job.warmup_steps > 0 and clip.frames.shape not in session.warmed:
         measure.warm_up(backbone, job.method, clip.frames, *words, device=job.device, steps=job.warmup_steps)
         session.warmed.add(clip.frames.shape)
@@ -279,7 +299,7 @@ def _generated(
         on_step=session.progress.step,
     )
     record.timing = measured.timing.model_copy(
-        update={"load": session.load_seconds, "warmup_steps": job.warmup_steps}
+        update={"load": session.loaded.seconds, "warmup_steps": job.warmup_steps}
     )
     record.memory, record.energy, record.calls = measured.memory, measured.energy, measured.calls
     record.notes.extend(measured.notes)
@@ -360,4 +380,4 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-__all__ = ["Outcome", "keep_other_device", "run"]
+__all__ = ["Loaded", "Outcome", "keep_other_device", "run"]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 UNTRAINED = "weights=random: the backbone is untrained"
 REQUIRED = "MetricUnavailable"
+WEIGHTS = " weights "
 
 
 @dataclass
@@ -55,10 +56,11 @@ class Outcome:
 
 
 def _code_version(plugin: Metric | Tracker) -> str:
-    """Version and configuration of a plug-in, less its name and the fields in ``outside_id``."""
+    """Version and configuration of a plug-in, less its name and the fields in ``outside_id``; its weights."""
     options = configuration(plugin, {})
     words = [f"{key}={_plain(value)}" for key, value in options.items() if key != "name"]
-    return " ".join([plugin.version, *words])
+    weights = getattr(plugin, "weights_id", lambda: "")()
+    return " ".join([plugin.version, *words]) + (f"{WEIGHTS}{weights}" if weights else "")
 
 
 def _plain(value: Any) -> str:
@@ -71,9 +73,17 @@ def tracker_version(tracker: Tracker) -> str:
 
 
 def metric_version(metric: Metric, tracker: Tracker) -> str:
-    """What a value depends on besides the videos: code version, options (a model's name is one), tracker."""
+    """What a value depends on besides the videos: code version, options, weights, tracker.
+
+    Weights stand last in it and only while they are at hand.
+    """
     version = _code_version(metric)
     return f"{version}; {tracker_version(tracker)}" if metric.uses_tracks else version
+
+
+def same_version(recorded: str, version: str) -> bool:
+    """Whether a recorded value is of this version; weights that are not at hand cannot have changed."""
+    return version in (recorded, recorded.partition(WEIGHTS)[0])
 
 
 def read_record(folder: Path) -> Record | None:
@@ -156,6 +166,7 @@ def _value(metric: Metric, version: str, score: Score) -> MetricValue:
         reason=reason,
         per_frame=None if score.per_frame is None else list(score.per_frame),
         details=dict(score.details),
+        applies=score.applies,
     )
 
 
@@ -249,7 +260,7 @@ def stale(job: Job, record: Record) -> list[str]:
         name
         for name, version in versions.items()
         if name not in record.metrics
-        or record.metrics[name].version != version
+        or not same_version(record.metrics[name].version, version)
         or (name in job.required and record.metrics[name].value is None)
     ]
 
@@ -320,7 +331,9 @@ def rescore(
 
 def _to_rescore(job: Job, record: Record) -> list[str]:
     null = {name for name, value in record.metrics.items() if value.value is None}
-    null -= {name for name in null if record.metrics[name].reason == UNTRAINED}
+    null -= {
+        name for name in null if record.metrics[name].reason == UNTRAINED or not record.metrics[name].applies
+    }
     old = stale(job, record)
     return [name for name in job.metrics if name in null or name in old]
 
@@ -338,18 +351,25 @@ def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[st
     """Each metric's ``chance``, ``true`` and ``pairs`` over the cells that have a value and kept frames.
 
     They are kept in ``results/levels/``, keyed by the metric's version and the
-    cells' frames, so that nothing is computed twice. A metric that raises has no
-    levels, with one line by ``note``.
+    cells' frames and captions, so that nothing is computed twice. One line by
+    ``note`` for a metric that raises, which has no levels, and for cells without
+    kept frames, which do not count.
     """
     say = note or (lambda _: None)
-    scored = _scored(job, cells)
+    scored, without = _scored(job, cells)
+    if without and job.metrics:
+        say(
+            f"levels (chance, true clips) leave out {without} of {without + len(scored)} finished cells: "
+            "no kept frames (keep_frames=true keeps them)"
+        )
     found: dict[str, dict[str, float]] = {}
     for name, metric in job.metrics.items():
         usable = [(cell, record) for cell, record in scored if not _missing(record, name)]
         if not usable:
             continue
         version = metric_version(metric, job.tracker)
-        key = json.dumps([name, version, [[cell.id, record.frames_sha256] for cell, record in usable]])
+        of_cells = [[cell.id, record.frames_sha256, cell.clip.caption] for cell, record in usable]
+        key = json.dumps([name, version, of_cells])
         path = job.results / "levels" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         known = _kept_levels(path)
         if known is None:
@@ -364,15 +384,20 @@ def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[st
     return found
 
 
-def _scored(job: Job, cells: Sequence[Cell]) -> list[tuple[Cell, Record]]:
-    """The ok cells whose frames were kept, with their records."""
+def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]], int]:
+    """The ok cells whose frames were kept, with their records; how many were not kept."""
     found: list[tuple[Cell, Record]] = []
+    without = 0
     for cell in cells:
         folder = job.results / cell.path
         record = read_record(folder)
-        if record is not None and record.status == "ok" and (folder / "frames.mkv").exists():
+        if record is None or record.status != "ok":
+            continue
+        if (folder / "frames.mkv").exists():
             found.append((cell, record))
-    return found
+        else:
+            without += 1
+    return found, without
 
 
 def _samples(job: Job, scored: Sequence[tuple[Cell, Record]]) -> Iterator[Sample]:

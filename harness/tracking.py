@@ -1,8 +1,9 @@
 """Weights & Biases as a mirror of finished records.
 
-``mirror`` is called after the timed work. It hands a plan to a process of its own
-(``python -m harness.tracking JOB.json``) and ends it after ``timeout_s`` seconds, so
-that a W&B that is missing, refuses or hangs costs one warning line and nothing else.
+``mirror`` is called after the timed work. It hands a command's plans to a process of its
+own (``python -m harness.tracking JOB.json``) and ends it when ``timeout_s`` seconds pass
+without a run, so that a W&B that is missing, refuses or hangs costs one warning line and
+nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,48 +54,51 @@ def settings(wandb: Mapping[str, Any]) -> Settings:
         raise InputError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
 
 
-def mirror(job: Job, plan: Plan, outcome_records: Sequence[Record], exit_code: int) -> str | None:
-    """Publish a command's plan to W&B; a warning line when that did not work, else None. Never raises.
+def mirror(jobs: Sequence[tuple[Job, Plan]]) -> list[str]:
+    """Publish the plans of one command to W&B; a warning line where that did not work. Never raises.
 
-    One run for each variant (so for each backbone and dataset too). Nothing happens
-    when ``mode`` is ``disabled`` or there is no record.
+    Jobs of one results folder and one ``wandb`` group are published together.
     """
-    if not outcome_records:
-        return None
-    return publish(
-        job.results, plan, job.wandb, exit_code=exit_code, config=job.resolved, overrides=job.overrides
-    )
+    together: dict[str, list[tuple[Job, Plan]]] = {}
+    for job, plan in jobs:
+        key = json.dumps([str(job.results), job.wandb], sort_keys=True, default=str)
+        together.setdefault(key, []).append((job, plan))
+    warnings: list[str] = []
+    for same in together.values():
+        first, plans = same[0][0], [plan for _, plan in same]
+        warning = publish(first.results, plans, first.wandb, [job.resolved for job, _ in same])
+        if warning:
+            warnings.append(warning)
+    return warnings
 
 
 def publish(
     results: Path,
-    plan: Plan | Path,
+    plans: Sequence[Plan | Path],
     wandb: Mapping[str, Any],
-    *,
-    exit_code: int = 0,
-    config: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
+    configs: Sequence[Mapping[str, Any]] = (),
 ) -> str | None:
-    """``mirror`` from plain data: a results folder, a plan (or its file) and the ``wandb`` group.
+    """``mirror`` from plain data: a results folder, plans (or their files) and the ``wandb`` group.
 
-    ``exit_code`` is the command's; a run whose cells are all ok ends with 0 all the same.
+    One run for each variant, so for each backbone and dataset too; variants of equal
+    ``config_id`` and label (a sweep over seeds) share theirs, and all runs share a group.
+    A run ends with exit code 1 when one of its cells failed or has no record. ``configs``
+    are the plans' composed configurations. Nothing happens when ``mode`` is ``disabled``.
     """
     try:
         chosen = settings(wandb)
-        if chosen.mode == "disabled":
+        if chosen.mode == "disabled" or not plans:
             return None
-        loaded = load_plan(plan) if isinstance(plan, Path) else plan
+        loaded = [load_plan(plan) if isinstance(plan, Path) else plan for plan in plans]
         with tempfile.TemporaryDirectory(prefix="vmtbench-wandb-") as scratch:
             job = Path(scratch) / "job.json"
             job.write_text(
                 json.dumps(
                     {
                         "results": str(results.resolve()),
-                        "plan": loaded.model_dump(mode="json", by_alias=True),
+                        "plans": [plan.model_dump(mode="json", by_alias=True) for plan in loaded],
                         "wandb": chosen.model_dump(mode="json") | {"dir": str(chosen.dir.resolve())},
-                        "exit_code": exit_code,
-                        "config": dict(config or {}),
-                        "overrides": list(overrides),
+                        "configs": [dict(config) for config in configs] or [{} for _ in loaded],
                     },
                     default=str,
                 )
@@ -146,16 +151,28 @@ def _run(job: Path, chosen: Settings, log: Path) -> str | None:
             start_new_session=True,
         )
         try:
-            code = child.wait(chosen.timeout_s)
-        except BaseException as error:
+            code = None
+            while code is None:
+                before = _published(job)
+                try:
+                    code = child.wait(chosen.timeout_s)
+                except subprocess.TimeoutExpired:
+                    if _published(job) == before:
+                        _end(child)
+                        return f"stopped after wandb.timeout_s={chosen.timeout_s:g} seconds without a run"
+        except BaseException:
             _end(child)
-            if isinstance(error, subprocess.TimeoutExpired):
-                return f"stopped after wandb.timeout_s={chosen.timeout_s:g} seconds"
             raise
     if code == 0:
         return None
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"exit code {code}"
+
+
+def _published(job: Path) -> int:
+    """How many runs the child of a job file has published."""
+    path = job.with_name("published")
+    return path.stat().st_size if path.exists() else 0
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -226,20 +243,53 @@ def _videos(wandb: Any, results: Path, found: list[tuple[str, Record]], most: in
     return videos
 
 
-def _publish_variant(
-    wandb: Any, results: Path, plan: Plan, variant: Variant, job: Mapping[str, Any], lines: Any
+@dataclass
+class _Run:
+    """Variants of equal configuration and label, their cells in one, with what their plans say."""
+
+    variant: Variant
+    plans: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _merged(plans: Sequence[Plan], configs: Sequence[Mapping[str, Any]]) -> list[_Run]:
+    """The runs that the plans make, in their order."""
+    runs: dict[tuple[str, str], _Run] = {}
+    for plan, config in zip(plans, configs, strict=True):
+        for variant in plan.variants:
+            run = runs.setdefault(
+                (variant.config_id, variant.label), _Run(variant.model_copy(update={"cells": []}))
+            )
+            known = {cell.path for cell in run.variant.cells}
+            run.variant.cells.extend(cell for cell in variant.cells if cell.path not in known)
+            run.plans.append(
+                {**config, "plan": plan.name, "command": plan.command, "overrides": variant.overrides}
+            )
+    return list(runs.values())
+
+
+def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each key's value, or the list of its different ones."""
+    common: dict[str, Any] = {}
+    for key in {name: None for config in configs for name in config}:
+        values: list[Any] = []
+        for config in configs:
+            if config.get(key) not in values:
+                values.append(config.get(key))
+        common[key] = values if len(values) > 1 else values[0]
+    return common
+
+
+def _publish_run(
+    wandb: Any, results: Path, one: _Run, group: str, chosen: Mapping[str, Any], lines: Any
 ) -> None:
-    chosen: dict[str, Any] = job["wandb"]
+    variant = one.variant
     columns, rows, found = _cells(results, variant)
     failed = len(found) < len(variant.cells) or any(record.status != "ok" for _, record in found)
-    config = {
-        **job["config"],
-        "plan": plan.name,
-        "command": plan.command,
-        "label": variant.label,
-        "overrides": [*job["overrides"], *variant.overrides],
-        "config_id": variant.config_id,
-    }
+    mine = lines[lines["config_id"] == variant.config_id]
+    if len(mine) > 1:
+        mine = mine[mine["variant"] == variant.label]
+    line: dict[str, Any] = mine.iloc[0].to_dict() if len(mine) else {}
+    config = {**_common(one.plans), "label": variant.label, "config_id": variant.config_id}
     if found:
         first = found[0][1]
         # The variant's own, where an experiment's variants override the command's.
@@ -248,8 +298,8 @@ def _publish_variant(
     run = wandb.init(
         project=chosen["project"],
         entity=chosen["entity"],
-        group=chosen["group"] or plan.name,
-        name=f"{variant.label} {variant.dataset} {variant.backbone}",
+        group=chosen["group"] or group,
+        name=f"{line.get('variant', variant.label)} {variant.dataset} {variant.backbone}",
         job_type=variant.method,
         mode=chosen["mode"],
         dir=chosen["dir"],
@@ -263,16 +313,15 @@ def _publish_variant(
         if videos := _videos(wandb, results, found, chosen["videos"]):
             logged["videos"] = videos
         run.log(logged)
-        mine = lines[(lines["variant"] == variant.label) & (lines["config_id"] == variant.config_id)]
-        run.summary.update(_summary(mine.iloc[0].to_dict() if len(mine) else {}, variant, found))
+        run.summary.update(_summary(line, variant, found))
     finally:
-        run.finish(exit_code=(job["exit_code"] or 1) if failed else 0)
+        run.finish(exit_code=1 if failed else 0)
 
 
 def main(job_file: Path) -> None:
-    """Publish a job file's plan, one run a variant. Raises whatever W&B raises."""
+    """Publish a job file's plans. Raises whatever W&B raises."""
     job = json.loads(job_file.read_text())
-    results, plan = Path(job["results"]), Plan.model_validate(job["plan"])
+    results, plans = Path(job["results"]), [Plan.model_validate(plan) for plan in job["plans"]]
     Path(job["wandb"]["dir"]).mkdir(parents=True, exist_ok=True)
 
     import pandas as pd
@@ -280,9 +329,12 @@ def main(job_file: Path) -> None:
 
     from reports.tables import tables
 
-    lines = pd.concat([table.flat() for table in tables(results, [plan], everything=True)], ignore_index=True)
-    for variant in plan.variants:
-        _publish_variant(wandb, results, plan, variant, job, lines)
+    lines = pd.concat([table.flat() for table in tables(results, plans, everything=True)], ignore_index=True)
+    group = plans[0].name if len(plans) == 1 else f"{plans[0].name}+{len(plans) - 1}"
+    for run in _merged(plans, job["configs"]):
+        _publish_run(wandb, results, run, group, job["wandb"], lines)
+        with job_file.with_name("published").open("a") as file:
+            file.write(".")
 
 
 if __name__ == "__main__":

@@ -172,6 +172,10 @@ class Method(Protocol):
 class FinishedVideos(Protocol):
     """A method that hands over videos made elsewhere (``uses_backbone`` False)."""
 
+    def listed(self) -> list[tuple[str, str, int]]:
+        """Clip, prompt and seed of every video there should be."""
+        ...
+
     def missing(self, clip: str, prompt: str, seed: int) -> str | None:
         """Why there is no video for this cell, or None when there is one."""
         ...

@@ -49,6 +49,10 @@ class Precomputed:
         """Reads the manifest; the token grid does not matter."""
         self._entries()
 
+    def listed(self) -> list[tuple[str, str, int]]:
+        """Clip, prompt and seed of every row of the manifest."""
+        return list(self._entries())
+
     def missing(self, clip: str, prompt: str, seed: int) -> str | None:
         """Why there is no video for this cell, or None when there is one."""
         return self._why_missing(self._entries().get((clip, prompt, seed)), clip, prompt, seed)

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from datasets.errors import InputError
 from metrics.interface import MetricUnavailable
+from metrics.weights import files_id
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 SPRITES = "sprites"
 SPRITES_FOLDER = Path(__file__).parent / "checkpoints" / "sprites_clip"
 
+_TINY_FILES = ("config.json", "vocabulary.json", "model.safetensors")
 _BATCH = 32
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 
@@ -84,7 +86,11 @@ class WordTokenizer:
 
 
 def tiny_config(vocab_size: int) -> dict[str, Any]:
-    """The embedded world's CLIP: 64x64 images, 8x8 patches, width 128, 1.7 M parameters."""
+    """The embedded world's CLIP: 64x64 images, 1.8 M parameters.
+
+    Frames are read by open_clip's ModifiedResNet (the layout of CLIP's RN50: a three-layer stem, here one
+    bottleneck in each of four stages, attention pooling), texts by a transformer of width 128 and two layers.
+    """
     return {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
@@ -154,7 +160,7 @@ def save_tiny_clip(
 
 @dataclass(frozen=True)
 class ClipModel:
-    """A loaded CLIP in float32 on the CPU. ``id`` names the model and the sha256 of its weights."""
+    """A loaded CLIP in float32 on the CPU. ``id`` is its name and ``weights_id``."""
 
     id: str
     model: Any
@@ -200,27 +206,54 @@ def check_clip_name(name: str) -> None:
         )
 
 
-@lru_cache(maxsize=2)
 def load_clip(name: str, checkpoint: str | None = None) -> ClipModel:
-    """Load a CLIP by name, once per process.
+    """Load a CLIP by name, once per process, unless its weights change.
 
     ``checkpoint``: a local weights file for ``<architecture>/<tag>``, or a local folder for ``sprites``,
     instead of the hub's or the package's. Raises InputError for a name or checkpoint that does not exist and
     MetricUnavailable when the weights are neither in the cache nor to be had.
     """
     check_clip_name(name)
+    if name != SPRITES:
+        _fetch_weights(name, checkpoint)
+    return _load(name, checkpoint, weights_id(name, checkpoint))
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, checkpoint: str | None, weights: str) -> ClipModel:
     if name == SPRITES:
-        return _load_tiny(Path(checkpoint) if checkpoint else SPRITES_FOLDER)
-    return _load_open_clip(name, checkpoint)
+        return _load_tiny(_tiny_folder(checkpoint), weights)
+    return _load_open_clip(name, _fetch_weights(name, checkpoint), weights)
 
 
-def _load_tiny(folder: Path) -> ClipModel:
+def weights_id(name: str, checkpoint: str | None = None) -> str:
+    """``sha256:`` and 16 hex digits of a CLIP's weights; empty while they are not at hand. Fetches nothing.
+
+    Arguments as for ``load_clip``. The tiny CLIP's configuration and vocabulary count too.
+    """
+    if name == SPRITES:
+        return files_id([_tiny_folder(checkpoint) / part for part in _TINY_FILES])
+    if checkpoint:
+        return files_id([Path(checkpoint)])
+    import open_clip
+
+    architecture, _, tag = name.partition("/")
+    cached = _cached_weights(open_clip.get_pretrained_cfg(architecture, tag) or {})
+    if cached is None:
+        return ""
+    # The hub's cache names large files by their sha256.
+    blob = cached.resolve().name
+    return f"sha256:{blob[:16]}" if re.fullmatch("[0-9a-f]{64}", blob) else files_id([cached])
+
+
+def _tiny_folder(checkpoint: str | None) -> Path:
+    return Path(checkpoint) if checkpoint else SPRITES_FOLDER
+
+
+def _load_tiny(folder: Path, digest: str) -> ClipModel:
     from safetensors.torch import load_file
 
-    weights = folder / "model.safetensors"
-    missing = [
-        part for part in ("config.json", "vocabulary.json", weights.name) if not (folder / part).exists()
-    ]
+    missing = [part for part in _TINY_FILES if not (folder / part).exists()]
     if missing:
         raise MetricUnavailable(
             f"{folder} has no {', '.join(missing)}: "
@@ -230,9 +263,10 @@ def _load_tiny(folder: Path) -> ClipModel:
     vocabulary = json.loads((folder / "vocabulary.json").read_text())
     tokenizer = WordTokenizer(vocabulary, config["text_cfg"]["context_length"])
     model = build_tiny_clip(config)
-    model.load_state_dict({key: value.float() for key, value in load_file(str(weights)).items()})
+    weights = load_file(str(folder / "model.safetensors"))
+    model.load_state_dict({key: value.float() for key, value in weights.items()})
     return ClipModel(
-        id=f"{SPRITES} sha256:{_sha256(weights)}",
+        id=f"{SPRITES} {digest}",
         model=model.eval(),
         preprocess=lambda frames: tiny_preprocess(frames, config),
         tokenize=tokenizer,
@@ -241,11 +275,9 @@ def _load_tiny(folder: Path) -> ClipModel:
     )
 
 
-def _load_open_clip(name: str, checkpoint: str | None) -> ClipModel:
+def _fetch_weights(name: str, checkpoint: str | None) -> Path:
+    """The weights' file: ``checkpoint``, else the hub's, fetched if need be. Errors as of ``load_clip``."""
     import open_clip
-    import torch
-    from open_clip.tokenizer import SimpleTokenizer
-    from PIL import Image
 
     architecture, _, tag = name.partition("/")
     config = open_clip.get_model_config(architecture)
@@ -258,7 +290,17 @@ def _load_open_clip(name: str, checkpoint: str | None) -> ClipModel:
         raise InputError(f"clip model '{name}': activation (QuickGELU) of architecture and weights differ")
     if checkpoint and not Path(checkpoint).is_file():
         raise InputError(f"clip checkpoint {checkpoint}: no such file")
-    weights = checkpoint or _hub_weights(name, published)
+    return Path(checkpoint) if checkpoint else _hub_weights(name, published)
+
+
+def _load_open_clip(name: str, weights: Path, digest: str) -> ClipModel:
+    import open_clip
+    import torch
+    from open_clip.tokenizer import SimpleTokenizer
+    from PIL import Image
+
+    architecture, _, tag = name.partition("/")
+    published = open_clip.get_pretrained_cfg(architecture, tag)
     # The tag, not the file, knows the normalisation the weights were trained with.
     trained_with = {
         f"image_{key}": published[key]
@@ -276,7 +318,7 @@ def _load_open_clip(name: str, checkpoint: str | None) -> ClipModel:
         return [int(token) for token in tokenizer([text])[0] if token]
 
     return ClipModel(
-        id=f"{name} sha256:{_sha256(Path(weights))}",
+        id=f"{name} {digest}",
         model=model.eval(),
         preprocess=lambda frames: torch.stack([transform(Image.fromarray(frame)) for frame in frames]),
         tokenize=tokenizer,
@@ -285,31 +327,43 @@ def _load_open_clip(name: str, checkpoint: str | None) -> ClipModel:
     )
 
 
-def _hub_weights(name: str, published: dict[str, Any]) -> str:
-    """The weights of an open_clip tag: from the cache if there, else from the hub."""
-    import open_clip
+def _cached_weights(published: dict[str, Any]) -> Path | None:
+    """The weights of an open_clip tag in the hub's cache, or None."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository, _, filename = published.get("hf_hub", "").rpartition("/")
     if not repository:
-        raise MetricUnavailable(
-            f"CLIP {name} is not on the hub: give the metric's checkpoint key a local file"
-        )
+        return None
     for candidate in (
         [filename] if filename else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
     ):
         try:
-            return str(hf_hub_download(repository, candidate, local_files_only=True))
+            return Path(hf_hub_download(repository, candidate, local_files_only=True))
         except LocalEntryNotFoundError:
             continue
+    return None
+
+
+def _hub_weights(name: str, published: dict[str, Any]) -> Path:
+    """The weights of an open_clip tag: from the cache if there, else from the hub."""
+    import open_clip
+
+    repository = published.get("hf_hub", "").rpartition("/")[0]
+    if not repository:
+        raise MetricUnavailable(
+            f"CLIP {name} is not on the hub: give the metric's checkpoint key a local file"
+        )
+    cached = _cached_weights(published)
+    if cached is not None:
+        return cached
     remedy = f"connect once to fetch {repository}, or give the metric's checkpoint key a local file"
     if not _hub_reachable():
         raise MetricUnavailable(
             f"weights of CLIP {name} are not in the hub cache and there is no network: {remedy}"
         )
     try:
-        return str(open_clip.download_pretrained(published))
+        return Path(open_clip.download_pretrained(published))
     except Exception as error:
         raise MetricUnavailable(f"weights of CLIP {name} could not be fetched ({error}): {remedy}") from error
 
@@ -324,10 +378,3 @@ def _hub_reachable() -> bool:
     except Exception:
         return False
     return True
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

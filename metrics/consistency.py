@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator
 from pydantic.dataclasses import dataclass
 
-from metrics.clip_model import check_clip_name, load_clip
+from metrics.clip_model import check_clip_name, load_clip, weights_id
 from metrics.interface import Sample, Score
 from metrics.trackers.dis import flows, grey_frames
 
@@ -29,7 +29,7 @@ class ClipF:
     checkpoint: str | None = None
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
+    outside_id: ClassVar[Sequence[str]] = ("checkpoint",)
     label: ClassVar[str] = "Temp. cons."
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
@@ -40,6 +40,14 @@ class ClipF:
     def _known(cls, model: str) -> str:
         check_clip_name(model)
         return model
+
+    def ready(self) -> None:
+        """Raises MetricUnavailable when the weights are not to be had."""
+        load_clip(self.model, self.checkpoint)
+
+    def weights_id(self) -> str:
+        """Identity of the CLIP's weights; empty while they are not at hand."""
+        return weights_id(self.model, self.checkpoint)
 
     def score(self, sample: Sample) -> Score:
         """Mean over consecutive pairs; ``per_frame`` has T - 1 values."""

@@ -27,7 +27,7 @@ class Tracks(NamedTuple):
 
 
 class Tracker(Protocol):
-    """A point tracker plug-in (pydantic dataclass)."""
+    """A point tracker plug-in (pydantic dataclass); ``ready`` and ``weights_id`` as in a metric."""
 
     name: str
     version: ClassVar[str]
@@ -39,12 +39,17 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True)
 class Score:
-    """One metric's result. ``value`` is None only with a ``reason``."""
+    """One metric's result. ``value`` is None only with a ``reason``.
+
+    ``applies`` is False where the metric has no meaning for the clip (it needs a truth that only rendered
+    clips have, say), so that there is nothing to mend.
+    """
 
     value: float | None
     reason: str | None = None
     per_frame: tuple[float, ...] | None = None
     details: dict[str, float | int | str] = field(default_factory=dict)
+    applies: bool = True
 
 
 @dataclass
@@ -80,6 +85,11 @@ class Metric(Protocol):
 
     ``label`` heads the table's column. ``quality`` metrics are null for
     ``weights=random``. ``uses_tracks`` makes the tracker part of its version.
+    A metric that needs weights may have ``ready() -> None``, which raises
+    MetricUnavailable when they are not to be had: a metric in
+    ``metrics.required`` is asked before anything runs. It may also have
+    ``weights_id() -> str``, the identity of the weights it would use now (never a
+    path; empty while they are not at hand), which becomes part of its version.
     """
 
     name: str

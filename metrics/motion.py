@@ -174,7 +174,10 @@ class MotionFidelity:
         return Score(found.value, details=details)
 
     def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """``chance``: mean MF-w of generations against the references of other clips of as many frames."""
+        """``chance``: mean MF-w of generations against the references of other clips of as many frames.
+
+        ``true`` is 1: a clip against itself.
+        """
 
         def value(generated: _Kept, reference: _Kept) -> float | None:
             if len(generated.tracks.points) != len(reference.tracks.points):
@@ -185,7 +188,8 @@ class MotionFidelity:
             )
             return None if np.isnan(found.value) else found.value
 
-        return _chance(samples, value)
+        chance = _chance(samples, value)
+        return {**chance, "true": 1.0} if chance else {}
 
 
 @dataclass(config={"extra": "forbid"})

@@ -7,7 +7,7 @@ pixels of the reference frame; pixel centres are integers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from metrics.trackers.dis import flows, grey_frames
 
 NO_TRUTH = "only rendered clips know the truth"
 CAMERA_ONLY = "only the camera moves here: see background_flow_error"
+OBJECTS_MOVE = "objects move here: see position_error"
 LONGER = "the generation has more frames than the truth"
 
 
@@ -137,22 +138,22 @@ class _Matched(NamedTuple):
     missing: float
 
 
-def _match(sample: Sample, detector: Detector) -> _Matched | str:
-    """Detected and true paths of a sample, or why there are none."""
+def _match(sample: Sample, detector: Detector) -> _Matched | Score:
+    """Detected and true paths of a sample, or a score that says why there are none."""
     from datasets.sprites import OBJECT_HUES, parse
 
     truth = sample.truth
     if truth is None:
-        return NO_TRUTH
+        return Score(None, NO_TRUTH, applies=False)
     if truth.kind == "camera":
-        return CAMERA_ONLY
+        return Score(None, CAMERA_ONLY, applies=False)
     length = len(sample.generated)
     if length > len(truth.positions):
-        return LONGER
+        return Score(None, LONGER)
     try:
         hues = [OBJECT_HUES[colour] for _, colour in parse(sample.prompt).objects]
     except (KeyError, ValueError):
-        return "the prompt is not of the rendered world's grammar"
+        return Score(None, "the prompt is not of the rendered world's grammar")
     height, width = sample.reference.shape[1:3]
     scale = np.array([width / sample.generated.shape[2], height / sample.generated.shape[1]])
     detected = (detect(sample.generated, hues, detector) + 0.5) * scale - 0.5
@@ -189,8 +190,8 @@ class PositionError:
     def score(self, sample: Sample) -> Score:
         """Mean over objects and frames in which the true object is seen; ``per_frame`` means over objects."""
         found = _match(sample, Detector(self.hue, self.saturation, self.value, self.area))
-        if isinstance(found, str):
-            return Score(None, found)
+        if isinstance(found, Score):
+            return found
         if not found.seen.any():
             return Score(None, "the reference's objects are never seen")
         errors = np.where(found.seen, _distances(found.detected, found.true, found.missing), np.nan)
@@ -199,9 +200,6 @@ class PositionError:
             "missed": float(missed.sum() / found.seen.sum()),
             "objects": found.true.shape[1],
         }
-        cosine = direction_cosine(found.detected, found.true, found.seen)
-        if cosine is not None:
-            details["direction_cosine"] = cosine
         frames = tuple(float(np.nanmean(row)) for row in errors if not np.isnan(row).all())
         return Score(float(np.nanmean(errors)), per_frame=frames, details=details)
 
@@ -234,8 +232,8 @@ class DirectionCosine:
     def score(self, sample: Sample) -> Score:
         """Mean over objects and pairs of frames two apart."""
         found = _match(sample, Detector(self.hue, self.saturation, self.value, self.area))
-        if isinstance(found, str):
-            return Score(None, found)
+        if isinstance(found, Score):
+            return found
         cosine = direction_cosine(found.detected, found.true, found.seen)
         if cosine is None:
             return Score(None, "no two frames in which a moving object was detected")
@@ -246,25 +244,38 @@ class DirectionCosine:
         return {}
 
 
-def background_flow(frames: NDArray[np.uint8], min_side: int = 256) -> NDArray[np.float64]:
-    """Translation (T - 1, 2) px per step of (T, H, W, 3) uint8 RGB: median DIS flow of non-occluded pixels.
+def flow_errors(
+    frames: NDArray[np.uint8], truth: Any, size: tuple[int, int], min_side: int = 256
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Error per step (T - 1,) of the DIS flow of (T, H, W, 3) uint8 RGB, and the share of pixels used.
 
-    Half of the frame must be background. NaN for a step whose every pixel fails the forward-backward check.
+    The error is the mean distance, in pixels of a frame of ``size`` (height, width), between a pixel's flow
+    and where the world's ``truth`` takes the pixel, over pixels that pass the forward-backward check. Objects
+    rest in the world while the camera moves, so a pixel's truth does not depend on what it shows. A step
+    whose every pixel fails counts as no motion.
     """
-    grey, scale = grey_frames(frames, min_side)
-    steps = np.full((len(frames) - 1, 2), np.nan)
-    for step, flow in zip(steps, flows(grey), strict=True):
-        if not flow.occluded.all():
-            step[:] = np.median(flow.forward[~flow.occluded], axis=0) / scale
-    return steps
+    grey, _ = grey_frames(frames, min_side)
+    height, width = grey[0].shape
+    ratio = np.array([size[1] / width, size[0] / height])
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
+    # Pixel centres are integers at every size.
+    pixels = (pixels + 0.5) * ratio - 0.5
+    errors, used = np.empty(len(frames) - 1), np.empty(len(frames) - 1)
+    for t, flow in enumerate(flows(grey)):
+        true = truth.to_image(truth.to_world(pixels, t), t + 1) - pixels
+        used[t] = 1 - flow.occluded.mean()
+        found = flow.forward * ratio
+        error = np.linalg.norm(found - true if used[t] else true, axis=-1)
+        errors[t] = error[~flow.occluded].mean() if used[t] else error.mean()
+    return errors, used
 
 
 @dataclass(config={"extra": "forbid"})
 class BackgroundFlowError:
-    """Distance in pixels per frame between the generation's background translation and the true one.
+    """Distance in pixels per frame between the generation's optical flow and the true flow of the camera.
 
-    For clips in which only the camera moves. A step without any reliable flow counts as no motion and is
-    reported (``missed``). ``min_side``: smaller frames are enlarged to it for the flow.
+    For clips in which only the camera moves; see ``flow_errors``. It is taken pixel by pixel, because a zoom
+    leaves the frame's centre where it is. ``min_side``: smaller frames are enlarged to it for the flow.
     """
 
     name: str
@@ -278,21 +289,21 @@ class BackgroundFlowError:
     uses_tracks: ClassVar[bool] = False
 
     def score(self, sample: Sample) -> Score:
-        """Mean over steps of the distance between median flow and truth."""
+        """Mean over steps; details: share of ``used`` pixels and of steps without any (``missed``)."""
         if sample.truth is None:
-            return Score(None, NO_TRUTH)
+            return Score(None, NO_TRUTH, applies=False)
         if sample.truth.kind != "camera":
-            return Score(None, "objects move here: see position_error")
+            return Score(None, OBJECTS_MOVE, applies=False)
         steps = len(sample.generated) - 1
-        true = np.asarray(sample.truth.background_flow, np.float64)[:steps]
-        if steps < 1 or steps > len(true):
+        if steps < 1 or steps >= sample.truth.frames:
             return Score(None, "one frame does not move" if steps < 1 else LONGER)
         height, width = sample.reference.shape[1:3]
-        scale = np.array([width / sample.generated.shape[2], height / sample.generated.shape[1]])
-        found = background_flow(sample.generated, self.min_side) * scale
-        errors = np.linalg.norm(np.nan_to_num(found) - true, axis=-1)
-        missed = float(np.isnan(found[:, 0]).mean())
-        return Score(float(errors.mean()), per_frame=tuple(errors.tolist()), details={"missed": missed})
+        errors, used = flow_errors(sample.generated, sample.truth, (height, width), self.min_side)
+        details: dict[str, float | int | str] = {
+            "used": float(used.mean()),
+            "missed": float((used == 0).mean()),
+        }
+        return Score(float(errors.mean()), per_frame=tuple(errors.tolist()), details=details)
 
     def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
         """None of its own."""

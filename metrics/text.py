@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
-from metrics.clip_model import check_clip_name, load_clip
+from metrics.clip_model import check_clip_name, load_clip, weights_id
 from metrics.interface import MetricUnavailable, Sample, Score
 
 
@@ -28,7 +28,7 @@ class ClipT:
     checkpoint: str | None = None
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
+    outside_id: ClassVar[Sequence[str]] = ("checkpoint",)
     label: ClassVar[str] = "Text sim."
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
@@ -39,6 +39,14 @@ class ClipT:
     def _known(cls, model: str) -> str:
         check_clip_name(model)
         return model
+
+    def ready(self) -> None:
+        """Raises MetricUnavailable when the weights are not to be had."""
+        load_clip(self.model, self.checkpoint)
+
+    def weights_id(self) -> str:
+        """Identity of the CLIP's weights; empty while they are not at hand."""
+        return weights_id(self.model, self.checkpoint)
 
     def score(self, sample: Sample) -> Score:
         """Cosine of the prompt, per frame and mean; details name the model and count the prompt's tokens."""

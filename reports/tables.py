@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from harness.records import Plan
+    from harness.records import Plan, PlannedOut
 
 
 @dataclass(frozen=True)
@@ -176,15 +176,9 @@ class Table:
 
 
 def value_of(record: Record, key: str) -> float | None:
-    """A metric's value, or a detail of ``position_error`` of that name; None when null or not finite."""
-    value: Any = None
-    if key in record.metrics:
-        value = record.metrics[key].value
-    elif "position_error" in record.metrics:
-        value = record.metrics["position_error"].details.get(key)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    """A metric's value; None when it is missing, null or not finite."""
+    value = record.metrics[key].value if key in record.metrics else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[str] = ()) -> list[Plan]:
@@ -289,13 +283,16 @@ def _table(backbone: str, dataset: str, rows: list[Row], plans: Sequence[Plan], 
         for part in range(3)
     )
     shown = [column for column in columns if column in metrics]
+    # A metric without a value in any row is not shown, but why it has none is said.
+    told = [column for column in metrics if column in shown or column.key not in SECONDARY]
     notes = [
         *_unlike(rows),
         *_level_notes(rows, shown, values),
         *_difference_notes(rows, shown, plans, dropped),
         *_cost_notes(rows),
         *_failure_notes(rows),
-        *_null_notes(rows, metrics, dropped),
+        *_count_notes(rows, shown, dropped),
+        *_null_notes(rows, told, shown, dropped),
         *hidden,
         *_left_out(plans),
     ]
@@ -321,16 +318,12 @@ def _tell_apart(rows: list[Row]) -> None:
 def _metric_columns(rows: list[Row]) -> list[Column]:
     """The metrics the records hold: ours first, in the table's order, then the others by name."""
     found: dict[str, Column] = {}
-    directed = False
     for row in rows:
         for record in row.records.values():
             for key, metric in record.metrics.items():
                 known = next((column for column in STANDARD if column.key == key), None)
                 label = metric.label or (known.label if known else key)
                 found.setdefault(key, Column(key, label, metric.unit, metric.higher_is_better))
-            directed = directed or value_of(record, "direction_cosine") is not None
-    if directed:
-        found.setdefault("direction_cosine", STANDARD[-1])
     order = [column.key for column in STANDARD]
     return sorted(
         found.values(),
@@ -595,34 +588,89 @@ def _failure_notes(rows: list[Row]) -> Iterator[str]:
             yield f"{row.label}: of {len(row.cells)} cells {', '.join(parts)} ({names}); not in its numbers."
 
 
-def _null_notes(rows: list[Row], columns: list[Column], dropped: dict[str, set[Pair]]) -> Iterator[str]:
-    for column in columns:
-        reasons: dict[str, Counter[str]] = {}
+def _count_notes(rows: list[Row], shown: list[Column], dropped: dict[str, set[Pair]]) -> Iterator[str]:
+    """Columns over fewer clips than their row's n; those of equal counts in one line."""
+    rows = [row for row in rows if row.finished and not row.untrained]
+    columns: dict[str, list[str]] = {}
+    for column in shown:
+        counts = [
+            (
+                len({pair[0] for pair in row.pairs(column.key).keys() - dropped[column.key]}),
+                len({record.clip for record in row.finished}),
+            )
+            for row in rows
+        ]
+        if any(own for own, _ in counts) and any(own < every for own, every in counts):
+            said = [f"{own} of {every} clips" for own, every in counts]
+            text = said[0] if len(set(said)) == 1 else _by_row(rows, said)
+            columns.setdefault(text, []).append(column.label)
+    for text, labels in columns.items():
+        yield f"{', '.join(labels)}: over {text}."
+
+
+def _null_notes(
+    rows: list[Row], told: list[Column], shown: list[Column], dropped: dict[str, set[Pair]]
+) -> Iterator[str]:
+    """One line a reason with the metrics it made null, and one for those that do not apply at all."""
+    reasons: dict[str, dict[str, Counter[str]]] = {}
+    idle: list[str] = []
+    for column in told:
+        measured, applies = 0, False
         for row in rows:
-            if row.untrained:
-                continue
-            for record in row.finished:
+            for record in [] if row.untrained else row.finished:
                 metric = record.metrics.get(column.key)
-                if metric is not None and value_of(record, column.key) is None:
+                if metric is None:
+                    continue
+                measured += 1
+                applies = applies or metric.applies
+                if metric.applies and value_of(record, column.key) is None:
                     reason = " ".join((metric.reason or "not a finite number").split()).rstrip(".")
-                    reasons.setdefault(reason, Counter())[row.label] += 1
-        for reason, counts in reasons.items():
-            where = ", ".join(f"{label} {count}" for label, count in counts.items())
-            yield f"{column.label} is null: {reason} (cells: {where})."
-        if dropped[column.key] and len(rows) > 1:
+                    counts = reasons.setdefault(reason, {}).setdefault(column.label, Counter())
+                    counts[row.label] += 1
+        if measured and not applies and column in shown:
+            idle.append(column.label)
+        if column in shown and dropped[column.key] and len(rows) > 1:
             yield (
                 f"{column.label}: {len(dropped[column.key])} (clip, prompt, seed) null in some row"
                 " are left out of all of them."
             )
+    for reason, of_columns in reasons.items():
+        labels: dict[str, list[str]] = {}
+        for label, counts in of_columns.items():
+            where = ", ".join(f"{row} {count}" for row, count in counts.items())
+            labels.setdefault(f"in {_plural(counts.total(), 'cell')} ({where})", []).append(label)
+        parts = "; ".join(f"{', '.join(names)} null {where}" for where, names in labels.items())
+        yield f"{parts}: {reason}."
+    if idle:
+        yield f"Does not apply to these clips: {', '.join(idle)}."
 
 
 def _left_out(plans: Iterable[Plan]) -> Iterator[str]:
-    seen: dict[str, str] = {}
+    outs: dict[str, PlannedOut] = {}
     for plan in plans:
         for one in plan.left_out:
-            seen.setdefault(one.clip, one.reason)
-    for clip, reason in seen.items():
-        yield f"Left out: {clip}: {reason.rstrip('.')}."
+            outs.setdefault(one.clip, one)
+    for line in left_out_lines(list(outs.values())):
+        yield f"Left out: {line.rstrip('.')}."
+
+
+def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
+    """``clip: reason`` in their order; clips that share a reason with more than two others stand in one line.
+
+    A partial copy of a dataset lacks dozens of clips for one reason.
+    """
+    clips: dict[str, list[str]] = {}
+    for one in outs:
+        clips.setdefault(one.reason, []).append(one.clip)
+    lines = []
+    for reason, names in clips.items():
+        together = [", ".join(names)] if len(names) > 3 else names
+        lines += [f"{clips_of_line}: {reason}" for clips_of_line in together]
+    return lines
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 # How numbers look

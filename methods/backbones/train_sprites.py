@@ -442,7 +442,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints and logs")
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="the pipeline folder to write")
     parser.add_argument("--vae-steps", type=int, default=1600)
-    parser.add_argument("--dit-steps", type=int, default=1900)
+    parser.add_argument("--dit-steps", type=int, default=2200)
     parser.add_argument("--clips", type=int, default=2500, help="training clips of the DiT")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

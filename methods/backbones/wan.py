@@ -230,7 +230,10 @@ class WanBackbone:
         return None if _missing(cached) else cached
 
     def load(self, device: str) -> Wan:
-        """Load the networks onto ``device``, in evaluation mode, with frozen weights."""
+        """Load the networks onto ``device``, in evaluation mode, with frozen weights.
+
+        Raises InputError when a network lacks a tensor or the download fails.
+        """
         if self.untrained:
             return self._random(device)
         import torch
@@ -240,21 +243,26 @@ class WanBackbone:
 
         folder = self.folder() or self._download()
         dtype = _dtype(self.dtype)
-        with _quiet():
-            encoder, report = UMT5EncoderModel.from_pretrained(
-                folder, subfolder="text_encoder", dtype=dtype, output_loading_info=True
+
+        def part(network: Any, name: str, precision: torch.dtype) -> Any:
+            loaded, report = network.from_pretrained(
+                folder, subfolder=name, output_loading_info=True, dtype=precision
             )
+            # The libraries only warn, and go on with values nobody trained.
             if report["missing_keys"]:
                 raise InputError(
-                    f"backbone.model={self.model}: text_encoder lacks {sorted(report['missing_keys'])[0]}; "
+                    f"backbone.model={self.model}: {name} lacks {sorted(report['missing_keys'])[0]}; "
                     "give a complete diffusers folder"
                 )
+            return loaded
+
+        with _quiet():
             pipeline = WanPipeline(
                 tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
-                text_encoder=encoder,
-                vae=AutoencoderKLWan.from_pretrained(folder, subfolder="vae", dtype=torch.float32),
+                text_encoder=part(UMT5EncoderModel, "text_encoder", dtype),
+                vae=part(AutoencoderKLWan, "vae", torch.float32),
                 scheduler=FlowMatchEulerDiscreteScheduler(shift=self.shift),
-                transformer=Transformer.from_pretrained(folder, subfolder="transformer", dtype=dtype),
+                transformer=part(Transformer, "transformer", dtype),
             )
         return Wan(self, device, pipeline.transformer, pipeline.vae, pipeline)
 
@@ -297,11 +305,10 @@ class WanBackbone:
 
     def _commit(self) -> str:
         """The commit the hub has for ``revision``; InputError when it cannot be had."""
-        from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:
-            found = HfApi().model_info(self.model, revision=self.revision, timeout=HUB_TIMEOUT).sha
+            return _hub_commit(self.model, self.revision)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise InputError(
                 f"backbone.model={self.model}: the hub has no such model at revision {self.revision}"
@@ -312,13 +319,23 @@ class WanBackbone:
                 f"reached ({type(error).__name__}); connect once, or set backbone.model=FOLDER, "
                 "or backbone.weights=random (speed and memory only)"
             ) from error
-        return str(found)
 
     def _download(self) -> Path:
+        """Fetch the commit that ``identity`` named, even if ``revision`` has moved on since."""
         from huggingface_hub import snapshot_download
 
         wanted = ["model_index.json", *(f"{part}/*" for part in COMPONENTS)]
-        return Path(snapshot_download(self.model, revision=self.revision, allow_patterns=wanted))
+        commit = self._commit()
+        try:
+            folder = Path(snapshot_download(self.model, revision=commit, allow_patterns=wanted))
+            # So that the cache knows the branch by its name too, and the next run needs no network.
+            snapshot_download(self.model, revision=self.revision, allow_patterns=wanted[:1])
+        except Exception as error:
+            raise InputError(
+                f"backbone.model={self.model}: the download failed ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}); run again, finished files are kept"
+            ) from error
+        return folder
 
 
 class Wan:
@@ -693,6 +710,14 @@ def _stamps(folder: Path) -> tuple[tuple[str, str, int, int], ...]:
         (str(path), path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in files
     )
+
+
+@lru_cache(maxsize=8)
+def _hub_commit(model: str, revision: str) -> str:
+    """The hub's commit of a branch, asked once a process: what is planned is what is fetched."""
+    from huggingface_hub import HfApi
+
+    return str(HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT).sha)
 
 
 @lru_cache(maxsize=8)

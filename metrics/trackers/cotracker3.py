@@ -5,7 +5,6 @@ Its code and weights are CC BY-NC 4.0 (``facebookresearch/co-tracker``); nothing
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from metrics.interface import MetricUnavailable, Tracks
 from metrics.trackers.dis import start_grid
+from metrics.weights import file_sha256, files_id
 
 HUB = "facebookresearch/co-tracker"
 WEIGHTS_URL = "https://huggingface.co/facebook/cotracker3/resolve/main/scaled_offline.pth"
@@ -42,7 +42,23 @@ class CoTracker3:
     device: str = "auto"
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ("device",)
+    outside_id: ClassVar[Sequence[str]] = ("repository", "checkpoint", "device")
+
+    def ready(self) -> None:
+        """Raises MetricUnavailable when code or weights cannot be had."""
+        # Not on the GPU: a tracker lying there would count in the memory of the cells to come.
+        model = _load(self.commit, self.repository, self.checkpoint, "cpu")
+        if isinstance(model, str):
+            raise MetricUnavailable(model)
+
+    def weights_id(self) -> str:
+        """Identity of the weights and of a local clone's code; empty while a local file is not at hand."""
+        weights = files_id([Path(self.checkpoint)]) if self.checkpoint else f"sha256:{WEIGHTS_SHA256[:16]}"
+        if self.repository is None or not weights:
+            return weights
+        clone = Path(self.repository)
+        code = files_id([clone / "hubconf.py", *sorted(clone.glob("cotracker/**/*.py"))])
+        return f"{weights} code {code}" if code else ""
 
     def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
         """Tracks of a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) uint8 RGB.
@@ -87,7 +103,7 @@ def _load(commit: str, repository: str | None, checkpoint: str | None, device: s
             verbose=False,
         )
         weights = Path(checkpoint) if checkpoint else _fetch()
-        if checkpoint is None and _sha256(weights) != WEIGHTS_SHA256:
+        if checkpoint is None and file_sha256(weights) != WEIGHTS_SHA256:
             return (
                 f"tracker cotracker3: {weights} is not the known scaled_offline.pth; delete it and run again"
             )
@@ -107,8 +123,3 @@ def _fetch() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(WEIGHTS_URL, str(path), progress=sys.stderr.isatty())
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

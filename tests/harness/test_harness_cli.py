@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.errors import InputError
 from methods.interface import Grid
-from metrics.interface import Score
+from metrics.interface import MetricUnavailable, Score
 
 plain = dataclass(config={"extra": "forbid"})
 
@@ -101,13 +101,36 @@ class Dataset:
 
 
 @plain
+class Finished:
+    name: str
+    manifest: list[list] = field(default_factory=list)
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[tuple] = ("manifest",)
+    uses_backbone: ClassVar[bool] = False
+
+    def listed(self):
+        return [tuple(row) for row in self.manifest]
+
+    def missing(self, *row):
+        return None if row in self.listed() else f"no row for {row}"
+
+    def content(self, *row):
+        return "content"
+
+
+@plain
 class Metric:
     name: str
+    weights: str = "here"
     version: ClassVar[str] = "1"
     label: ClassVar[str] = "M"
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     uses_tracks: ClassVar[bool] = False
+
+    def ready(self):
+        if self.weights != "here":
+            raise MetricUnavailable("no weights of one:\\nfetch them")
 
     def score(self, sample):
         return Score(1.0)
@@ -126,6 +149,7 @@ CONFIGS = {
     "method/fake": "_target_: cliplugins.Method\nname: fake\nwindow: 3\nsteps: 2\nloss:\n  weight: 1.0\n",
     "method/sealed": "_target_: cliplugins.Method\nname: ???\n",
     "method/gone": "_target_: cliplugins.Methodd\nname: gone\n",
+    "method/finished": "_target_: cliplugins.Finished\nname: finished\nmanifest: []\n",
     "method/outside": "_target_: os.system\ncommand: 'true'\n",
     "backbone/fake": "_target_: cliplugins.Backbone\nname: fake\n",
     "dataset/fake": (
@@ -329,6 +353,38 @@ def test_real_footage_on_a_backbone_of_its_own_world_gets_one_line(harness: Harn
     assert "knows only its own world" in err and "wan2.1-1.3b" in err and err.count("\n") == 1
 
 
+def test_finished_videos_of_real_footage_are_told_at_what_size_they_are_compared(harness: Harness) -> None:
+    code, _, err = harness(
+        "method=finished", "method.manifest=[['c 0',p,0]]", "action=plan", "+dataset.real=true"
+    )
+    assert code == 0
+    assert "compared at backbone.height x backbone.width = 16x16" in err
+    assert "wan2.1-1.3b" in err and "no weights are needed" in err and err.count("\n") == 1
+
+
+def test_rows_of_a_manifest_that_match_no_cell_are_counted_in_one_line(harness: Harness) -> None:
+    rows = "method.manifest=[['c 0',p,0],['c 0',p,1],['c 0',q,0],[bear,p,0]]"
+    code, out, err = harness("method=finished", rows, "action=plan", "-m", "seed=0,1")
+    assert code == 0
+    assert err == (
+        "method.manifest: 2 of 4 rows match no planned cell; the first: clip 'c 0', prompt 'q', seed 0\n"
+    )
+    assert "left out: c 1: no row for" in out
+
+
+def test_a_required_metric_without_its_weights_is_bad_input_before_anything_runs(
+    harness: Harness, fake_run: list[str], tmp_path: Path
+) -> None:
+    gone = ("metrics.required=[one]", "+metrics.metrics.one.weights=gone")
+    for action in ("run", "score"):
+        code, out, err = harness(*gone, f"action={action}")
+        assert code == 2 and not out
+        assert err == "metrics.required: one cannot be computed: no weights of one: fetch them\n"
+    assert not list((tmp_path / "results").rglob("record.json"))
+    assert harness("metrics.required=[one]")[0] == 0
+    assert harness(gone[1])[0] == 0, "null with the reason where it is not required"
+
+
 def test_an_interrupt_ends_with_130(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
@@ -349,7 +405,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     mirrored: list[str] = []
 
-    def run(job: Any, plan: records.Plan, cells: list[Any]) -> Outcome:
+    def run(job: Any, plan: records.Plan, cells: list[Any], loaded: Any) -> Outcome:
         outcome = Outcome([])
         if job.method.window == 1:
             raise InputError("backbone.model: the download failed; try again")
@@ -381,9 +437,9 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         plan.variants[0].levels = {"one": {"chance": 0.5}}
         return outcome
 
-    def mirror(job: Any, plan: records.Plan, found: list[records.Record], exit_code: int) -> str:
-        mirrored.append(f"{plan.name} {len(found)} {exit_code}")
-        return "W&B: no login"
+    def mirror(jobs: list[tuple[Any, records.Plan]]) -> list[str]:
+        mirrored.append(" ".join(plan.name for _, plan in jobs))
+        return ["W&B: no login"]
 
     monkeypatch.setattr(running, "run", run)
     monkeypatch.setattr("harness.tracking.mirror", mirror)
@@ -395,7 +451,7 @@ def test_a_run_ends_with_table_videos_and_picture(
 ) -> None:
     code, out, err = harness("name=mine")
     assert code == 0
-    assert err == "W&B: no login\n" and fake_run == ["mine 3 0"]
+    assert err == "W&B: no login\n" and fake_run == ["mine"]
     order = [
         out.index(words)
         for words in ("fake", "weights are missing", "short", "videos: results/cells/fake/fake")
@@ -411,7 +467,7 @@ def test_a_failed_cell_ends_with_1_and_is_listed(harness: Harness, fake_run: lis
     code, out, _ = harness("-m", "seed=0,1", "name=mine", "limit=1")
     assert code == 1
     assert out.splitlines()[-1] == 'oom: fake, c 0, seed 1, "p": no memory left'
-    assert fake_run == ["mine 1 0", "mine-2 1 1"]
+    assert fake_run == ["mine mine-2"], "one mirror for the command"
 
 
 def test_input_found_bad_late_ends_with_2_and_the_other_jobs_go_on(

@@ -15,8 +15,11 @@ from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.errors import InputError
 from harness import records
 from harness.config import Job
-from harness.plan import digest, make_plan, plan_path, safe, save_plan
+from harness.plan import digest, make_plan, plan_path, safe, save_plan, unmatched
 from methods.interface import Grid
+from metrics.interface import MetricUnavailable
+
+PARTS = ("method", "backbone", "dataset")
 
 
 @dataclass(config={"extra": "forbid"})
@@ -38,6 +41,9 @@ class Finished(Method):
     videos: dict[str, str] = dataclasses.field(default_factory=dict)
     outside_id: ClassVar[tuple[str, ...]] = ("note", "videos")
     uses_backbone: ClassVar[bool] = False
+
+    def listed(self) -> list[tuple[str, str, int]]:
+        return [(clip, "p", 0) for clip in self.videos]
 
     def missing(self, clip: str, prompt: str, seed: int) -> str | None:
         return None if clip in self.videos else "no video in the manifest"
@@ -69,16 +75,20 @@ class Backbone:
 class Dataset:
     name: str = "d"
     root: str = "here"
-    names: tuple[str, ...] = ("a", "b", "c")
+    clips: tuple[str, ...] = ("a", "b", "c")
+    names: tuple[str, ...] | None = None
     prompts: tuple[str, ...] = ("p",)
     stride: int = 1
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[tuple[str, ...]] = ("root", "names", "prompts")
+    outside_id: ClassVar[tuple[str, ...]] = ("root", "clips", "names", "prompts")
 
     def listing(self) -> Listing:
         texts = tuple(Prompt(text) for text in self.prompts)
         return Listing(
-            tuple(ClipInfo(name, hashlib.sha256(name.encode()).hexdigest(), texts) for name in self.names),
+            tuple(
+                ClipInfo(name, hashlib.sha256(name.encode()).hexdigest(), texts)
+                for name in self.names or self.clips
+            ),
             (LeftOut("short", "has 3 frames"),),
         )
 
@@ -212,6 +222,94 @@ def test_finished_videos_need_no_weights_and_missing_ones_are_left_out(tmp_path:
     assert other[0] != cells[0].id and other[1] == cells[1].id
 
 
+def test_a_clip_asked_for_by_name_without_a_finished_video_is_bad_input(tmp_path: Path) -> None:
+    method = Finished(videos={"a": "1"})
+    with pytest.raises(InputError, match=r"dataset\.names: b: no video in the manifest; add the video"):
+        make_plan(job(tmp_path, method=method, dataset=Dataset(names=("a", "b"))))
+    _, cells = make_plan(job(tmp_path, method=method, dataset=Dataset(names=("a",), prompts=("p", "q"))))
+    assert len(cells) == 2
+
+
+def test_rows_of_finished_videos_that_no_plan_compares_are_told_once(tmp_path: Path) -> None:
+    method = Finished(videos={"x": "0", "a": "1", "b": "2", "y": "3"})
+    jobs = [job(tmp_path, method=method, limit=1), job(tmp_path, method=method, limit=2), job(tmp_path)]
+    pairs = [(one, make_plan(one)[0]) for one in jobs]
+    assert unmatched(pairs) == [
+        "method.manifest: 2 of 4 rows match no planned cell; the first: clip 'x', prompt 'p', seed 0"
+    ]
+    assert len(unmatched(pairs[:1])) == 1 and "3 of 4" in unmatched(pairs[:1])[0]
+    method.videos = {"a": "1", "b": "2"}
+    assert unmatched(pairs) == []
+
+
+def offline(self: Backbone, *_: object) -> str:
+    raise InputError("backbone.model: its weights are not on this machine")
+
+
+def test_scoring_needs_neither_weights_nor_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, cells = make_plan(job(tmp_path))
+    save_plan(tmp_path, plan)
+    sources = {part: records.Source(name=part, version="1", config={}) for part in PARTS}
+    record = records.Record(
+        schema=1,
+        id=cells[1].id,
+        status="ok",
+        clip="b",
+        prompt="p",
+        seed=0,
+        identity=cells[1].identity,
+        **sources,
+    )
+    monkeypatch.setattr(Backbone, "check", offline)
+    monkeypatch.setattr(Backbone, "identity", offline)
+    with pytest.raises(InputError, match="not on this machine"):
+        make_plan(job(tmp_path, action="score", device="cuda:7"))
+    records.save(tmp_path / cells[1].path / "record.json", record)
+    again, same = make_plan(job(tmp_path, action="score", device="cuda:7"))
+    assert [cell.id for cell in same] == [cell.id for cell in cells] and again.name == plan.name
+    assert again.variants == plan.variants
+    for action in ("run", "plan"):
+        with pytest.raises(InputError, match="not on this machine"):
+            make_plan(job(tmp_path, action=action))
+
+
+def test_planning_needs_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def check(self: Backbone, frames: int, device: str) -> Grid:
+        asked.append(device)
+        return Grid(2, 4, 4)
+
+    monkeypatch.setattr(Backbone, "check", check)
+    for action in ("plan", "run"):
+        make_plan(job(tmp_path, action=action, device="cuda:7"))
+    assert asked == ["cpu", "cuda:7"]
+
+
+class Weighty:
+    """A metric, or a tracker, that wants weights."""
+
+    def __init__(self, name: str, there: bool = True, uses_tracks: bool = False) -> None:
+        self.name, self.there, self.uses_tracks = name, there, uses_tracks
+
+    def ready(self) -> None:
+        if not self.there:
+            raise MetricUnavailable(f"{self.name} needs weights")
+
+
+def test_required_metrics_and_their_tracker_are_asked_for_their_weights(tmp_path: Path) -> None:
+    metrics: Any = {"clip": Weighty("clip", there=False), "motion": Weighty("motion", uses_tracks=True)}
+    tracker: Any = Weighty("tracker", there=False)
+    for required, reason in ((["clip"], "clip cannot"), (["motion"], "motion cannot .* tracker needs")):
+        wanting = job(tmp_path, metrics=metrics, tracker=tracker, required=required)
+        with pytest.raises(InputError, match=rf"metrics\.required: {reason}"):
+            make_plan(wanting)
+        wanting.action = "plan"
+        make_plan(wanting)
+    make_plan(job(tmp_path, metrics=metrics, tracker=tracker))
+    make_plan(job(tmp_path, metrics=metrics, tracker=Weighty("tracker"), required=["motion"]))
+
+
 def test_no_cell_at_all_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no clip of d can be run .*short: has 3 frames"):
         make_plan(job(tmp_path, method=Finished()))
@@ -226,8 +324,8 @@ def test_checks_come_before_anything_is_written(tmp_path: Path) -> None:
 
 def test_an_only_clip_that_cannot_be_read_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"broken, .*cannot be read \(cannot decode\)"):
-        make_plan(job(tmp_path, dataset=Dataset(names=("broken",))))
-    _, cells = make_plan(job(tmp_path, dataset=Dataset(names=("broken", "a"))))
+        make_plan(job(tmp_path, dataset=Dataset(clips=("broken",))))
+    _, cells = make_plan(job(tmp_path, dataset=Dataset(clips=("broken", "a"))))
     assert len(cells) == 2
 
 

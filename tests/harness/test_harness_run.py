@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
-from harness_fakes import Drift, Elsewhere, Likeness, PoolingConfig, Squares, make_job, planned
+from harness_fakes import Drift, Elsewhere, Likeness, Pooling, PoolingConfig, Squares, make_job, planned
 from PIL import Image
 
 from datasets import video
@@ -14,6 +15,7 @@ from datasets.errors import InputError
 from harness import run
 from harness.records import load_record
 
+RESOLVED = {"method": {"name": "drift"}, "dataset": {}}
 PROMPTS = ("fine", "trouble", "also fine")
 
 
@@ -118,6 +120,43 @@ def test_a_backbone_that_cannot_be_loaded_fails_every_cell_but_is_tried_once(tmp
     outcome = go(job)
     assert [record.status for record in outcome.records] == ["failed"] * 3
     assert job.backbone.loads == 1
+
+
+def test_jobs_of_one_backbone_share_it_and_another_one_takes_its_place(tmp_path):
+    """A sweep: two methods and two seeds on one backbone, then one of other weights."""
+    released, loaded = [], run.Loaded()
+
+    def load(self, device):
+        self.loads += 1
+        assert loaded.backbone is None, "the one before is released first"
+        backbone = Pooling()
+        weakref.finalize(backbone, released.append, self.width)
+        return backbone
+
+    jobs = [
+        make_job(
+            tmp_path, name=f"plan{number}", resolved={**RESOLVED, "backbone": {"dtype": dtype}}, **changes
+        )
+        for number, (dtype, changes) in enumerate(
+            [
+                ("float32", {}),
+                ("float32", {"method": Drift(steps=2)}),
+                ("float32", {"seeds": [1]}),
+                ("float16", {"seeds": [2]}),
+            ]
+        )
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PoolingConfig, "load", load)
+        outcomes = [run.run(job, *planned(job), loaded) for job in jobs]
+    assert all(outcome.ok for outcome in outcomes)
+    assert [job.backbone.loads for job in jobs] == [1, 0, 0, 1]
+    assert released == [16]
+    seconds = {record.timing.load for outcome in outcomes[:3] for record in outcome.records}
+    assert len(seconds) == 1 and None not in seconds
+    alone = go(make_job(tmp_path / "alone", seeds=[1]))
+    shared = outcomes[2].records
+    assert [r.frames_sha256 for r in alone.records] == [r.frames_sha256 for r in shared]
 
 
 def test_bad_input_found_while_loading_passes_through(tmp_path, monkeypatch):

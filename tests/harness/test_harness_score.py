@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from harness_fakes import (
@@ -184,6 +186,35 @@ def test_levels_come_from_all_finished_cells(tmp_path):
     found = score.levels(job, planned(job)[1])
     brightness = np.mean([job.dataset.load(f"clip{i}").frames.mean() for i in range(3)]) / 255
     assert found == {"likeness": {"true": 1.0, "chance": pytest.approx(brightness), "pairs": 3}}
+
+
+def test_levels_follow_changed_captions(tmp_path, monkeypatch):
+    job = make_job(tmp_path, metrics={"likeness": Likeness()})
+    go(job)
+    _, cells = planned(job)
+    before = score.levels(job, cells)
+    monkeypatch.setattr(Likeness, "levels", lambda self, samples: {"true": 0.5})
+    assert score.levels(job, cells) == before, "kept"
+    renamed = [replace(cell, clip=replace(cell.clip, caption="a green square")) for cell in cells]
+    assert score.levels(job, renamed) == {"likeness": {"true": 0.5}}
+
+
+def test_levels_without_kept_frames_are_missed_in_one_line(tmp_path):
+    job = make_job(tmp_path, keep_frames=False)
+    go(job)
+    lines = []
+    assert score.levels(job, planned(job)[1], lines.append) == {}
+    assert len(lines) == 1 and "3 of 3 finished cells" in lines[0] and "keep_frames=true" in lines[0]
+
+
+def test_scoring_does_not_try_again_what_does_not_apply(tmp_path, monkeypatch):
+    away = score.Score(None, "no truth here", applies=False)
+    monkeypatch.setattr(Likeness, "score", lambda self, sample: away)
+    go(make_job(tmp_path))
+    job = make_job(tmp_path)
+    outcome = score.rescore(job, *planned(job))
+    assert outcome.rescored == 0
+    assert not outcome.records[0].metrics["likeness"].applies
 
 
 def test_levels_that_cannot_be_computed_cost_a_line_only(tmp_path):

@@ -173,7 +173,7 @@ def logged_records(path):
 
 def test_a_real_offline_run_holds_config_summary_table_videos_and_exit_code(tmp_path):
     plan = write_world(tmp_path, ("ok", "ok", "failed"))
-    assert publish(tmp_path, plan, wandb_keys(tmp_path, group="g"), config={"seed": 0}, exit_code=1) is None
+    assert publish(tmp_path, [plan], wandb_keys(tmp_path, group="g"), [{"seed": 0}]) is None
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (log,) = folder.glob("*.wandb")
     config, summary, exit_code, group = {}, {}, None, None
@@ -208,18 +208,16 @@ def test_one_run_a_variant_with_config_rows_means_and_videos(tmp_path, fake):
         results=tmp_path,
         wandb=wandb_keys(tmp_path, videos=1, project="mine", entity="us"),
         resolved={"frames": 17, "wandb": {"mode": "offline"}},
-        overrides=["seed=0"],
     )
-    records = [load_record(tmp_path / cell.path / "record.json") for cell in plan.variants[0].cells]
     before, loaded = dict(os.environ), "wandb" in sys.modules
-    assert mirror(job, plan, records, 0) is None
+    assert mirror([(job, plan)]) == []
     assert dict(os.environ) == before and ("wandb" in sys.modules) == loaded, "ours stay as they were"
     calls = fake.calls()
     assert [call["what"] for call in calls] == ["init", "log", "finish"] * 2
     init, log, finish = calls[3:]
     assert (init["project"], init["entity"], init["group"], init["mode"]) == ("mine", "us", "p", "offline")
     assert init["name"] == "fastvmt sprites sprites"
-    assert init["config"]["frames"] == 17 and init["config"]["overrides"] == ["seed=0"]
+    assert init["config"]["frames"] == 17 and init["config"]["plan"] == "p"
     assert init["env"]["WANDB_SILENT"] == "true" and init["env"]["WANDB_CONSOLE"] == "off"
     assert Path(init["env"]["WANDB_DIR"]) == tmp_path
     cells = log["values"]["cells"]
@@ -248,7 +246,7 @@ def here(fake, tmp_path, monkeypatch):
 @pytest.mark.parametrize("statuses", [("ok", "failed"), ("oom", "oom"), ("ok", None)])
 def test_exit_code_is_1_when_a_cell_failed_or_is_missing(tmp_path, here, statuses):
     plan = write_world(tmp_path, statuses, videos=False)
-    assert publish(tmp_path, plan, wandb_keys(tmp_path)) is None
+    assert publish(tmp_path, [plan], wandb_keys(tmp_path)) is None
     assert here.calls()[-1]["exit_code"] == 1
 
 
@@ -257,19 +255,54 @@ def test_only_the_run_of_the_failed_variant_ends_with_1(tmp_path, here):
     record = load_record(tmp_path / plan.variants[1].cells[0].path / "record.json")
     record.status = "timeout"
     save(tmp_path / plan.variants[1].cells[0].path / "record.json", record)
-    assert publish(tmp_path, plan, wandb_keys(tmp_path), exit_code=1) is None
+    assert publish(tmp_path, [plan], wandb_keys(tmp_path)) is None
     assert [call["exit_code"] for call in here.calls() if call["what"] == "finish"] == [0, 1]
 
 
-def test_an_interrupted_command_keeps_its_exit_code(tmp_path, here):
-    plan = write_world(tmp_path, ("ok", None), videos=False)
-    assert publish(tmp_path, plan, wandb_keys(tmp_path), exit_code=130) is None
-    assert here.calls()[-1]["exit_code"] == 130
+def test_a_sweep_over_seeds_is_one_run_and_all_runs_of_a_command_share_a_group(tmp_path, here):
+    """Six jobs, two methods by three seeds: two runs."""
+    whole = write_world(tmp_path, ("ok", "ok", "failed"), methods=("none", "fastvmt"), videos=False)
+    jobs = []
+    for variant in whole.variants:
+        for seed, cell in enumerate(variant.cells):
+            alone = variant.model_copy(update={"cells": [cell], "overrides": [f"seed={seed}"]})
+            plan = Plan(schema=1, name=f"{variant.method}{seed}", variants=[alone])
+            resolved = {"frames": 17, "seed": [seed]}
+            job = SimpleNamespace(results=tmp_path, wandb=wandb_keys(tmp_path), resolved=resolved)
+            jobs.append((job, plan))
+    assert mirror(jobs) == []
+    calls = here.calls()
+    assert [call["what"] for call in calls] == ["init", "log", "finish"] * 2
+    inits = [call for call in calls if call["what"] == "init"]
+    assert [init["name"] for init in inits] == ["none sprites sprites", "fastvmt sprites sprites"]
+    assert {init["group"] for init in inits} == {"none0+5"}
+    assert inits[1]["config"]["seed"] == [[0], [1], [2]] and inits[1]["config"]["frames"] == 17
+    assert inits[1]["config"]["plan"] == ["fastvmt0", "fastvmt1", "fastvmt2"]
+    assert inits[1]["config"]["overrides"] == [["seed=0"], ["seed=1"], ["seed=2"]]
+    for log in (call for call in calls if call["what"] == "log"):
+        assert len(log["values"]["cells"]["data"]) == 3 and len(log["values"]["table"]["data"]) == 2
+    for finish in (call for call in calls if call["what"] == "finish"):
+        assert finish["summary"]["cells"] == 3 and finish["summary"]["n"] == 2 and finish["exit_code"] == 1
+
+
+def test_jobs_of_other_results_folders_or_settings_are_published_apart(tmp_path, here):
+    jobs = []
+    for name, project in (("a", "x"), ("b", "x"), ("b", "y")):
+        plan = write_world(tmp_path / name, videos=False)
+        wandb = wandb_keys(tmp_path / name, project=project)
+        jobs.append((SimpleNamespace(results=tmp_path / name, wandb=wandb, resolved={}), plan))
+    assert mirror(jobs) == []
+    inits = [call for call in here.calls() if call["what"] == "init"]
+    assert [(Path(init["dir"]).name, init["project"]) for init in inits] == [
+        ("a", "x"),
+        ("b", "x"),
+        ("b", "y"),
+    ]
 
 
 def test_a_plan_file_is_enough(tmp_path, here):
     write_world(tmp_path, videos=False)
-    assert publish(tmp_path, tmp_path / "plans" / "p.json", wandb_keys(tmp_path)) is None
+    assert publish(tmp_path, [tmp_path / "plans" / "p.json"], wandb_keys(tmp_path)) is None
     assert here.calls()[-1]["exit_code"] == 0
 
 
@@ -284,7 +317,7 @@ def test_a_refusing_wandb_is_one_warning_line(tmp_path, fake, how, reason):
     plan = write_world(tmp_path, videos=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
     fake.set(how)
-    warning = publish(tmp_path, plan, wandb_keys(tmp_path))
+    warning = publish(tmp_path, [plan], wandb_keys(tmp_path))
     assert warning is not None and reason in warning and "\n" not in warning
     assert {path: path.read_bytes() for path in tmp_path.rglob("record.json")} == before
 
@@ -294,7 +327,7 @@ def test_a_hanging_wandb_is_stopped_with_all_it_started(tmp_path, fake):
     fake.set("hang")
     for limit in (5, 20, 80):  # a busy machine may need longer to come to the hang
         started = time.monotonic()
-        warning = publish(tmp_path, plan, wandb_keys(tmp_path, timeout_s=limit))
+        warning = publish(tmp_path, [plan], wandb_keys(tmp_path, timeout_s=limit))
         assert time.monotonic() - started < limit + 20
         assert warning is not None and f"wandb.timeout_s={limit}" in warning
         if fake.calls():
@@ -318,9 +351,9 @@ def runs(pid):
 def test_disabled_and_empty_start_nothing(tmp_path, fake):
     plan = write_world(tmp_path, videos=False)
     fake.set("record")
-    job = SimpleNamespace(results=tmp_path, wandb=wandb_keys(tmp_path), resolved={}, overrides=[])
-    assert mirror(job, plan, [], 0) is None
-    assert publish(tmp_path, plan, wandb_keys(tmp_path, mode="disabled")) is None
+    job = SimpleNamespace(results=tmp_path, wandb=wandb_keys(tmp_path, mode="disabled"), resolved={})
+    assert mirror([]) == [] and mirror([(job, plan)]) == []
+    assert publish(tmp_path, [plan], wandb_keys(tmp_path, mode="disabled")) is None
     assert fake.calls() == []
 
 
@@ -330,9 +363,9 @@ def test_a_bad_key_is_named_and_never_raised_by_the_mirror(tmp_path):
         settings({"timeout_s": -1})
     with pytest.raises(InputError, match=r"wandb\.colour"):
         settings({"colour": "red"})
-    warning = publish(tmp_path, plan, {"mode": "sometimes"})
+    warning = publish(tmp_path, [plan], {"mode": "sometimes"})
     assert warning is not None and "wandb.mode" in warning
-    unreadable = publish(tmp_path, tmp_path / "plans" / "none.json", wandb_keys(tmp_path))
+    unreadable = publish(tmp_path, [tmp_path / "plans" / "none.json"], wandb_keys(tmp_path))
     assert unreadable is not None and "none.json" in unreadable
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import OmegaConf
 from PIL import Image
 from pydantic import ValidationError
@@ -462,6 +465,23 @@ def test_a_missing_folder_or_shard_is_named(folder, tmp_path):
     assert backbone(copy, weights="random").check(9, "cpu") == Grid(3, 4, 6)
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "transformer", "vae"])
+def test_a_tensor_missing_in_the_weights_is_named(folder, tmp_path, part):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (weights,) = (copy / part).glob("*.safetensors")
+    tensors = load_file(weights)
+    gone = sorted(tensors)[0]
+    del tensors[gone]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=rf"{part} lacks {re.escape(gone)}; give a complete"):
+        backbone(copy).load("cpu")
+
+
 @pytest.fixture
 def no_hub(tmp_path, monkeypatch):
     """An empty hub cache and no way to the hub."""
@@ -497,6 +517,40 @@ def test_a_cached_hub_model_is_found_and_named_by_its_commit(folder, tmp_path, n
     config = backbone("owner/tiny")
     assert config.check(9, "cpu") == Grid(3, 4, 6)
     assert config.identity() == "hub:owner/tiny@" + "0123abcd" * 5
+
+
+def test_what_is_downloaded_is_the_commit_that_was_planned(folder, no_hub, monkeypatch):
+    """The branch moves between planning and loading; the identity in the cell ids must stay true."""
+    planned, asked = "0123abcd" * 5, []
+
+    class Hub:
+        def model_info(self, model, revision, timeout):
+            return SimpleNamespace(sha="feed" * 10 if asked else planned)
+
+    def fetch(model, revision, allow_patterns=None, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        asked.append((revision, len(allow_patterns)))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    config = backbone("owner/moving")
+    assert config.identity() == f"hub:owner/moving@{planned}"
+    config.load("cpu")
+    assert asked[0] == (planned, 5)
+    assert [files for revision, files in asked if revision != planned] == [1], "the branch: its name only"
+    assert config.identity() == f"hub:owner/moving@{planned}"
+
+
+def test_a_download_that_breaks_off_is_bad_input(no_hub, monkeypatch):
+    def fetch(model, revision, allow_patterns=None, local_files_only=False):
+        raise LocalEntryNotFoundError("not cached") if local_files_only else OSError("disk\nfull")
+
+    monkeypatch.setattr("methods.backbones.wan._hub_commit", lambda model, revision: "0123abcd" * 5)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(InputError, match=r"download failed \(OSError: disk full\); run again"):
+        backbone("owner/broken").load("cpu")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from datasets.errors import InputError
+from harness.score import metric_version, same_version
 from metrics import clip_model
 from metrics.clip_model import (
     WordTokenizer,
@@ -185,6 +186,46 @@ def test_bf16_on_disk_is_float32_in_memory(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("metric", [ClipT, ClipF])
+def test_another_clip_is_another_version_wherever_it_lies(tiny, tmp_path, metric):
+    folder, model, config, vocabulary = tiny
+
+    def version(place) -> str:
+        return metric_version(metric("clip", "sprites", str(place)), None)
+
+    for copy in ("a", "b"):
+        save_tiny_clip(tmp_path / copy, model, config, vocabulary, torch.float32)
+    before = version(tmp_path / "a")
+    assert before == version(tmp_path / "b") == version(folder)
+    assert str(tmp_path) not in before and " weights sha256:" in before
+    old = load_clip("sprites", str(tmp_path / "a")).image_features(video(1))
+    torch.manual_seed(1)
+    retrained = build_tiny_clip(config)
+    save_tiny_clip(tmp_path / "a", retrained, config, vocabulary, torch.float32)
+    assert not same_version(before, version(tmp_path / "a"))
+    assert np.abs(load_clip("sprites", str(tmp_path / "a")).image_features(video(1)) - old).max() > 0.01
+    # Weights that are not at hand do not make a value stale: it could not be had again.
+    (tmp_path / "b" / "model.safetensors").unlink()
+    assert "weights" not in version(tmp_path / "b")
+    assert same_version(before, version(tmp_path / "b")) and not same_version("2 x", version(tmp_path / "b"))
+
+
+def test_the_hubs_cache_names_the_weights_without_reading_them(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    name = "ViT-B-32-quickgelu/openai"
+    assert clip_model.weights_id(name) == ""
+    repository = tmp_path / "models--timm--vit_base_patch32_clip_224.openai"
+    snapshot = repository / "snapshots" / ("c" * 40)
+    for part in (snapshot, repository / "blobs", repository / "refs"):
+        part.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("c" * 40)
+    (repository / "blobs" / ("ab" * 32)).write_bytes(b"weights")
+    (snapshot / "open_clip_model.safetensors").symlink_to(repository / "blobs" / ("ab" * 32))
+    assert clip_model.weights_id(name) == "sha256:" + "ab" * 8
+
+
+@pytest.mark.parametrize("metric", [ClipT, ClipF])
 def test_openai_weights_need_quickgelu(metric):
     with pytest.raises(ValidationError, match="ViT-B-32-quickgelu/openai"):
         metric("clip", "ViT-B-32/openai")
@@ -256,7 +297,7 @@ def test_footage_gets_open_clips_own_transform(monkeypatch, tmp_path):
     assert clip.tokens("a dog") == 4
     assert clip.context_length == 77
     assert clip.id.startswith("ViT-B-32-quickgelu/openai sha256:")
-    load_clip.cache_clear()
+    clip_model._load.cache_clear()
 
 
 def test_metrics_import_without_torch():

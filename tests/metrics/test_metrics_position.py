@@ -16,9 +16,9 @@ from metrics.position import (
     Detector,
     DirectionCosine,
     PositionError,
-    background_flow,
     detect,
     direction_cosine,
+    flow_errors,
     match,
 )
 
@@ -26,6 +26,7 @@ DETECTOR = Detector(hue=18, saturation=0.5, value=0.3, area=0.002)
 GREY = (110, 110, 110)
 COLOURS = {"red": (200, 20, 20), "blue": (20, 60, 200), "green": (20, 200, 35)}
 T = 9
+CENTRE = 31.5
 
 
 def line(start, step) -> np.ndarray:
@@ -44,15 +45,18 @@ def drawn(things, height: int = 64, width: int = 64, background=GREY) -> np.ndar
     return frames
 
 
-def world(*positions, kind: str = "object", inside=None, flow=None):
+def world(*positions, kind: str = "object", inside=None, pan=None, zoom=None):
     """The part of a rendered world's truth that metrics read."""
     stacked = np.stack(positions, 1).astype(np.float32) if positions else np.zeros((T, 1, 2), np.float32)
+    pan = np.zeros((T, 2)) if pan is None else pan
+    zoom = np.ones(T) if zoom is None else zoom
     return SimpleNamespace(
         kind=kind,
+        frames=T,
         positions=stacked,
         inside=np.ones(stacked.shape[:2], bool) if inside is None else inside,
-        background_flow=np.zeros((T - 1, 2), np.float32) if flow is None else flow,
-        colours=(),
+        to_image=lambda points, t: (points - CENTRE) * zoom[t] + CENTRE - pan[t],
+        to_world=lambda points, t: (points + pan[t] - CENTRE) / zoom[t] + CENTRE,
     )
 
 
@@ -76,8 +80,7 @@ def test_a_disc_is_found_to_a_fraction_of_a_pixel():
     result = score(ERROR, frames, world(path), RED)
     assert result.value < 0.25
     assert result.details["missed"] == 0
-    assert result.details["direction_cosine"] == pytest.approx(1, abs=0.01)
-    assert score(COSINE, frames, world(path), RED).value == result.details["direction_cosine"]
+    assert score(COSINE, frames, world(path), RED).value == pytest.approx(1, abs=0.01)
 
 
 def test_a_square_is_found_exactly():
@@ -214,11 +217,15 @@ def test_reasons_when_there_is_no_value():
     path = line((20, 30), (2, 1))
     frames = drawn([("red", path, 7)])
     for metric in (ERROR, COSINE, FLOW):
-        assert score(metric, frames, None, RED).reason == "only rendered clips know the truth"
+        none = score(metric, frames, None, RED)
+        assert none.reason == "only rendered clips know the truth" and not none.applies
     for metric in (ERROR, COSINE):
-        assert "background_flow_error" in score(metric, frames, world(path, kind="camera"), RED).reason
-        assert "grammar" in score(metric, frames, world(path), "a dog runs").reason
-    assert "position_error" in score(FLOW, frames, world(path), RED).reason
+        camera = score(metric, frames, world(path, kind="camera"), RED)
+        assert "background_flow_error" in camera.reason and not camera.applies
+        foreign = score(metric, frames, world(path), "a dog runs")
+        assert "grammar" in foreign.reason and foreign.applies
+    objects = score(FLOW, frames, world(path), RED)
+    assert "position_error" in objects.reason and not objects.applies
 
 
 def test_a_shorter_generation_is_compared_with_the_start_of_the_truth():
@@ -241,14 +248,37 @@ def panned(step) -> np.ndarray:
     return np.clip(np.stack(frames), 0, 255).astype(np.uint8)
 
 
-def test_background_flow_of_a_pan():
+def test_flow_error_of_a_pan():
     step = np.array([1.2, -0.7])
     frames = panned(step)
-    assert background_flow(frames) == pytest.approx(np.tile(step, (T - 1, 1)), abs=0.1)
-    truth = world(kind="camera", flow=np.tile(step, (T - 1, 1)).astype(np.float32))
-    assert score(FLOW, frames, truth, RED).value < 0.1
+    truth = world(kind="camera", pan=-np.arange(T)[:, None] * step)
+    true = score(FLOW, frames, truth, RED)
+    assert true.value < 0.1 and true.per_frame == pytest.approx([true.value] * (T - 1), abs=0.05)
+    assert true.details["used"] > 0.9 and true.details["missed"] == 0
     still = np.repeat(frames[:1], T, 0)
     assert score(FLOW, still, truth, RED).value == pytest.approx(np.hypot(1.2, 0.7), abs=0.01)
+    back = world(kind="camera", pan=np.arange(T)[:, None] * step)
+    assert score(FLOW, frames, back, RED).value == pytest.approx(2 * np.hypot(1.2, 0.7), abs=0.1)
+
+
+def test_a_frozen_video_misses_all_of_a_zoom():
+    """A pixel at distance r of the centre goes (s - 1) r in a step that zooms by s."""
+    still = np.repeat(panned((0, 0))[:1], T, 0)
+    truth = world(kind="camera", zoom=1.03 ** np.arange(T))
+    # 64 pixels enlarged to 256: a mean over quarter pixels
+    x, y = np.meshgrid(*2 * [(np.arange(256) + 0.5) / 4 - 0.5 - CENTRE])
+    expected = 0.03 * np.hypot(x, y).mean()
+    result = score(FLOW, still, truth, RED)
+    assert result.value == pytest.approx(expected, abs=0.01)
+    assert result.per_frame == pytest.approx([expected] * (T - 1), abs=0.01)
+
+
+def test_flow_errors_are_in_pixels_of_the_reference():
+    frames = panned((1.2, -0.7))
+    truth = world(kind="camera")
+    wide = np.stack([cv2.resize(frame, (128, 64), interpolation=cv2.INTER_CUBIC) for frame in frames])
+    errors, _ = flow_errors(wide, truth, (64, 64))
+    assert errors == pytest.approx([np.hypot(1.2, 0.7)] * (T - 1), abs=0.1)
 
 
 def test_true_clips_are_read_to_half_a_pixel():

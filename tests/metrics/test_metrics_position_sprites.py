@@ -30,7 +30,6 @@ def test_the_detector_is_within_half_a_pixel_on_true_clips() -> None:
     assert all(error is not None for error in errors)
     assert np.mean(errors) <= 0.25 and np.max(errors) <= 0.5
     assert all(score.details["missed"] == 0 for score in scores)
-    assert min(score.details["direction_cosine"] for score in scores) > 0.95
 
 
 def test_the_wrong_colour_counts_as_missed_at_half_the_diagonal() -> None:
@@ -43,15 +42,22 @@ def test_the_wrong_colour_counts_as_missed_at_half_the_diagonal() -> None:
     assert score.value == pytest.approx(np.hypot(64, 64) / 2)
 
 
-def test_camera_clips_are_left_to_the_background_flow() -> None:
-    for sample in samples(("pan", "zoom"), 4):
+@pytest.mark.parametrize("motion", ["pan", "zoom"])
+def test_camera_clips_are_left_to_the_background_flow(motion: str) -> None:
+    metric = BackgroundFlowError(name="background_flow_error")
+    for sample in samples((motion,), 2):
         score = PositionError(name="position_error").score(sample)
         assert score.value is None and "background_flow_error" in str(score.reason)
-        flow = BackgroundFlowError(name="background_flow_error").score(sample)
-        assert flow.value is not None and flow.value < 0.25
-        still = np.repeat(sample.generated[:1], len(sample.generated), 0)
-        sample.generated = still
-        frozen = BackgroundFlowError(name="background_flow_error").score(sample)
-        assert frozen.value == pytest.approx(
-            np.linalg.norm(sample.truth.background_flow, axis=1).mean(), abs=0.05
-        )
+        true = metric.score(sample)
+        assert true.value is not None and true.value < 0.25
+        sample.generated = np.repeat(sample.generated[:1], len(sample.generated), 0)
+        frozen = metric.score(sample)
+        # What a frozen video misses is the whole of the true motion.
+        y, x = np.mgrid[0:64, 0:64].astype(float)
+        points = np.stack([x, y], -1).reshape(-1, 2)
+        truth = sample.truth
+        steps = [
+            truth.to_image(truth.to_world(points, t), t + 1) - points for t in range(len(truth.zoom) - 1)
+        ]
+        assert frozen.value == pytest.approx(np.linalg.norm(steps, axis=-1).mean(), abs=0.02)
+        assert frozen.value > 0.4 > 4 * true.value

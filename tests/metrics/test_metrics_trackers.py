@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from datasets.sprites import HELD_OUT, draw, render
+from harness.score import tracker_version
 from metrics.interface import MetricUnavailable
 from metrics.trackers import cotracker3
 from metrics.trackers.cotracker3 import CoTracker3
@@ -183,3 +184,23 @@ def test_cotracker_missing_says_why_and_what_to_do(tmp_path, fresh_cotracker):
     for _ in range(2):
         with pytest.raises(MetricUnavailable, match=r"tracker\.repository"):
             tracker.track(translating((0.0, 0.0), frames=2))
+
+
+def test_a_cotracker_version_holds_weights_and_code_but_no_path(tmp_path):
+    def version() -> str:
+        return tracker_version(
+            CoTracker3("cotracker3", repository=str(tmp_path), checkpoint=str(tmp_path / "weights.pth"))
+        )
+
+    assert "weights" not in version()
+    (tmp_path / "hubconf.py").write_text(HUBCONF)
+    (tmp_path / "weights.pth").write_bytes(b"one")
+    found = {version()}
+    (tmp_path / "weights.pth").write_bytes(b"other")
+    found.add(version())
+    (tmp_path / "cotracker").mkdir()
+    (tmp_path / "cotracker" / "predictor.py").write_text("pass")
+    found.add(version())
+    assert len(found) == 3 and not any(str(tmp_path) in one for one in found)
+    known = tracker_version(CoTracker3("cotracker3"))
+    assert known.endswith(f" weights sha256:{cotracker3.WEIGHTS_SHA256[:16]}")

@@ -29,6 +29,7 @@ from harness.records import (
 )
 from reports.__main__ import main
 from reports.tables import (
+    left_out_lines,
     print_plans,
     ranks,
     render,
@@ -43,7 +44,7 @@ LOWER = {"position_error"}
 
 
 def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="c", status="ok", **given):
-    """Write a record and return its planned cell. ``given``: metrics, reasons, details and fields."""
+    """Write a record and return its planned cell. ``given``: metrics, reasons, idle metrics, fields."""
     id_ = f"{method}-{config}-{clip}-{prompt}-{seed}".replace(" ", "_")
     path = f"cells/{method}/sprites/{clip}-{id_}"
     cell = PlannedCell(id=id_, path=path, clip=clip, prompt=prompt, seed=seed)
@@ -56,7 +57,7 @@ def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="
             unit="px" if name in LOWER else "",
             higher_is_better=name not in LOWER,
             reason=given.get("reasons", {}).get(name),
-            details=given.get("details", {}) if name == "position_error" else {},
+            applies=name not in given.get("idle", ()),
         )
         for name, value in given.get("metrics", {}).items()
     }
@@ -126,6 +127,7 @@ def world(tmp_path):
                         "motion_fidelity": motion + float(rng.normal(0, 0.05)),
                         "clip_f": 0.98,
                         "position_error": error + float(rng.normal(0, 1)),
+                        "direction_cosine": 0.5,
                         "warp_consistency": 0.9,
                     }
                     truth[(method, clip, prompt, seed)] = metrics
@@ -137,7 +139,6 @@ def world(tmp_path):
                             prompt,
                             seed,
                             metrics=metrics,
-                            details={"direction_cosine": 0.5, "missed": 1},
                             forwards={"none": 50.0, "fastvmt": 80.0, "full_attention": 120.0}[method],
                             total={"none": 1.0, "fastvmt": 2.0, "full_attention": 3.0}[method],
                         )
@@ -417,9 +418,10 @@ def test_null_and_nan_are_left_out_of_every_row_with_their_reason(tmp_path):
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
     assert table.values["motion_fidelity"].to_dict() == {"none": 0.4, "fastvmt": 0.8, "other": 0.7}
-    assert "Motion fid. is null: no moving reference track (cells: none 1)." in table.notes
-    assert "Motion fid. is null: not a finite number (cells: other 1)." in table.notes
+    assert "Motion fid. null in 1 cell (none 1): no moving reference track." in table.notes
+    assert "Motion fid. null in 1 cell (other 1): not a finite number." in table.notes
     assert any("2 (clip, prompt, seed) null in some row" in note for note in table.notes)
+    assert "Motion fid.: over 1 of 3 clips." in table.notes
 
 
 def test_a_metric_null_everywhere_shows_a_dash_and_its_reason_once(tmp_path):
@@ -449,6 +451,7 @@ def test_what_is_null_in_all_rows_is_not_said_to_differ(tmp_path):
                     clip,
                     metrics={"position_error": error},
                     reasons={"position_error": None if error else "only the camera moves"},
+                    idle=() if error else ("position_error",),
                 )
                 for clip, error in (("a", 5.0), ("camera", None))
             ],
@@ -457,8 +460,103 @@ def test_what_is_null_in_all_rows_is_not_said_to_differ(tmp_path):
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
     assert list(table.values["position_error"]) == [5.0, 5.0]
-    assert "Position err. is null: only the camera moves (cells: none 1, fastvmt 1)." in table.notes
-    assert not any("null in some row" in note for note in table.notes)
+    assert "Position err.: over 1 of 2 clips." in table.notes
+    assert not any("null" in note for note in table.notes)
+
+
+def test_one_reason_for_several_metrics_is_one_line(tmp_path):
+    missing = "weights of CLIP are missing; connect once"
+    rows = [
+        variant(
+            method,
+            [
+                write_cell(
+                    tmp_path,
+                    method,
+                    clip,
+                    metrics={"clip_t": None, "clip_f": None if clip == "a" else 0.9, "mine": None},
+                    reasons=dict.fromkeys(("clip_t", "clip_f", "mine"), missing),
+                )
+                for clip in "ab"
+            ],
+        )
+        for method in ("none", "fastvmt")
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert "mine" not in table.values, "null everywhere"
+    assert [note for note in table.notes if "weights of CLIP" in note] == [
+        f"Text sim., mine null in 4 cells (none 2, fastvmt 2); "
+        f"Temp. cons. null in 2 cells (none 1, fastvmt 1): {missing}."
+    ]
+
+
+def test_metrics_that_do_not_apply_or_are_not_shown_are_not_told(tmp_path):
+    nothing = ("position_error", "direction_cosine", "background_flow_error")
+    cells = [
+        write_cell(
+            tmp_path,
+            "none",
+            clip,
+            metrics={
+                "clip_t": 0.3,
+                "motion_fidelity": 0.5,
+                "motion_fidelity_legacy": None,
+                **dict.fromkeys(nothing),
+            },
+            reasons={
+                "motion_fidelity_legacy": "a track rests",
+                **dict.fromkeys(nothing, "only rendered clips know the truth"),
+            },
+            idle=nothing,
+        )
+        for clip in "ab"
+    ]
+    plan = write_plan(tmp_path, "p", [variant("none", cells)])
+    (table,) = tables(tmp_path, [plan])
+    assert not any(word in note for note in table.notes for word in ("truth", "apply", "rests", "over"))
+    (table,) = tables(tmp_path, [plan], everything=True)
+    assert "motion_fidelity_legacy null in 2 cells (none 2): a track rests." in table.notes
+    assert (
+        "Does not apply to these clips: Position err., Direction cos., background_flow_error." in table.notes
+    )
+
+
+def test_each_column_says_over_how_many_clips_it_is(tmp_path):
+    rows = []
+    for method in ("none", "fastvmt"):
+        cells = []
+        for clip in "abcd":
+            camera = clip == "d"
+            metrics = {
+                "clip_t": 0.3,
+                "position_error": None if camera else 2.0,
+                "direction_cosine": None if camera else 0.5,
+                "background_flow_error": 0.1 if camera else None,
+            }
+            idle = [name for name, value in metrics.items() if value is None]
+            cells.append(
+                write_cell(
+                    tmp_path, method, clip, metrics=metrics, idle=idle, reasons=dict.fromkeys(idle, "x")
+                )
+            )
+        rows.append(variant(method, cells))
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert [note for note in table.notes if ": over " in note] == [
+        "Position err., Direction cos.: over 3 of 4 clips.",
+        "background_flow_error: over 1 of 4 clips.",
+    ]
+
+
+def test_clips_left_out_for_one_reason_share_a_line(tmp_path):
+    absent = [PlannedOut(clip=f"clip{index}", reason="is not in DAVIS") for index in range(40)]
+    short = [PlannedOut(clip=name, reason="has 9 frames, 17 needed") for name in ("x", "y")]
+    cells = [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3})]
+    plan = write_plan(tmp_path, "p", [variant("none", cells)], left_out=[*short, *absent])
+    names = ", ".join(out.clip for out in absent)
+    lines = ["x: has 9 frames, 17 needed", "y: has 9 frames, 17 needed", f"{names}: is not in DAVIS"]
+    assert left_out_lines(plan.left_out) == lines
+    notes = [note for note in tables(tmp_path, [plan, plan])[0].notes if note.startswith("Left out")]
+    assert notes == [f"Left out: {line}." for line in lines]
 
 
 def test_random_weights_show_no_quality(tmp_path):
