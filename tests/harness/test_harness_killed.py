@@ -19,7 +19,15 @@ MOMENTS = ("plans/*.json", "cells/*/*/*/video.mp4", "cells/*/*/*/record.json")
 
 
 def start(results: Path) -> subprocess.Popen[bytes]:
-    words = ["limit=2", "backbone.steps=3", "wandb=disabled", "device=cpu", f"results={results}"]
+    words = [
+        "limit=2",
+        "frames=9",
+        "backbone.steps=3",
+        "backbone.guidance.iterations=2",
+        "wandb=disabled",
+        "device=cpu",
+        f"results={results}",
+    ]
     with (results.parent / "log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "harness", *words],
