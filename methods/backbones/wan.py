@@ -59,6 +59,7 @@ class Guidance:
     span: PositiveInt
     amf_weight: float
     window_weight: float
+    reduction: Literal["head_mean", "concat"] = "head_mean"
 
 
 @dataclass(config={"extra": "forbid"})

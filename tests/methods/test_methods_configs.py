@@ -17,6 +17,7 @@ BACKBONE = {
     "negative_prompt": "blurry",
     "guidance": {
         "block": 14,
+        "reduction": "head_mean",
         "temperature": 1.0,
         "lr_start": 3e-3,
         "lr_end": 2e-3,
