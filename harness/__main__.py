@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 # Nothing heavy up here: --help answers before Hydra or torch are imported.
 if TYPE_CHECKING:
@@ -196,7 +196,6 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     composed and planned, so a bad value anywhere in a sweep costs nothing.
     """
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     from datasets.errors import InputError
     from harness.experiment import expand
@@ -211,9 +210,7 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
         try:
             if choices.get("hydra/launcher", "basic") != "basic" and chosen.mode.name == "MULTIRUN":
                 raise InputError("hydra/launcher: name it on the command line, not in a file")
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            values = cast("dict[str, Any]", plain)
-            jobs.append(expand(values, list(chosen.overrides.task), choices.get("experiment")))
+            jobs.append(expand(config, list(chosen.overrides.task), choices.get("experiment")))
         except (InputError, *CONFIG_ERRORS) as error:
             # Raised here, Hydra would print it in its own way.
             problems.append(error)

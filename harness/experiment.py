@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from datasets.errors import InputError
 from harness.plugins import nearest, one_line
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FIXED = ("action", "experiment", "name", "results", "trust", "wandb")
 """Keys of the whole command, which a variant cannot have for itself."""
@@ -112,23 +115,33 @@ def _clashes(name: str, command: Sequence[str], own: dict[str, list[str]]) -> It
             yield f"{override} does not reach these variants of experiment={name}: {', '.join(labels)}"
 
 
-def expand(resolved: dict[str, Any], command: Sequence[str], name: str | None) -> list[Composed]:
-    """The configurations of one Hydra job: its variants' when it names an experiment, else its own.
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain data, interpolations resolved, without the experiment."""
+    from omegaconf import OmegaConf
 
-    ``resolved`` is the job's configuration as plain data, ``command`` its overrides, ``name`` the
-    chosen experiment. To be called inside the job. A variant's overrides come after the command's
-    and win. Raises InputError for a variant that cannot be composed, one line that names it.
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    values = cast("dict[str, Any]", plain)
+    values.pop("experiment", None)
+    return values
+
+
+def expand(config: DictConfig, command: Sequence[str], name: str | None) -> list[Composed]:
+    """The configurations of one Hydra job: its variants' when it has an experiment, else its own.
+
+    ``config`` is the job's, ``command`` its overrides, ``name`` the chosen experiment. To be called
+    inside the job. A variant's overrides come after the command's and win. Raises InputError for a
+    variant that cannot be composed, one line that names it; Hydra's and OmegaConf's errors otherwise.
     """
     from hydra import compose
     from omegaconf import OmegaConf
 
     from harness.explain import CONFIG_ERRORS, explain
 
-    node = resolved.pop("experiment", None)
-    if node is None:
-        return [Composed(resolved, list(command))]
+    if config.get("experiment") is None:
+        return [Composed(_plain(config), list(command))]
     name = str(name)
-    experiment = _read(name, node)
+    # The variants alone need to be complete: they may well choose what the command leaves open.
+    experiment = _read(name, OmegaConf.to_container(config.experiment))
     own = {label: _keys(overrides) for label, overrides in experiment.variants.items()}
     for label, keys in own.items():
         if fixed := [key for key in keys if key.partition(".")[0] in FIXED]:
@@ -142,14 +155,9 @@ def expand(resolved: dict[str, Any], command: Sequence[str], name: str | None) -
         kept = [override for override, key in given if key not in own[label]]
         words = [*(override for override in kept if not override.startswith("experiment=")), *overrides]
         try:
-            composed = compose("config", [*kept, *overrides])
-            plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+            found.append(Composed(_plain(compose("config", [*kept, *overrides])), words, part))
         except CONFIG_ERRORS as error:
             if not optional:
                 raise InputError(f"experiment={name}, {label}: {explain(error)}") from error
             found.append(Composed({}, words, part, explain(error)))
-            continue
-        values = cast("dict[str, Any]", plain)
-        values.pop("experiment", None)
-        found.append(Composed(values, words, part))
     return found
