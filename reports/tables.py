@@ -514,7 +514,7 @@ def _leads(better: dict[Pair, float], worse: dict[Pair, float], higher: bool) ->
 
 
 def _withheld(rows: list[Row], key: str) -> bool:
-    """Whether the rows' numbers are of things too unlike to be ranked: other sizes or weights, other devices."""
+    """Whether the rows' numbers are of things too unlike to be ranked: sizes, weights or devices."""
     for name in ("frames", "frame size", "weights", "device"):
         found = {row.setting(SETTINGS[name]) for row in rows}
         if name == "device":
@@ -770,7 +770,8 @@ def _cost_notes(rows: list[Row]) -> Iterator[str]:
         yield "Times from one run (measure.repeats=1) are indicative."
     beside = sorted({str(r.environment["launcher"]) for r in timed if r.environment.get("launcher")})
     if beside:
-        yield f"Times were taken while other jobs ran (hydra/launcher={', '.join(beside)}): do not compare them."
+        which = f"hydra/launcher={', '.join(beside)}"
+        yield f"Times were taken while other jobs ran ({which}): do not compare them."
     devices = sorted({device for row in rows for device in row.setting(SETTINGS["device"])})
     if devices:
         yield f"Device: {'; '.join(devices)}."
@@ -1157,7 +1158,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def render(made: Sequence[Table], form: str, published: bool = False) -> str:
-    """All tables as ``md``, ``latex`` or ``csv``; with ``published`` (not in csv) the paper's numbers below."""
+    """All tables as ``md``, ``latex`` or ``csv``; ``published`` puts the paper's own below (not in csv)."""
     if form == "csv":
         return to_csv(made)
     write = {"md": to_markdown, "latex": to_latex}[form]
