@@ -289,8 +289,8 @@ def test_p_values_come_on_request_corrected_over_the_table(world):
         for note in tables(results, plans, p_values=True)[0].notes
         for value in re.findall(r" p (\.\d+|1\.000)", note)
     ]
-    # Six clips have 2^6 sign patterns, so that no raw p is below 2/64; twelve comparisons stand in the table.
-    assert len(found) == 12 and min(found) >= 2 / 64 * 8
+    # Six clips have 2^6 sign patterns, so that no raw p is below 2/64; ten comparisons stand in the table.
+    assert len(found) == 10 and min(found) >= 2 / 64 * 8
 
 
 def test_markdown_holds_numbers_arrows_and_notes(world):
