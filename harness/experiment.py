@@ -71,9 +71,11 @@ class Composed:
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
+    """What each override sets: a key, or a group with its package; without ``+`` or ``~``."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return [one.get_key_element() for one in OverridesParser.create().parse_overrides(list(overrides))]
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [one.key_or_group + (f"@{one.package}" if one.package else "") for one in parsed]
 
 
 def _read(name: str, node: Any) -> Experiment:
@@ -84,6 +86,12 @@ def _read(name: str, node: Any) -> Experiment:
     try:
         found = Experiment.model_validate(node)
     except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            key = str(first["loc"][-1])
+            raise InputError(
+                f"{where}: {key}: no such key; {nearest(key, Experiment.model_fields)}"
+            ) from error
         raise InputError(f"{where}: {one_line(error)}") from error
     if found.every:
         options = GlobalHydra.instance().config_loader().get_group_options(found.every)

@@ -132,7 +132,7 @@ def test_every_option_of_a_group_becomes_a_variant(experiments: Harness, tmp_pat
     ("name", "words"),
     [
         ("broken", ["experiment=broken, bad", "method.windwo", "did you mean method.window?"]),
-        ("misspelt", ["experiment=misspelt", "variant", "no such key"]),
+        ("misspelt", ["experiment=misspelt", "variant: no such key", "did you mean variants?"]),
         ("lonely", ["experiment=lonely", "no variant 'b'"]),
         ("empty", ["experiment=empty", "names none"]),
         ("greedy", ["experiment=greedy, a", "results", "drop it there"]),
