@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from reports.tables import find_plans, render, tables, with_baseline
+from reports.tables import find_plans, plural, render, tables, with_baseline
 
 if TYPE_CHECKING:
     from harness.records import Plan
@@ -97,7 +97,7 @@ def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
         print(warning, file=sys.stderr)
         return 1
     count = len({(one.config_id, one.label) for plan in plans for one in plan.variants})
-    print(f"W&B ({mode}): {count} run{'' if count == 1 else 's'} from {len(plans)} plans")
+    print(f"W&B ({mode}): {plural(count, 'run')} from {plural(len(plans), 'plan')}")
     if mode == "offline":
         print(f"upload: wandb sync {given.results / 'wandb'}/offline-run-*")
     return 0

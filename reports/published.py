@@ -10,7 +10,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.tables import latex_text
+from reports.tables import latex_table, latex_text
 
 HEADINGS = {
     "clip_t": "Text sim. ↑",
@@ -52,7 +52,7 @@ class Block:
         return "\n".join([f"### {self.title}", "", body, "", *(f"- {note}" for note in self.notes)]) + "\n"
 
     def to_latex(self) -> str:
-        """A ``table`` environment with booktabs rules (needs ``\\usepackage{booktabs}``)."""
+        """A ``table`` environment with booktabs rules (needs ``\\usepackage{booktabs,graphicx}``)."""
         import pandas as pd
 
         frame = pd.DataFrame(
@@ -60,19 +60,7 @@ class Block:
             index=[latex_text(row[0]) for row in self.rows],
             columns=[latex_text(heading) for heading in self.headings[1:]],
         )
-        body = frame.style.to_latex(hrules=True, column_format="l" + "r" * (len(self.headings) - 1))
-        notes = " ".join(latex_text(note) for note in self.notes)
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering\small",
-                rf"\caption{{{latex_text(self.title)}}}",
-                body.rstrip(),
-                rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        return latex_table(self.title, frame, self.notes)
 
 
 def blocks() -> list[Block]:

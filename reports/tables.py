@@ -874,7 +874,7 @@ def _null_notes(
         labels: dict[str, list[str]] = {}
         for label, counts in of_columns.items():
             where = ", ".join(f"{row} {count}" for row, count in counts.items())
-            labels.setdefault(f"in {_plural(counts.total(), 'cell')} ({where})", []).append(label)
+            labels.setdefault(f"in {plural(counts.total(), 'cell')} ({where})", []).append(label)
         parts = "; ".join(f"{', '.join(names)} null {where}" for where, names in labels.items())
         yield f"{parts}: {reason}."
     if idle:
@@ -909,7 +909,7 @@ def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
     return lines
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -1051,6 +1051,24 @@ def latex_text(text: str) -> str:
     return text.translate(_LATEX)
 
 
+def latex_table(title: str, frame: pd.DataFrame, notes: Sequence[str]) -> str:
+    """A ``table`` environment around a frame of LaTeX, no wider than the text; title and notes are plain."""
+    body = frame.style.to_latex(hrules=True, column_format="l" + "r" * len(frame.columns))
+    below = " ".join(latex_text(note) for note in notes)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{latex_text(title)}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            body.rstrip() + "}",
+            rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\footnotesize {below}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
 def to_latex(table: Table) -> str:
     """A ``table`` environment with booktabs rules, as wide as the text at most, notes below.
 
@@ -1073,23 +1091,10 @@ def to_latex(table: Table) -> str:
             )
     frame = pd.DataFrame(
         shown.to_numpy(),
-        index=[str(label).translate(_LATEX) for label in shown.index],
-        columns=[heading.translate(_LATEX) for heading in headers(table)],
+        index=[latex_text(str(label)) for label in shown.index],
+        columns=[latex_text(heading) for heading in headers(table)],
     )
-    body = frame.style.to_latex(hrules=True, column_format="l" + "r" * len(keys))
-    notes = " ".join(note.translate(_LATEX) for note in table.notes)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering\small",
-            rf"\caption{{{table.title.translate(_LATEX)}}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            body.rstrip() + "}",
-            rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    return latex_table(table.title, frame, table.notes)
 
 
 def to_csv(made: Sequence[Table]) -> str:
