@@ -505,11 +505,10 @@ def launch(
         found = [read_record(job.results / cell.path) for cell in cells]
         outcome = Outcome([record for record in found if record is not None])
         with contextlib.suppress(OSError, ValueError):
-            saved = {
-                one.config_id: one.levels for one in load_plan(plan_path(job.results, plan.name)).variants
-            }
+            kept = load_plan(plan_path(job.results, plan.name))
+            levels = {(one.config_id, one.label): one.levels for one in kept.variants}
             for variant in plan.variants:
-                variant.levels = saved.get(variant.config_id, variant.levels)
+                variant.levels = levels.get((variant.config_id, variant.label), variant.levels)
         ended.append((job, plan, outcome))
         if outcome.failed:
             code = max(code, 1)

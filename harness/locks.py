@@ -14,7 +14,7 @@ def in_turn(results: Path, cells: Sequence[Cell], note: Callable[[str], None]) -
     """The cells with their places, each while its lock is held; those another process holds come last.
 
     The locks are empty files in ``results/locks``, which stay. The kernel frees a lock when its process
-    ends, however it ends, so that none is ever stale. One line by ``note`` for a cell that has to be waited for.
+    ends, however it ends, so that none is ever stale. One line by ``note`` for a cell that is waited for.
     """
     from filelock import FileLock, Timeout
 

@@ -253,14 +253,15 @@ def together(plans: Sequence[records.Plan], job: Job, out: Sequence[records.Vari
     """
     assert job.part is not None
     left_out = list(out)
-    variants: dict[str, records.Variant] = {}
+    variants: dict[tuple[str, ...], records.Variant] = {}
+    shown: dict[str, str] = {}
     for plan in plans:
         for variant in plan.variants:
-            first = variants.setdefault(variant.config_id, variant)
+            first = variants.setdefault((variant.config_id, *(cell.id for cell in variant.cells)), variant)
+            shown[variant.label] = first.label
             if first is not variant:
                 reason = f"the same configuration as {first.label}"
                 left_out.append(records.VariantOut(label=variant.label, reason=reason))
-    labels = [variant.label for variant in variants.values()]
     clips = {(one.clip, one.reason): one for plan in plans for one in plan.left_out}
     short = digest([plan.name for plan in plans])[:6]
     words = [safe(part) for part in (job.part.experiment, job.backbone.name, job.dataset.name)]
@@ -269,7 +270,7 @@ def together(plans: Sequence[records.Plan], job: Job, out: Sequence[records.Vari
         name=job.name or f"{'-'.join(words)}-{short}",
         command=plans[0].command,
         created=plans[0].created,
-        baseline=job.part.baseline if job.part.baseline in labels else None,
+        baseline=shown.get(job.part.baseline or ""),
         variants=list(variants.values()),
         left_out=list(clips.values()),
         variants_out=left_out,
