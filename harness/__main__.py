@@ -196,6 +196,7 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     composed and planned, so a bad value anywhere in a sweep costs nothing.
     """
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from datasets.errors import InputError
     from harness.experiment import expand
@@ -208,7 +209,7 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
         chosen = HydraConfig.get()
         choices = chosen.runtime.choices
         try:
-            if choices.get("hydra/launcher", "basic") != "basic" and chosen.mode.name == "MULTIRUN":
+            if choices.get("hydra/launcher", "basic") != "basic" and chosen.mode == RunMode.MULTIRUN:
                 raise InputError("hydra/launcher: name it on the command line, not in a file")
             jobs.append(expand(config, list(chosen.overrides.task), choices.get("experiment")))
         except (InputError, *CONFIG_ERRORS) as error:
@@ -529,8 +530,11 @@ def run_jobs(planned: Sequence[Planned], start: Start | None = None) -> int:
     if ended:
         failed = [record for _, _, outcome in ended for record in outcome.failed]
         print_outcome([(job, plan) for job, plan, _ in ended], failed)
-    mirrored = {id(plan): (job, plan) for job, plan, outcome in reversed(ended) if outcome.records}
-    for warning in tracking.mirror(list(mirrored.values())[::-1]):
+    mirrored: dict[int, tuple[Job, Plan]] = {}
+    for job, plan, outcome in ended:
+        if outcome.records:
+            mirrored.setdefault(id(plan), (job, plan))
+    for warning in tracking.mirror(list(mirrored.values())):
         _say(warning)
     return code
 

@@ -143,7 +143,7 @@ def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = Non
 
 def _label(job: Job, cell: Cell) -> str:
     seed = f" seed {cell.seed}" if len(job.seeds) > 1 else ""
-    return f"{job.method.name} {cell.clip.name}{seed}"
+    return f"{job.part.label if job.part else job.method.name} {cell.clip.name}{seed}"
 
 
 # --- what is there already ---------------------------------------------------------------------
