@@ -1087,7 +1087,7 @@ def to_latex(table: Table) -> str:
             interval = intervals.at[label, key]
             text = before[marks.at[label, key]] % values.at[label, key]
             shown.at[label, key] = (
-                rf"\shortstack[r]{{{text}\\{{\scriptsize {interval}}}}}" if interval else text
+                rf"\shortstack[r]{{{text}\\\scriptsize {interval}}}" if interval else text
             )
     frame = pd.DataFrame(
         shown.to_numpy(),

@@ -126,10 +126,10 @@ def world(tmp_path):
             for prompt in ("a red square", "a blue star"):
                 for seed in (0, 1):
                     metrics = {
-                        "clip_t": text + float(rng.normal(0, 0.01)),
-                        "motion_fidelity": motion + float(rng.normal(0, 0.05)),
+                        "clip_t": text + float(rng.normal(0, 0.002)),
+                        "motion_fidelity": motion + float(rng.normal(0, 0.02)),
                         "clip_f": 0.98,
-                        "position_error": error + float(rng.normal(0, 1)),
+                        "position_error": error + float(rng.normal(0, 0.3)),
                         "direction_cosine": 0.5,
                         "warp_consistency": 0.9,
                     }
