@@ -1051,6 +1051,14 @@ def latex_text(text: str) -> str:
     return text.translate(_LATEX)
 
 
+def _stacked(heading: str) -> str:
+    """A heading of several words over two lines."""
+    first, _, rest = heading.partition(" ")
+    if not rest or len(heading) <= 10:
+        return latex_text(heading)
+    return rf"\shortstack{{{latex_text(first)}\\{latex_text(rest)}}}"
+
+
 def latex_table(title: str, frame: pd.DataFrame, notes: Sequence[str]) -> str:
     """A ``table`` environment around a frame of LaTeX, no wider than the text; title and notes are plain."""
     body = frame.style.to_latex(hrules=True, column_format="l" + "r" * len(frame.columns))
@@ -1058,11 +1066,11 @@ def latex_table(title: str, frame: pd.DataFrame, notes: Sequence[str]) -> str:
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering\small",
+            r"\centering\small\setlength{\tabcolsep}{3pt}",
             rf"\caption{{{latex_text(title)}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             body.rstrip() + "}",
-            rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\footnotesize {below}}}",
+            rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\scriptsize {below}}}",
             r"\end{table}",
             "",
         ]
@@ -1078,22 +1086,18 @@ def to_latex(table: Table) -> str:
 
     values, intervals = texts(table)
     marks = ranks(table)
-    shown = values.copy()
-    keys = list(table.values.columns)
-    for key in keys:
-        for label in shown.index:
-            before = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-            before |= {mark: f"%s$^{{{tie}}}$" for mark, tie in TIES.items()}
-            interval = intervals.at[label, key]
-            text = before[marks.at[label, key]] % values.at[label, key]
-            shown.at[label, key] = (
-                rf"\shortstack[r]{{{text}\\\scriptsize {interval}}}" if interval else text
-            )
-    frame = pd.DataFrame(
-        shown.to_numpy(),
-        index=[latex_text(str(label)) for label in shown.index],
-        columns=[latex_text(heading) for heading in headers(table)],
-    )
+    before = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    before |= {mark: f"%s$^{{{tie}}}$" for mark, tie in TIES.items()}
+    rows: dict[str, list[str]] = {}
+    for label in values.index:
+        rows[latex_text(str(label))] = [
+            before[marks.at[label, key]] % latex_text(values.at[label, key]) for key in values.columns
+        ]
+        below = [latex_text(intervals.at[label, key]) for key in values.columns]
+        if any(below):
+            # An empty name of its own: pandas' rows are told apart by theirs.
+            rows["{}" * (len(rows) + 1)] = [rf"{{\scriptsize {text}}}" if text else "" for text in below]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[_stacked(text) for text in headers(table)])
     return latex_table(table.title, frame, table.notes)
 
 
