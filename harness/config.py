@@ -52,12 +52,12 @@ class Job:
     on_error: str
     wandb: dict[str, Any]
     overrides: list[str] = field(default_factory=list)
-    resolved: dict[str, Any] = field(default_factory=dict)
-    trust: list[str] = field(default_factory=list)
-    action: str = "run"
     part: Part | None = None
     launcher: str | None = None
     number: int = 0
+    resolved: dict[str, Any] = field(default_factory=dict)
+    trust: list[str] = field(default_factory=list)
+    action: str = "run"
 
 
 class _Keys(BaseModel):
@@ -187,8 +187,8 @@ def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = 
         on_error=root.execute.on_error,
         wandb=root.wandb.model_dump(mode="json"),
         overrides=list(overrides),
+        part=part,
         resolved=resolved,
         trust=list(trust),
         action=root.action,
-        part=part,
     )

@@ -63,14 +63,14 @@ COSTS = (
 SPEEDUP = Column("speedup", "Speed-up", "x")
 COUNT = Column("n", "n", "", None)
 
-TIES = {"tied": "=1", "tied second": "=2"}
-"""What stands behind a number that cannot be told from the first, or second, of its column."""
-
 SECONDARY = ("warp_consistency", "motion_fidelity_legacy")
 """Metrics that need ``everything=True`` to be shown, as do those without a value in any row."""
 
 MOTION = ("motion_fidelity", "motion_fidelity_legacy", "position_error", "direction_cosine")
 """A frozen video wins every consistency metric, so ``warp_consistency`` needs one of these beside it."""
+
+TIES = {"tied": "=1", "tied second": "=2"}
+"""What stands behind a number that cannot be told from the first, or second, of its column."""
 
 SETTINGS: dict[str, Callable[[Record], Any]] = {
     "steps": lambda record: _chosen(record, "steps"),
