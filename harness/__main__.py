@@ -10,21 +10,26 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 # Nothing heavy up here: --help answers before Hydra or torch are imported.
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from harness.config import Job
+    from harness.experiment import Composed
     from harness.plan import Cell
-    from harness.records import Plan, Record
+    from harness.records import Plan, Record, VariantOut
     from harness.score import Outcome
 
+    # The variants of an experiment share one plan.
     Planned = tuple[Job, Plan, list[Cell]]
     Costed = tuple[Job, list[dict[str, Any]]]
+    Ended = tuple[Job, Plan, Outcome]
+    Start = Callable[[Sequence[Planned]], tuple[list[Ended], int]]
 
 HOME = Path(__file__).resolve().parent.parent
 PACKAGES = ("conf", "datasets", "methods", "metrics", "reports")
@@ -49,7 +54,8 @@ Keys
   GROUP.KEY=VALUE changes a key of a group (backbone.steps=10, metrics.required=[clip_t])
 
 Flags
-  -m, --multirun    run every combination of comma-separated values
+  -m, --multirun    run every combination of comma-separated values; with hydra/launcher=joblib
+                    at the same time, in processes of their own (times then disturb each other)
   --config-dir DIR  a folder with groups of yours (DIR/method/mine.yaml)
   --cfg job         print the composed configuration
   --hydra-help      Hydra's own flags
@@ -59,6 +65,7 @@ Examples
   python -m harness action=plan limit=2
   python -m harness method=fastvmt dataset=davis dataset.root=DIR backbone=wan2.1-1.3b
   python -m harness -m method=fastvmt,full_attention,no_skipping seed=0,1,2
+  python -m harness experiment=ablation_components limit=4
 
 Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
 """
@@ -150,42 +157,17 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def compose(arguments: Sequence[str]) -> list[tuple[dict[str, Any], list[str]]]:
-    """The configuration of every job of the command line, with its overrides.
-
-    Raises Hydra's, OmegaConf's and YAML's errors. The jobs run when all of them are
-    composed and planned, so a bad value anywhere in a sweep costs nothing.
-    """
+def _hydra(arguments: Sequence[str], task: Callable[[DictConfig], None]) -> None:
+    """Run ``task`` on every job of the command line. Raises Hydra's errors, and InputError."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     from datasets.errors import InputError
-
-    jobs: list[tuple[dict[str, Any], list[str]]] = []
-    problems: list[Exception] = []
-
-    def collect(config: DictConfig) -> None:
-        chosen = HydraConfig.get()
-        launcher = chosen.runtime.choices.get("hydra/launcher", "basic")
-        try:
-            if launcher != "basic":
-                raise InputError(f"hydra/launcher={launcher}: cells run in this process; drop it")
-            plain = cast(
-                "dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            )
-        except (InputError, OmegaConfBaseException) as error:
-            # Raised here, Hydra would print it in its own way.
-            problems.append(error)
-            return
-        jobs.append((plain, list(chosen.overrides.task)))
 
     # Hydra prints errors in several lines and exits with 1, unless it is told not to.
     with _environment("HYDRA_FULL_ERROR", "1"), _command_line(_flags_last(arguments)):
         try:
-            hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(collect)()
+            hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
         except OSError as error:
             if isinstance(error, HydraException):
                 raise
@@ -193,6 +175,48 @@ def compose(arguments: Sequence[str]) -> list[tuple[dict[str, Any], list[str]]]:
             raise InputError(
                 f"results: cannot write {error.filename} ({error.strerror}); choose another with results=DIR"
             ) from error
+
+
+def _launcher(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without a sweep's launcher, and its name when its jobs run in other processes."""
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments), None
+    launching = [word for word in arguments if re.match(r"[+~]*hydra[./]launcher\b", word)]
+    names = [word.partition("=")[2] for word in launching if re.match(r"[+]*hydra/launcher=", word)]
+    others = [word for word in arguments if word not in launching]
+    if not names or names[-1] == "basic":
+        return list(arguments), None
+    return others, names[-1]
+
+
+def compose(arguments: Sequence[str]) -> list[list[Composed]]:
+    """The configuration of every job of the command line; an experiment's job has one for each variant.
+
+    Raises Hydra's, OmegaConf's and YAML's errors. The jobs run when all of them are
+    composed and planned, so a bad value anywhere in a sweep costs nothing.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from datasets.errors import InputError
+    from harness.experiment import expand
+    from harness.explain import CONFIG_ERRORS
+
+    jobs: list[list[Composed]] = []
+    problems: list[Exception] = []
+
+    def collect(config: DictConfig) -> None:
+        chosen = HydraConfig.get()
+        choices = chosen.runtime.choices
+        try:
+            if choices.get("hydra/launcher", "basic") != "basic" and chosen.mode == RunMode.MULTIRUN:
+                raise InputError("hydra/launcher: name it on the command line, not in a file")
+            jobs.append(expand(config, list(chosen.overrides.task), choices.get("experiment")))
+        except (InputError, *CONFIG_ERRORS) as error:
+            # Raised here, Hydra would print it in its own way.
+            problems.append(error)
+
+    _hydra(arguments, collect)
     for problem in problems:
         raise problem
     return jobs
@@ -204,32 +228,76 @@ def _say(text: str) -> None:
 
 def _unique_names(planned: Sequence[Planned]) -> None:
     """Jobs of one sweep that were given the same name get a number each."""
-    counts = Counter(plan.name for _, plan, _ in planned)
+    plans = _once(plan for _, plan, _ in planned)
+    counts = Counter(plan.name for plan in plans)
     seen: Counter[str] = Counter()
     cells: dict[str, list[str]] = {}
-    for _, plan, mine in planned:
+    for plan in plans:
         name = plan.name
-        ids = [cell.path for cell in mine]
+        ids = [cell.path for variant in plan.variants for cell in variant.cells]
         if counts[name] > 1 and cells.setdefault(name, ids) != ids:
             seen[name] += 1
             plan.name = f"{name}-{seen[name] + 1}"
 
 
-def prepare(composed: Sequence[tuple[dict[str, Any], list[str]]]) -> tuple[list[Planned], list[Costed]]:
+def _once(plans: Iterable[Plan]) -> list[Plan]:
+    """The plans, each once."""
+    return list({id(plan): plan for plan in plans}.values())
+
+
+def prepare(composed: Sequence[Sequence[Composed]]) -> tuple[list[Planned], list[Costed]]:
     """Plan every job, or ask what it would cost.
 
-    Raises InputError with one line for each job that cannot be planned.
+    Variants of an experiment that do not fit the backbone are left out, as their plan says. Raises
+    InputError with one line for each job that cannot be planned.
     """
     from datasets.errors import InputError
-    from harness.config import make_job
-    from harness.plan import make_plan
+    from harness.plan import together
 
     planned: list[Planned] = []
     costed: list[Costed] = []
     problems: dict[str, None] = {}
-    for resolved, overrides in composed:
+    for number, parts in enumerate(composed):
         try:
-            job = make_job(resolved, overrides)
+            mine, costs, out = _prepare(parts)
+        except InputError as error:
+            problems |= dict.fromkeys(str(error).split("\n"))
+            continue
+        costed += costs
+        if mine and mine[0][0].part is not None:
+            plan = together([plan for _, plan, _ in mine], mine[0][0], out)
+            shown = {id(variant) for variant in plan.variants}
+            mine = [(job, plan, cells) for job, own, cells in mine if id(own.variants[0]) in shown]
+        else:
+            for one in out:
+                _say(f"{one.label} is left out: {one.reason}")
+        for job, _, _ in mine:
+            job.number = number
+        planned += mine
+    if problems:
+        raise InputError("\n".join(problems))
+    _unique_names(planned)
+    return planned, costed
+
+
+def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], list[VariantOut]]:
+    """One Hydra job's plans (or costs), one for each variant, and the variants that do not fit."""
+    from datasets.errors import InputError
+    from harness.config import make_job
+    from harness.plan import DoesNotFit, make_plan
+    from harness.records import VariantOut
+
+    planned: list[Planned] = []
+    costed: list[Costed] = []
+    out: list[VariantOut] = []
+    problems: dict[str, list[str]] = {}
+    for one in parts:
+        label = one.part.label if one.part else ""
+        if one.problem is not None:
+            out.append(VariantOut(label=label, reason=one.problem))
+            continue
+        try:
+            job = make_job(one.resolved, one.overrides, one.part)
             if job.action == "cost":
                 from harness.cost import cost_report
 
@@ -237,11 +305,22 @@ def prepare(composed: Sequence[tuple[dict[str, Any], list[str]]]) -> tuple[list[
             else:
                 planned.append((job, *make_plan(job)))
         except InputError as error:
-            problems[str(error)] = None
-    if problems:
-        raise InputError("\n".join(problems))
-    _unique_names(planned)
-    return planned, costed
+            if one.part and (one.part.optional or isinstance(error, DoesNotFit)):
+                out.append(VariantOut(label=label, reason=str(error)))
+            else:
+                problems.setdefault(str(error), []).append(label)
+    if not problems and out and not planned and not costed:
+        problems = {one.reason: [] for one in out}
+    named = parts[0].part
+    lines = []
+    for line, labels in problems.items():
+        some = named is not None and 0 < len(labels) < len(parts)
+        lines.append(
+            f"{line} (experiment={named.experiment}: {', '.join(labels)})" if some and named else line
+        )
+    if lines:
+        raise InputError("\n".join(lines))
+    return planned, costed, out
 
 
 def _done(job: Job, cell: Cell) -> bool:
@@ -260,27 +339,31 @@ def _print_left_out(plan: Plan) -> None:
         print(f"left out: {line}")
 
 
-def print_plan(job: Job, plan: Plan, cells: Sequence[Cell]) -> None:
-    """What would run, what is done, what is left out."""
+def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
+    """What would run, what is done, what is left out; ``parts`` are the jobs of the plan's variants."""
     from harness.plan import plan_path
 
-    done = [_done(job, cell) for cell in cells]
-    variant = plan.variants[0]
-    print(
-        f"{plan.name}: {variant.label} on {variant.backbone}, {variant.dataset}: {len(cells)} cells, "
-        f"{sum(done)} done, {len(cells) - sum(done)} to run"
-    )
-    for cell, finished in zip(cells, done, strict=True):
-        print(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
+    for job, cells in parts:
+        done = [_done(job, cell) for cell in cells]
+        label = job.part.label if job.part else job.method.name
+        print(
+            f"{plan.name}: {label} on {job.backbone.name}, {job.dataset.name}: {len(cells)} cells, "
+            f"{sum(done)} done, {len(cells) - sum(done)} to run"
+        )
+        for cell, finished in zip(cells, done, strict=True):
+            print(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
+    for one in plan.variants_out:
+        print(f"variant left out: {one.label}: {one.reason}")
     _print_left_out(plan)
-    print(f"plan: {plan_path(job.results, plan.name)}")
+    print(f"plan: {plan_path(parts[0][0].results, plan.name)}")
 
 
 def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
     """What one cell would cost, and how many there are, if the dataset can say so."""
     from datasets.errors import InputError
 
-    print(f"{job.method.name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
+    name = job.part.label if job.part else job.method.name
+    print(f"{name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
     if not rows:
         print("  nothing: its videos are finished")
         return
@@ -307,13 +390,15 @@ def print_outcome(jobs: Sequence[tuple[Job, Plan]], failed: Sequence[Record]) ->
 
     plans: dict[Path, list[Plan]] = {}
     for job, plan in jobs:
-        plans.setdefault(job.results, []).append(plan)
+        of_job = plans.setdefault(job.results, [])
+        if not any(plan is known for known in of_job):
+            of_job.append(plan)
     folders: dict[Path, None] = {}
     sheets: list[Path] = []
     for results, of_results in plans.items():
         print_plans(results, of_results)
         for plan in of_results:
-            for cell in plan.variants[0].cells:
+            for cell in (cell for variant in plan.variants for cell in variant.cells):
                 folder = results / cell.path
                 if (folder / "video.mp4").exists():
                     folders[folder.parent] = None
@@ -330,18 +415,13 @@ def print_outcome(jobs: Sequence[tuple[Job, Plan]], failed: Sequence[Record]) ->
         print(f"{record.status}: {which}: {reason}")
 
 
-def run_jobs(planned: Sequence[Planned]) -> int:
-    """Run (or score) the jobs one after another, print one table, mirror to W&B.
-
-    Returns the exit code.
-    """
+def work(planned: Sequence[Planned]) -> tuple[list[Ended], int]:
+    """Run (or score) the jobs one after another. Returns those that ended and the exit code."""
     from datasets.errors import InputError
-    from harness import run, score, tracking
+    from harness import run, score
     from harness.plan import save_plan
 
-    for job, plan, _ in planned:
-        save_plan(job.results, plan)
-    ended: list[tuple[Job, Plan, Outcome]] = []
+    ended: list[Ended] = []
     loaded = run.Loaded()
     code = 0
     for job, plan, cells in planned:
@@ -361,10 +441,100 @@ def run_jobs(planned: Sequence[Planned]) -> int:
             code = max(code, 1)
             if job.on_error == "stop":
                 break
+    return ended, code
+
+
+def work_beside(parts: Sequence[Composed], name: str, launcher: str) -> None:
+    """One job of a sweep whose jobs run at the same time, under the plan name it was given.
+
+    Raises InputError, once it has told it, for input found bad late.
+    """
+    from datasets.errors import InputError
+
+    planned, _ = prepare([parts])
+    running = [one for one in planned if one[0].action in ("run", "score")]
+    for job, plan, _ in running:
+        plan.name, job.launcher = name, launcher
+    # Bars of several processes would write over each other.
+    with _environment("TTY_COMPATIBLE", "0"):
+        _, code = work(running)
+    if code == 2:
+        raise InputError("told already")
+
+
+def launch(
+    arguments: Sequence[str],
+    launcher: str,
+    composed: Sequence[Sequence[Composed]],
+    planned: Sequence[Planned],
+) -> tuple[list[Ended], int]:
+    """As ``work``, by Hydra's launcher: each job of the sweep in a process of its own.
+
+    They work on what was planned here; the records tell how it went.
+    """
+    from datasets.errors import InputError
+    from harness.explain import CONFIG_ERRORS, explain
+    from harness.plan import plan_path
+    from harness.records import load_plan
+    from harness.score import Outcome, read_record
+
+    names = {job.number: plan.name for job, plan, _ in planned}
+
+    def task(config: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        # By its name: this module is __main__ in the parent only.
+        from harness.__main__ import work_beside
+
+        number = HydraConfig.get().job.num
+        if number in names:
+            work_beside(composed[number], names[number], launcher)
+
+    code = 0
+    try:
+        _hydra(arguments, task)
+    except CONFIG_ERRORS as error:
+        _say(explain(error))
+        return [], 2
+    except InputError:
+        code = 2
+    except Exception as error:
+        _say(f"hydra/launcher={launcher}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        code = 1
+    ended: list[Ended] = []
+    for job, plan, cells in planned:
+        found = [read_record(job.results / cell.path) for cell in cells]
+        outcome = Outcome([record for record in found if record is not None])
+        with contextlib.suppress(OSError, ValueError):
+            kept = load_plan(plan_path(job.results, plan.name))
+            levels = {(one.config_id, one.label): one.levels for one in kept.variants}
+            for variant in plan.variants:
+                variant.levels = levels.get((variant.config_id, variant.label), variant.levels)
+        ended.append((job, plan, outcome))
+        if outcome.failed:
+            code = max(code, 1)
+    return ended, code
+
+
+def run_jobs(planned: Sequence[Planned], start: Start | None = None) -> int:
+    """Run (or score) the jobs, print one table, mirror to W&B. Returns the exit code.
+
+    ``start`` runs them, in place of ``work``.
+    """
+    from harness import tracking
+    from harness.plan import save_plan
+
+    for job, plan, _ in planned:
+        save_plan(job.results, plan)
+    ended, code = (start or work)(planned)
     if ended:
         failed = [record for _, _, outcome in ended for record in outcome.failed]
         print_outcome([(job, plan) for job, plan, _ in ended], failed)
-    for warning in tracking.mirror([(job, plan) for job, plan, outcome in ended if outcome.records]):
+    mirrored: dict[int, tuple[Job, Plan]] = {}
+    for job, plan, outcome in ended:
+        if outcome.records:
+            mirrored.setdefault(id(plan), (job, plan))
+    for warning in tracking.mirror(list(mirrored.values())):
         _say(warning)
     return code
 
@@ -383,23 +553,27 @@ def _own_world(job: Job) -> str:
     )
 
 
-def act(planned: Sequence[Planned], costed: Sequence[Costed] = ()) -> int:
-    """Do what ``action`` says. Returns the exit code."""
+def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start | None = None) -> int:
+    """Do what ``action`` says; ``start`` runs the jobs, in place of ``work``. Returns the exit code."""
     from harness.plan import save_plan, unmatched
 
     notices = [
         _own_world(job) for job, _, _ in planned if job.dataset.real_footage and job.backbone.own_world_only
     ]
+    notices += [note for job, _, _ in planned if job.part for note in job.part.notes]
     for text in dict.fromkeys([*notices, *unmatched([(job, plan) for job, plan, _ in planned])]):
         _say(text)
-    for job, plan, cells in planned:
-        if job.action == "plan":
-            save_plan(job.results, plan)
-            print_plan(job, plan, cells)
+    for plan in _once(plan for job, plan, _ in planned if job.action == "plan"):
+        parts = [(job, cells) for job, of_job, cells in planned if of_job is plan]
+        save_plan(parts[0][0].results, plan)
+        print_plan(plan, parts)
     for job, rows in costed:
         print_cost(job, rows)
     running = [one for one in planned if one[0].action in ("run", "score")]
-    return run_jobs(running) if running else 0
+    for plan in _once(plan for _, plan, _ in running):
+        for one in plan.variants_out:
+            _say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
+    return run_jobs(running, start) if running else 0
 
 
 def main() -> int:
@@ -418,14 +592,15 @@ def main() -> int:
         from harness.explain import CONFIG_ERRORS, explain
 
         try:
-            composed = compose(arguments)
+            others, launcher = _launcher(arguments)
+            composed = compose(others)
             planned, costed = prepare(composed)
         except (*CONFIG_ERRORS, InputError) as error:
             if full:
                 traceback.print_exc()
             _say(str(error) if isinstance(error, InputError) else explain(error))
             return 2
-        return act(planned, costed)
+        return act(planned, costed, partial(launch, arguments, launcher, composed) if launcher else None)
     except KeyboardInterrupt:
         _say("interrupted: finished cells are kept; the same command goes on where this one stopped")
         return 130

@@ -15,6 +15,7 @@ from harness.tracking import Settings
 
 if TYPE_CHECKING:
     from datasets.clip import Dataset
+    from harness.experiment import Part
     from methods.interface import BackboneConfig, Method
     from metrics.interface import Metric, Tracker
 
@@ -28,7 +29,8 @@ class Job:
     ``resolved`` is the composed configuration as plain data, interpolations resolved:
     ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
     plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
-    line's, in its order.
+    line's, in its order, and then those of the experiment's variant that the job is (``part``).
+    ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
     """
 
     method: Method
@@ -50,6 +52,9 @@ class Job:
     on_error: str
     wandb: dict[str, Any]
     overrides: list[str] = field(default_factory=list)
+    part: Part | None = None
+    launcher: str | None = None
+    number: int = 0
     resolved: dict[str, Any] = field(default_factory=dict)
     trust: list[str] = field(default_factory=list)
     action: str = "run"
@@ -143,7 +148,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def make_job(resolved: Node, overrides: Sequence[str] = ()) -> Job:
+def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = None) -> Job:
     """Validate a composed configuration and build its plug-ins.
 
     ``resolved`` is plain data without ``hydra``'s node. Raises InputError, one line that
@@ -182,6 +187,7 @@ def make_job(resolved: Node, overrides: Sequence[str] = ()) -> Job:
         on_error=root.execute.on_error,
         wandb=root.wandb.model_dump(mode="json"),
         overrides=list(overrides),
+        part=part,
         resolved=resolved,
         trust=list(trust),
         action=root.action,

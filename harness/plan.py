@@ -24,6 +24,10 @@ from methods.interface import FinishedVideos
 from metrics.interface import MetricUnavailable
 
 
+class DoesNotFit(InputError):
+    """A method or a clip's size that this backbone cannot take; another variant may fit."""
+
+
 @dataclass
 class Cell:
     """Method x clip x prompt x seed. ``path`` is its folder, relative to the results folder.
@@ -123,8 +127,11 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         finished = cast("FinishedVideos", job.method)
     elif job.action != "score":
         # Only a run needs the device.
-        grid = job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
-        job.method.check(grid, job.backbone.num_blocks)
+        try:
+            grid = job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
+            job.method.check(grid, job.backbone.num_blocks)
+        except InputError as error:
+            raise DoesNotFit(str(error)) from error
     listing = job.dataset.listing()
     left_out: list[LeftOut] = list(listing.left_out)
     clips: Sequence[ClipInfo] = listing.clips[: job.limit]
@@ -173,7 +180,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     # Finished videos have no configuration of their own: their cells' ids tell them apart.
     what = [cell.id for cell in cells.values()] if finished is not None else [clip.name for clip in clips]
     variant = records.Variant(
-        label=job.method.name,
+        label=job.part.label if job.part else job.method.name,
         method=job.method.name,
         backbone=job.backbone.name,
         dataset=job.dataset.name,
@@ -194,7 +201,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     plan = records.Plan(
         schema=records.SCHEMA,
         name=_name(job, config, what),
-        command=["python", "-m", "harness", *job.overrides],
+        command=["python", "-m", "harness", *(job.part.command if job.part else job.overrides)],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
@@ -215,15 +222,59 @@ def _weights(job: Job, config: str, clips: Sequence[ClipInfo]) -> str:
     except InputError:
         if job.action != "score":
             raise
-        path = plan_path(job.results, _name(job, config, [clip.name for clip in clips]))
-        try:
-            for cell in records.load_plan(path).variants[0].cells:
-                record = job.results / cell.path / "record.json"
-                if record.exists():
-                    return str(records.load_record(record).identity["backbone"]["weights"])
-        except (OSError, ValueError, LookupError):
-            pass
+        name = _name(job, config, [clip.name for clip in clips])
+        for path in [plan_path(job.results, name)] if job.part is None else _kept_plans(job):
+            try:
+                for variant in records.load_plan(path).variants:
+                    if job.part is not None and variant.label != job.part.label:
+                        continue
+                    for cell in variant.cells:
+                        record = job.results / cell.path / "record.json"
+                        if record.exists():
+                            return str(records.load_record(record).identity["backbone"]["weights"])
+            except (OSError, ValueError, LookupError):
+                continue
         raise
+
+
+def _kept_plans(job: Job) -> list[Path]:
+    """Plan files of the job's experiment: that of its name, or all that were named after the experiment."""
+    assert job.part is not None
+    if job.name:
+        return [plan_path(job.results, job.name)]
+    folder = plan_path(job.results, "").parent
+    return sorted(folder.glob(f"{safe(job.part.experiment)}-{safe(job.backbone.name)}-*.json"))
+
+
+def together(plans: Sequence[records.Plan], job: Job, out: Sequence[records.VariantOut]) -> records.Plan:
+    """One plan of an experiment's variants, in their order. ``job`` is one of theirs; ``out`` did not fit.
+
+    A variant that is the same configuration as an earlier one is left out, as no row of its own.
+    """
+    assert job.part is not None
+    left_out = list(out)
+    variants: dict[tuple[str, ...], records.Variant] = {}
+    shown: dict[str, str] = {}
+    for plan in plans:
+        for variant in plan.variants:
+            first = variants.setdefault((variant.config_id, *(cell.id for cell in variant.cells)), variant)
+            shown[variant.label] = first.label
+            if first is not variant:
+                reason = f"the same configuration as {first.label}"
+                left_out.append(records.VariantOut(label=variant.label, reason=reason))
+    clips = {(one.clip, one.reason): one for plan in plans for one in plan.left_out}
+    short = digest([plan.name for plan in plans])[:6]
+    words = [safe(part) for part in (job.part.experiment, job.backbone.name, job.dataset.name)]
+    return records.Plan(
+        schema=records.SCHEMA,
+        name=job.name or f"{'-'.join(words)}-{short}",
+        command=plans[0].command,
+        created=plans[0].created,
+        baseline=shown.get(job.part.baseline or ""),
+        variants=list(variants.values()),
+        left_out=list(clips.values()),
+        variants_out=left_out,
+    )
 
 
 def check_required(job: Job) -> None:
@@ -261,7 +312,7 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
         finished = cast("FinishedVideos", job.method)
         listed = tuple(finished.listed())
         known = wanted.setdefault(listed, set())
-        known |= {(cell.clip, cell.prompt, cell.seed) for cell in plan.variants[0].cells}
+        known |= {(cell.clip, cell.prompt, cell.seed) for one in plan.variants for cell in one.cells}
         out = {(left.clip, left.reason) for left in plan.left_out}
         # A row whose file is missing is told as left out.
         known |= {row for row in set(listed) - known if (row[0], finished.missing(*row)) in out}

@@ -155,6 +155,13 @@ class PlannedOut(Strict):
     reason: str
 
 
+class VariantOut(Strict):
+    """A variant of an experiment that is not run, and why."""
+
+    label: str
+    reason: str
+
+
 class Plan(Strict):
     """Ordered variants and what was left out. ``baseline`` is a variant's label."""
 
@@ -165,6 +172,7 @@ class Plan(Strict):
     baseline: str | None = None
     variants: list[Variant] = Field(default_factory=list)
     left_out: list[PlannedOut] = Field(default_factory=list)
+    variants_out: list[VariantOut] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants", populate_by_name=True)
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
-from harness import cost, environment, measure, score
+from harness import cost, environment, locks, measure, score
 from harness.progress import Progress
 from harness.records import (
     SCHEMA,
@@ -99,6 +99,9 @@ class _Session:
             if not self.job.method.uses_backbone:
                 # Finished videos were made elsewhere, on a device nobody told us.
                 self.surroundings["device"] = None
+            if self.job.launcher is not None:
+                # Other jobs ran beside this one: its times are not those of a machine of its own.
+                self.surroundings["launcher"] = self.job.launcher
         return dict(self.surroundings)
 
 
@@ -116,9 +119,10 @@ def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = Non
     through and leaves no record of its cell.
     """
     outcome = Outcome([])
+    ended: dict[int, Record] = {}
     with Progress() as progress:
         session = _Session(job, progress, lru_cache(maxsize=1)(job.dataset.load), loaded or Loaded())
-        for index, cell in enumerate(cells):
+        for index, cell in locks.in_turn(job.results, cells, progress.note):
             progress.cell(index, len(cells), _label(job, cell))
             record = _reuse(session, cell, outcome)
             if record is None:
@@ -128,17 +132,18 @@ def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = Non
                 progress.cell_done(record.status, time.perf_counter() - started)
             else:
                 progress.cell_done("reused")
-            outcome.records.append(record)
+            ended[index] = record
             if record.status != "ok" and job.on_error == "stop":
                 progress.note(f"{cell.path}: {record.status}; execute.on_error=stop ends the run here")
                 break
+        outcome.records = [ended[index] for index in sorted(ended)]
         score.store_levels(job, plan, cells, progress.note)
     return outcome
 
 
 def _label(job: Job, cell: Cell) -> str:
     seed = f" seed {cell.seed}" if len(job.seeds) > 1 else ""
-    return f"{job.method.name} {cell.clip.name}{seed}"
+    return f"{job.part.label if job.part else job.method.name} {cell.clip.name}{seed}"
 
 
 # --- what is there already ---------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.locks import in_turn
 from harness.plan import configuration, plan_path
 from harness.records import Failure, MetricValue, Plan, Record, load_record, save, write_whole
 from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
@@ -303,7 +304,7 @@ def rescore(
     say = note or (lambda _: None)
     load = lru_cache(maxsize=1)(job.dataset.load)
     outcome = Outcome([])
-    for cell in cells:
+    for _, cell in in_turn(job.results, cells, say):
         record = read_record(job.results / cell.path)
         if record is None:
             say(f"{cell.path}: has not run, so there is nothing to score (action=run runs it)")

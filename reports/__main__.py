@@ -1,4 +1,4 @@
-"""``python -m reports results``: tables from plans and records."""
+"""``python -m reports results``: tables, and what else is made of plans and records."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from reports.tables import find_plans, render, tables
+from reports.tables import find_plans, plural, render, tables, with_baseline
+
+if TYPE_CHECKING:
+    from harness.records import Plan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,19 +34,41 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--format", choices=["md", "latex", "csv"], default="md")
     made.add_argument("--all", action="store_true", help="show secondary metrics too")
+    made.add_argument(
+        "--baseline",
+        metavar="ROW",
+        help="the row (or method) others are compared with, and speed-ups are over",
+    )
+    made.add_argument(
+        "--p-values", action="store_true", help="paired p values (sign flips), Holm-corrected over the table"
+    )
+    made.add_argument("--published", action="store_true", help="the paper's own numbers in blocks below")
     made.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
+    made.add_argument(
+        "--to", choices=["wandb"], help="publish the records to W&B anew: offline, into RESULTS/wandb"
+    )
+    made.add_argument("--online", action="store_true", help="with --to wandb: upload at once")
+    made.add_argument("--project", default="vmtbench", help="with --to wandb: the project")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on standard error when there is nothing to tabulate."""
+    """Exit code: 0; 1 when W&B took no mirror; 2 after one line on standard error for bad input."""
     given = parser().parse_args(arguments)
     try:
         plans = find_plans(given.results, given.plan, given.experiment)
-        made = tables(given.results, plans, given.all)
+        if given.to is not None:
+            return _to_wandb(given, plans)
+        if given.baseline is not None:
+            plans = with_baseline(given.results, plans, given.baseline)
+        if given.published and given.format == "csv":
+            raise InputError(
+                "--published: not with --format csv, whose lines are ours alone; take md or latex"
+            )
+        made = tables(given.results, plans, given.all, given.p_values)
         if not made:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
-        text = render(made, given.format)
+        text = render(made, given.format, given.published)
         if given.out is None:
             print(text, end="")
         else:
@@ -55,6 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
+    """The mirror, from the records as they are now; runs of its own, beside any earlier ones."""
+    from harness.tracking import publish
+
+    mode = "online" if given.online else "offline"
+    # Uploading takes longer.
+    timeout = 300 if given.online else 60
+    chosen = {"mode": mode, "project": given.project, "dir": given.results, "timeout_s": timeout}
+    warning = publish(given.results, plans, chosen)
+    if warning is not None:
+        print(warning, file=sys.stderr)
+        return 1
+    count = len({(one.config_id, one.label) for plan in plans for one in plan.variants})
+    print(f"W&B ({mode}): {plural(count, 'run')} from {plural(len(plans), 'plan')}")
+    if mode == "offline":
+        print(f"upload: wandb sync {given.results / 'wandb'}/offline-run-*")
     return 0
 
 

@@ -117,9 +117,12 @@ class Difference:
 
 
 def paired_difference(
-    ours: Mapping[Pair, float], theirs: Mapping[Pair, float], *, seed: int = SEED
+    ours: Mapping[Pair, float], theirs: Mapping[Pair, float], *, seed: int = SEED, with_p: bool = True
 ) -> Difference | None:
-    """Difference over the pairs both have, averaged within each clip; None when they share none."""
+    """Difference over the pairs both have, averaged within each clip; None when they share none.
+
+    Without ``with_p`` its p is NaN.
+    """
     shared = [pair for pair in ours if pair in theirs]
     clips = cluster_means((ours[pair] - theirs[pair] for pair in shared), (pair[0] for pair in shared))
     if not clips:
@@ -127,5 +130,9 @@ def paired_difference(
     differences = list(clips.values())
     low, high = bootstrap_interval(differences, seed=seed)
     return Difference(
-        float(np.mean(differences)), low, high, sign_flip_p(differences, seed=seed), len(differences)
+        float(np.mean(differences)),
+        low,
+        high,
+        sign_flip_p(differences, seed=seed) if with_p else math.nan,
+        len(differences),
     )

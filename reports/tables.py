@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ COSTS = (
     Column("memory", "Memory", "B", False),
     Column("forward_equivalents", "Forward eq.", "", False),
 )
+SPEEDUP = Column("speedup", "Speed-up", "x")
 COUNT = Column("n", "n", "", None)
 
 SECONDARY = ("warp_consistency", "motion_fidelity_legacy")
@@ -67,6 +68,9 @@ SECONDARY = ("warp_consistency", "motion_fidelity_legacy")
 
 MOTION = ("motion_fidelity", "motion_fidelity_legacy", "position_error", "direction_cosine")
 """A frozen video wins every consistency metric, so ``warp_consistency`` needs one of these beside it."""
+
+TIES = {"tied": "=1", "tied second": "=2"}
+"""What stands behind a number that cannot be told from the first, or second, of its column."""
 
 SETTINGS: dict[str, Callable[[Record], Any]] = {
     "steps": lambda record: _chosen(record, "steps"),
@@ -138,7 +142,8 @@ class Table:
 
     ``notes`` stand under it. ``values``, ``lows`` and ``highs`` (the 95 % interval) share index (rows'
     labels) and columns (keys of ``columns``); NaN where there is no number.
-    Seconds, bytes and the metrics' own units.
+    Seconds, bytes and the metrics' own units. ``marks``, of the same shape, are what ``ranks`` gives;
+    ``failed`` counts a row's cells without a video by what ended them.
     """
 
     backbone: str
@@ -149,6 +154,8 @@ class Table:
     highs: pd.DataFrame
     notes: list[str]
     config_ids: tuple[str, ...]
+    marks: pd.DataFrame
+    failed: dict[str, Counter[str]]
 
     @property
     def title(self) -> str:
@@ -172,6 +179,7 @@ class Table:
                 continue
             flat[f"{column.key}_low"] = self.lows[column.key].to_numpy()
             flat[f"{column.key}_high"] = self.highs[column.key].to_numpy()
+        flat["failed"] = [failures(self.failed.get(str(label), Counter())) for label in self.values.index]
         return flat
 
 
@@ -218,25 +226,70 @@ def _experiments(plan: Plan) -> set[str]:
     return given | {plan.name}
 
 
-def tables(results: Path, plans: Sequence[Plan], everything: bool = False) -> list[Table]:
-    """One table for each backbone and dataset of the plans, in their order.
+@dataclass(frozen=True)
+class Group:
+    """The rows of one backbone and dataset, labels all different, and the plans that hold them."""
 
-    Variants with the same label and ``config_id`` become one row. ``everything``
-    shows the secondary metrics too. Reads records from ``results``; one that
-    cannot be read is named in the notes.
+    backbone: str
+    dataset: str
+    rows: list[Row]
+    plans: list[Plan]
+
+    @property
+    def base(self) -> Row | None:
+        """The row others are compared with: the plans' baseline, else the plain backbone."""
+        return _base(self.rows, self.plans)
+
+    def dropped(self, key: str) -> set[Pair]:
+        """(clip, prompt, seed) that a metric's comparison leaves out: null in one row, not in another."""
+        return _null_somewhere(self.rows, key)
+
+
+def groups(results: Path, plans: Sequence[Plan]) -> list[Group]:
+    """The rows of each backbone and dataset of the plans, in their order, with their records.
+
+    Variants with the same label and ``config_id`` become one row. A record that cannot be read is
+    named in its row's ``unreadable``.
     """
-    groups: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
     for plan in plans:
         for variant in plan.variants:
-            rows = groups.setdefault((variant.backbone, variant.dataset), {})
+            rows = found.setdefault((variant.backbone, variant.dataset), {})
             row = rows.setdefault((variant.config_id, variant.label), Row(variant.label, variant))
             _pool(row, plan.name, variant, results)
     made = []
-    for (backbone, dataset), rows in groups.items():
-        chosen = {name for row in rows.values() for name in row.plans}
-        of_table = [plan for plan in plans if plan.name in chosen]
-        made.append(_table(backbone, dataset, list(rows.values()), of_table, everything))
+    for (backbone, dataset), by_config in found.items():
+        rows_of_group = list(by_config.values())
+        _tell_apart(rows_of_group)
+        chosen = {name for row in rows_of_group for name in row.plans}
+        made.append(Group(backbone, dataset, rows_of_group, [plan for plan in plans if plan.name in chosen]))
     return made
+
+
+def with_baseline(results: Path, plans: Sequence[Plan], baseline: str) -> list[Plan]:
+    """The plans with another baseline: a row's label, or the method of the first row that has it.
+
+    InputError when no row of theirs has that label or method.
+    """
+    names = {name: None for plan in plans for one in plan.variants for name in (one.label, one.method)}
+    names |= {row.label: None for group in groups(results, plans) for row in group.rows}
+    if baseline not in names:
+        raise InputError(f"--baseline {baseline}: no such row{_nearest(baseline, list(names))}")
+    return [plan.model_copy(update={"baseline": baseline}) for plan in plans]
+
+
+def tables(
+    results: Path, plans: Sequence[Plan], everything: bool = False, p_values: bool = False
+) -> list[Table]:
+    """One table for each backbone and dataset of the plans, in their order.
+
+    ``everything`` shows the secondary metrics too, ``p_values`` the p of each paired difference.
+    Reads records from ``results``; one that cannot be read is named in the notes.
+    """
+    return [
+        _table(group.backbone, group.dataset, group.rows, group.plans, everything, p_values)
+        for group in groups(results, plans)
+    ]
 
 
 def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
@@ -256,13 +309,22 @@ def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
             row.unreadable.append(str(path))
 
 
-def _table(backbone: str, dataset: str, rows: list[Row], plans: Sequence[Plan], everything: bool) -> Table:
+def _table(
+    backbone: str,
+    dataset: str,
+    rows: list[Row],
+    plans: Sequence[Plan],
+    everything: bool,
+    p_values: bool = False,
+) -> Table:
     import pandas as pd
 
-    _tell_apart(rows)
     metrics = _metric_columns(rows)
     dropped = {column.key: _null_somewhere(rows, column.key) for column in metrics}
     columns, hidden = _shown(rows, metrics, everything)
+    base = _named_base(rows, plans)
+    if base is not None and len(rows) > 1:
+        columns.insert(columns.index(COSTS[0]) + 1, SPEEDUP)
     numbers: list[dict[str, tuple[float, float, float]]] = []
     for row in rows:
         of_row = {
@@ -271,6 +333,8 @@ def _table(backbone: str, dataset: str, rows: list[Row], plans: Sequence[Plan], 
             if column in metrics
         }
         of_row.update(_costs(row))
+        if SPEEDUP in columns and base is not None:
+            of_row[SPEEDUP.key] = _speedup(row, base)
         numbers.append(of_row)
     labels = [row.label for row in rows]
     values, lows, highs = (
@@ -283,12 +347,15 @@ def _table(backbone: str, dataset: str, rows: list[Row], plans: Sequence[Plan], 
         for part in range(3)
     )
     shown = [column for column in columns if column in metrics]
+    marks, ranked = _marks(rows, columns, values, dropped)
     # A metric without a value in any row is not shown, but why it has none is said.
     told = [column for column in metrics if column in shown or column.key not in SECONDARY]
     notes = [
         *_unlike(rows),
         *_level_notes(rows, shown, values),
-        *_difference_notes(rows, shown, plans, dropped),
+        *_difference_notes(rows, shown, plans, dropped, p_values),
+        *([_speedup_note(rows, base)] if SPEEDUP in columns and base is not None else []),
+        *ranked,
         *_cost_notes(rows),
         *_failure_notes(rows),
         *_count_notes(rows, shown, dropped),
@@ -297,7 +364,8 @@ def _table(backbone: str, dataset: str, rows: list[Row], plans: Sequence[Plan], 
         *_left_out(plans),
     ]
     config_ids = tuple(row.variant.config_id for row in rows)
-    return Table(backbone, dataset, tuple(columns), values, lows, highs, notes, config_ids)
+    failed = {row.label: _failed(row) for row in rows}
+    return Table(backbone, dataset, tuple(columns), values, lows, highs, notes, config_ids, marks, failed)
 
 
 def _tell_apart(rows: list[Row]) -> None:
@@ -404,12 +472,144 @@ def _costs(row: Row) -> dict[str, tuple[float, float, float]]:
 
 def _peak(row: Row) -> tuple[int | None, str]:
     """Highest peak bytes of any stage, and whose: the device's allocations if known, else the process's."""
-    stages = [stage for record in row.finished for stage in record.memory.values()]
+    return _peak_of(row.finished)
+
+
+def _peak_of(records: Sequence[Record]) -> tuple[int | None, str]:
+    stages = [stage for record in records for stage in record.memory.values()]
     for kind in ("allocated", "process"):
         peaks = [peak for stage in stages if (peak := getattr(stage, kind)) is not None]
         if peaks:
             return max(peaks), kind
     return None, ""
+
+
+# Ranks and speed-ups
+
+
+def _by_pair(row: Row, key: str) -> dict[Pair, float]:
+    """A column's number for each finished cell that has one; seconds, bytes, or the metric's value."""
+    if key not in {column.key for column in COSTS}:
+        return {} if row.untrained else row.pairs(key)
+    found: dict[Pair, float] = {}
+    for record in row.finished:
+        value = {
+            "time": record.timing.total,
+            "memory": _peak_of([record])[0],
+            "forward_equivalents": record.flops.forward_equivalents,
+        }[key]
+        if value is not None and math.isfinite(value):
+            found[record.clip, record.prompt, record.seed] = float(value)
+    return found
+
+
+def _leads(better: dict[Pair, float], worse: dict[Pair, float], higher: bool) -> bool | None:
+    """Whether the paired interval of the difference excludes 0; None when there are too few clips for one."""
+    shared = better.keys() & worse.keys()
+    if len({pair[0] for pair in shared}) < 2:
+        return None
+    difference = paired_difference({pair: better[pair] for pair in sorted(shared)}, worse, with_p=False)
+    assert difference is not None
+    return difference.low > 0 if higher else difference.high < 0
+
+
+def _withheld(rows: list[Row], key: str) -> bool:
+    """Whether the rows' numbers are of things too unlike to be ranked: sizes, weights or devices."""
+    for name in ("frames", "frame size", "weights", "device"):
+        found = {row.setting(SETTINGS[name]) for row in rows}
+        if name == "device":
+            # Finished videos were made on a device nobody told us.
+            if key in ("time", "memory") and len(found) > 1:
+                return True
+        elif len(found - {()}) > 1:
+            return True
+    return False
+
+
+def _marks(
+    rows: list[Row], columns: Sequence[Column], values: pd.DataFrame, dropped: dict[str, set[Pair]]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Best and second of each column where their intervals say so, and notes on what is not marked."""
+    marks = values.astype(object).map(lambda _: "")
+    withheld: list[str] = []
+    for column in columns:
+        known = [row for row in rows if math.isfinite(values.at[row.label, column.key])]
+        if column.higher_is_better is None or column is SPEEDUP or len(known) < 2:
+            continue
+        if _withheld(known, column.key):
+            withheld.append(column.label)
+            continue
+        for label, mark in _column_marks(known, column, values, dropped.get(column.key, set())).items():
+            marks.at[label, column.key] = mark
+    notes = []
+    if withheld:
+        notes.append(f"Best and second are not marked between rows this unlike: {', '.join(withheld)}.")
+    if any(mark in TIES for mark in marks.to_numpy().ravel()):
+        notes.append(
+            "Best and second are marked where the paired 95 % interval over clips leaves no doubt; "
+            "=1 and =2: not told from the first, from the second."
+        )
+    return marks, notes
+
+
+def _column_marks(rows: list[Row], column: Column, table: pd.DataFrame, dropped: set[Pair]) -> dict[str, str]:
+    """The marks of one column by row label, of the rows that have a number in it."""
+    higher = bool(column.higher_is_better)
+    values = {row.label: float(table.at[row.label, column.key]) for row in rows}
+    digits = _digits(column, values.values())
+    cells = {
+        row.label: {pair: value for pair, value in _by_pair(row, column.key).items() if pair not in dropped}
+        for row in rows
+    }
+
+    def leads(one: Row, other: Row) -> bool | None:
+        if column.key == "forward_equivalents":
+            # A count, without chance: what differs as it is shown differs.
+            shown = [_number(values[row.label], digits) for row in (one, other)]
+            return shown[0] != shown[1]
+        return _leads(cells[one.label], cells[other.label], higher)
+
+    found: dict[str, str] = {}
+    rest = sorted(rows, key=lambda row: values[row.label], reverse=higher)
+    for clear, tied in (("best", "tied"), ("second", "tied second")):
+        if not rest:
+            break
+        verdicts = [leads(rest[0], other) for other in rest[1:]]
+        if None in verdicts:
+            break
+        level = [row for row, verdict in zip(rest[1:], verdicts, strict=True) if not verdict]
+        if level:
+            found |= {row.label: tied for row in [rest[0], *level]}
+            break
+        found[rest[0].label] = clear
+        rest = rest[1:]
+    return found
+
+
+def _same_machine(row: Row, base: Row) -> bool:
+    names = ("device", "frames", "frame size")
+    return all(row.setting(SETTINGS[name]) == base.setting(SETTINGS[name]) for name in names)
+
+
+def _speedup(row: Row, base: Row) -> tuple[float, float, float]:
+    """Geometric mean over clips of base seconds / own seconds, with its interval; NaN across devices."""
+    ours, theirs = _by_pair(row, "time"), _by_pair(base, "time")
+    shared = [pair for pair in ours if pair in theirs and ours[pair] > 0 and theirs[pair] > 0]
+    if not shared or not _same_machine(row, base):
+        return math.nan, math.nan, math.nan
+    if row is base:
+        return 1.0, math.nan, math.nan
+    logs = cluster_means(
+        (math.log(theirs[pair] / ours[pair]) for pair in shared), (pair[0] for pair in shared)
+    )
+    low, high = bootstrap_interval(list(logs.values()))
+    return math.exp(float(np.mean(list(logs.values())))), math.exp(low), math.exp(high)
+
+
+def _speedup_note(rows: list[Row], base: Row) -> str:
+    text = f"Speed-up: over {base.label}, geometric mean of the clips' ratios"
+    apart = [row.label for row in rows if row.finished and not _same_machine(row, base)]
+    return f"{text}; none across devices or sizes ({', '.join(apart)})." if apart else f"{text}."
 
 
 # Notes
@@ -489,7 +689,7 @@ def _level_notes(rows: list[Row], columns: list[Column], values: pd.DataFrame) -
 def differences(
     rows: list[Row], columns: Sequence[Column], base: Row, dropped: dict[str, set[Pair]]
 ) -> dict[str, dict[str, Difference]]:
-    """Row label -> metric -> paired difference from the base row; p adjusted over a row's metrics (Holm)."""
+    """Row label -> metric -> paired difference from the base row; p adjusted over all of them (Holm)."""
     found: dict[str, dict[str, Difference]] = {}
     for row in rows:
         if row is base or row.untrained or base.untrained:
@@ -504,25 +704,39 @@ def differences(
             difference = paired_difference(ours, theirs)
             if difference is not None:
                 of_row[column.key] = difference
-        adjusted = holm([difference.p for difference in of_row.values()])
-        found[row.label] = {
-            key: Difference(one.mean, one.low, one.high, p, one.clips)
-            for (key, one), p in zip(of_row.items(), adjusted, strict=True)
-        }
+        found[row.label] = of_row
+    places = [(label, key) for label, of_row in found.items() for key in of_row]
+    for (label, key), p in zip(places, holm([found[label][key].p for label, key in places]), strict=True):
+        found[label][key] = replace(found[label][key], p=p)
     return found
+
+
+def _named_base(rows: list[Row], plans: Sequence[Plan]) -> Row | None:
+    """The row that a plan names as its baseline: by label, else by method."""
+    named = [plan.baseline for plan in plans if plan.baseline]
+    for name in (
+        lambda row: row.label,
+        lambda row: row.variant.label,
+        lambda row: row.variant.method,
+    ):
+        for row in rows:
+            if name(row) in named:
+                return row
+    return None
 
 
 def _base(rows: list[Row], plans: Sequence[Plan]) -> Row | None:
     """The plans' baseline, else the plain backbone."""
-    named = [plan.baseline for plan in plans if plan.baseline]
-    for row in rows:
-        if row.variant.label in named:
-            return row
-    return next((row for row in rows if row.variant.method == "none"), None)
+    named = _named_base(rows, plans)
+    return named or next((row for row in rows if row.variant.method == "none"), None)
 
 
 def _difference_notes(
-    rows: list[Row], columns: list[Column], plans: Sequence[Plan], dropped: dict[str, set[Pair]]
+    rows: list[Row],
+    columns: list[Column],
+    plans: Sequence[Plan],
+    dropped: dict[str, set[Pair]],
+    p_values: bool,
 ) -> Iterator[str]:
     base = _base(rows, plans)
     if base is None:
@@ -538,11 +752,13 @@ def _difference_notes(
             text = f"{column.label} {_number(one.mean, digits, sign=True)}"
             if math.isfinite(one.low):
                 text += f" [{_number(one.low, digits, sign=True)}, {_number(one.high, digits, sign=True)}]"
-                text += " p < .001" if one.p < 0.001 else f" p {_number(one.p, 3)}"
+                if p_values:
+                    text += " p < .001" if one.p < 0.001 else f" p {_number(one.p, 3)}"
             parts.append(text if len(counts) == 1 else f"{text} (n {one.clips})")
         if parts:
             over = f" over {counts.pop()} clips" if len(counts) == 1 else ""
-            yield f"{label} - {base.label}, paired{over} (p: sign flips, Holm): {'; '.join(parts)}."
+            how = " (p: sign flips, Holm over the table)" if p_values else ""
+            yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
 
 
 def _cost_notes(rows: list[Row]) -> Iterator[str]:
@@ -552,6 +768,10 @@ def _cost_notes(rows: list[Row]) -> Iterator[str]:
     timed = [record for row in rows for record in row.finished if record.timing.total is not None]
     if any(record.timing.repeats == 1 for record in timed):
         yield "Times from one run (measure.repeats=1) are indicative."
+    beside = sorted({str(r.environment["launcher"]) for r in timed if r.environment.get("launcher")})
+    if beside:
+        which = f"hydra/launcher={', '.join(beside)}"
+        yield f"Times were taken while other jobs ran ({which}): do not compare them."
     devices = sorted({device for row in rows for device in row.setting(SETTINGS["device"])})
     if devices:
         yield f"Device: {'; '.join(devices)}."
@@ -567,11 +787,27 @@ def _cost_notes(rows: list[Row]) -> Iterator[str]:
         yield "Prompts and seeds are averaged within a clip; intervals are over clips."
 
 
+def ending(record: Record) -> str:
+    """How a cell ended, as tables say it: ``ok``, ``OOM``, ``NaN``, ``error``, or its status."""
+    if record.status == "failed":
+        return "NaN" if record.error is not None and record.error.kind == "FloatingPointError" else "error"
+    return "OOM" if record.status == "oom" else record.status
+
+
+def _failed(row: Row) -> Counter[str]:
+    return Counter(ending(record) for record in row.records.values() if record.status != "ok")
+
+
+def failures(failed: Counter[str]) -> str:
+    """``OOM 2, error 1``."""
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(failed.items()))
+
+
 def _failure_notes(rows: list[Row]) -> Iterator[str]:
     for row in rows:
-        ended = Counter(record.status for record in row.records.values() if record.status != "ok")
+        ended = _failed(row)
         absent = len(row.cells) - len(row.records) - len(row.unreadable)
-        parts = [f"{count} {status}" for status, count in sorted(ended.items())]
+        parts = [failures(ended)] if ended else []
         if row.unreadable:
             parts.append(f"{len(row.unreadable)} with an unreadable record ({row.unreadable[0]})")
         if absent:
@@ -638,7 +874,7 @@ def _null_notes(
         labels: dict[str, list[str]] = {}
         for label, counts in of_columns.items():
             where = ", ".join(f"{row} {count}" for row, count in counts.items())
-            labels.setdefault(f"in {_plural(counts.total(), 'cell')} ({where})", []).append(label)
+            labels.setdefault(f"in {plural(counts.total(), 'cell')} ({where})", []).append(label)
         parts = "; ".join(f"{', '.join(names)} null {where}" for where, names in labels.items())
         yield f"{parts}: {reason}."
     if idle:
@@ -652,6 +888,10 @@ def _left_out(plans: Iterable[Plan]) -> Iterator[str]:
             outs.setdefault(one.clip, one)
     for line in left_out_lines(list(outs.values())):
         yield f"Left out: {line.rstrip('.')}."
+    rows = {one.label for plan in plans for one in plan.variants}
+    variants = {one.label: one.reason for plan in plans for one in plan.variants_out if one.label not in rows}
+    for label, reason in variants.items():
+        yield f"Variant left out: {label}: {reason.rstrip('.')}."
 
 
 def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
@@ -669,7 +909,7 @@ def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
     return lines
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
@@ -696,6 +936,8 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
 
 def _digits(column: Column, values: Iterable[float]) -> int:
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    if column == SPEEDUP:
+        return 2
     if not column.unit and column.key not in {cost.key for cost in COSTS} and largest < 10:
         return 4
     return 0 if largest >= 1000 else 1 if largest >= 100 else 2
@@ -727,40 +969,37 @@ def texts(table: Table) -> tuple[pd.DataFrame, pd.DataFrame]:
         numbers = table.values[column.key] / by
         digits = 0 if column.key == "n" else _digits(column, numbers)
         for label in table.values.index:
+            ended = table.failed.get(str(label), Counter())
+            # A row that failed for one reason throughout says it in place of its numbers.
+            nothing = next(iter(ended)) if len(ended) == 1 and not table.values.at[label, "n"] else "-"
             value = numbers.at[label]
             low, high = table.lows.at[label, column.key] / by, table.highs.at[label, column.key] / by
-            values.at[label, column.key] = _number(value, digits) if _finite(value) else "-"
+            values.at[label, column.key] = _number(value, digits) if _finite(value) else nothing
             few = min(digits, 3)
             intervals.at[label, column.key] = (
                 f"[{_number(low, few)}, {_number(high, few)}]" if _finite(low) and _finite(high) else ""
             )
+            if column.key == "n" and ended:
+                intervals.at[label, column.key] = f"({failures(ended)})"
     return values, intervals
 
 
 def ranks(table: Table) -> pd.DataFrame:
-    """``best``, ``second`` or nothing for each number, judged as it is shown; nothing in a single row."""
-    shown, _ = texts(table)
-    marks = shown.map(lambda _: "")
-    for column in table.columns:
-        if column.higher_is_better is None:
-            continue
-        numbers = {label: float(text) for label, text in shown[column.key].items() if text != "-"}
-        if len(numbers) < 2:
-            continue
-        ordered = sorted(set(numbers.values()), reverse=column.higher_is_better)
-        if len(ordered) == 1:
-            continue
-        for label, number in numbers.items():
-            if number in ordered[:2]:
-                marks.at[label, column.key] = ("best", "second")[ordered.index(number)]
-    return marks
+    """``best``, ``second``, ``tied`` (for best), ``tied second`` or nothing for each number.
+
+    A number is best when the paired 95 % interval of its difference from every other row's excludes
+    0, else it is tied with those it cannot be told from; the second likewise among the others.
+    Nothing with fewer than two clips in common, and between rows of other sizes, weights or, for
+    time and memory, devices. Forward-equivalents are counts, and compared as they are shown.
+    """
+    return table.marks
 
 
 def _cells(table: Table, best: str, second: str, between: str = " ") -> list[list[str]]:
     """Rows of text: label, then value and interval, the value wrapped by its rank."""
     values, intervals = texts(table)
     marks = ranks(table)
-    wrap = {"best": best, "second": second, "": "{}"}
+    wrap = {"best": best, "second": second, "": "{}"} | {mark: f"{{}} {tie}" for mark, tie in TIES.items()}
     rows = []
     for label in table.values.index:
         row = [str(label)]
@@ -807,38 +1046,59 @@ _LATEX = str.maketrans(
 )
 
 
-def to_latex(table: Table) -> str:
-    """A ``table`` environment with booktabs rules (needs ``\\usepackage{booktabs}``), notes below."""
-    import pandas as pd
+def latex_text(text: str) -> str:
+    """Plain text for LaTeX, its special characters escaped."""
+    return text.translate(_LATEX)
 
-    values, intervals = texts(table)
-    marks = ranks(table)
-    shown = values.where(intervals == "", values + " " + intervals)
-    keys = list(table.values.columns)
-    for key in keys:
-        for label in shown.index:
-            before = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}[marks.at[label, key]]
-            interval = intervals.at[label, key]
-            text = before % values.at[label, key]
-            shown.at[label, key] = rf"{text} {{\scriptsize {interval}}}" if interval else text
-    frame = pd.DataFrame(
-        shown.to_numpy(),
-        index=[str(label).translate(_LATEX) for label in shown.index],
-        columns=[heading.translate(_LATEX) for heading in headers(table)],
-    )
-    body = frame.style.to_latex(hrules=True, column_format="l" + "r" * len(keys))
-    notes = " ".join(note.translate(_LATEX) for note in table.notes)
+
+def _stacked(heading: str) -> str:
+    """A heading of several words over two lines."""
+    first, _, rest = heading.partition(" ")
+    if not rest or len(heading) <= 10:
+        return latex_text(heading)
+    return rf"\shortstack{{{latex_text(first)}\\{latex_text(rest)}}}"
+
+
+def latex_table(title: str, frame: pd.DataFrame, notes: Sequence[str]) -> str:
+    """A ``table`` environment around a frame of LaTeX, no wider than the text; title and notes are plain."""
+    body = frame.style.to_latex(hrules=True, column_format="l" + "r" * len(frame.columns))
+    below = " ".join(latex_text(note) for note in notes)
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering\small",
-            rf"\caption{{{table.title.translate(_LATEX)}}}",
-            body.rstrip(),
-            rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}",
+            r"\centering\small\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{latex_text(title)}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+            body.rstrip() + "}",
+            rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\scriptsize {below}}}",
             r"\end{table}",
             "",
         ]
     )
+
+
+def to_latex(table: Table) -> str:
+    """A ``table`` environment with booktabs rules, as wide as the text at most, notes below.
+
+    Needs ``\\usepackage{booktabs,graphicx}``.
+    """
+    import pandas as pd
+
+    values, intervals = texts(table)
+    marks = ranks(table)
+    before = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    before |= {mark: f"%s$^{{{tie}}}$" for mark, tie in TIES.items()}
+    rows: dict[str, list[str]] = {}
+    for label in values.index:
+        rows[latex_text(str(label))] = [
+            before[marks.at[label, key]] % latex_text(values.at[label, key]) for key in values.columns
+        ]
+        below = [latex_text(intervals.at[label, key]) for key in values.columns]
+        if any(below):
+            # An empty name of its own: pandas' rows are told apart by theirs.
+            rows["{}" * (len(rows) + 1)] = [rf"{{\scriptsize {text}}}" if text else "" for text in below]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[_stacked(text) for text in headers(table)])
+    return latex_table(table.title, frame, table.notes)
 
 
 def to_csv(made: Sequence[Table]) -> str:
@@ -862,11 +1122,14 @@ def to_rich(table: Table) -> RichTable:
         made.add_column(heading, justify="right", overflow="fold")
     values, intervals = texts(table)
     marks = ranks(table)
-    styles = {"best": "bold", "second": "underline", "": ""}
+    styles = {"best": "bold", "second": "underline"}
     for label in values.index:
         row = [Text(str(label))]
         for column in table.columns:
-            text = Text(values.at[label, column.key], style=styles[marks.at[label, column.key]])
+            mark = marks.at[label, column.key]
+            text = Text(values.at[label, column.key], style=styles.get(mark, ""))
+            if mark in TIES:
+                text = Text.assemble(text, f" {TIES[mark]}")
             interval = intervals.at[label, column.key]
             row.append(Text.assemble(text, f"\n{interval}") if interval else text)
         made.add_row(*row)
@@ -903,9 +1166,14 @@ def _first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def render(made: Sequence[Table], form: str) -> str:
-    """All tables as ``md``, ``latex`` or ``csv``."""
+def render(made: Sequence[Table], form: str, published: bool = False) -> str:
+    """All tables as ``md``, ``latex`` or ``csv``; ``published`` puts the paper's own below (not in csv)."""
     if form == "csv":
         return to_csv(made)
     write = {"md": to_markdown, "latex": to_latex}[form]
-    return "\n".join(write(table) for table in made)
+    texts_ = [write(table) for table in made]
+    if published:
+        from reports.published import blocks
+
+        texts_ += [block.to_markdown() if form == "md" else block.to_latex() for block in blocks()]
+    return "\n".join(texts_)

@@ -24,10 +24,12 @@ from harness.records import (
     Source,
     Timing,
     Variant,
+    VariantOut,
     load_record,
     save,
 )
 from reports.__main__ import main
+from reports.published import blocks
 from reports.tables import (
     left_out_lines,
     print_plans,
@@ -38,6 +40,7 @@ from reports.tables import (
     to_csv,
     to_latex,
     to_markdown,
+    with_baseline,
 )
 
 LOWER = {"position_error"}
@@ -123,10 +126,10 @@ def world(tmp_path):
             for prompt in ("a red square", "a blue star"):
                 for seed in (0, 1):
                     metrics = {
-                        "clip_t": text + float(rng.normal(0, 0.01)),
-                        "motion_fidelity": motion + float(rng.normal(0, 0.05)),
+                        "clip_t": text + float(rng.normal(0, 0.002)),
+                        "motion_fidelity": motion + float(rng.normal(0, 0.02)),
                         "clip_f": 0.98,
-                        "position_error": error + float(rng.normal(0, 1)),
+                        "position_error": error + float(rng.normal(0, 0.3)),
                         "direction_cosine": 0.5,
                         "warp_consistency": 0.9,
                     }
@@ -196,16 +199,98 @@ def test_best_and_second_follow_each_columns_direction(world):
         "full_attention": "",
     }
     assert set(marks["n"]) == {""}
-    assert set(marks["clip_f"]) == {""}, "all equal: nothing to mark"
+    assert set(marks["clip_f"]) == {"tied"}, "all equal"
 
 
-def test_ties_share_a_rank(tmp_path):
-    variants = [
-        variant(name, [write_cell(tmp_path, name, "a", metrics={"clip_t": value})])
-        for name, value in (("x", 0.31), ("y", 0.31000001), ("z", 0.2))
+def row_of(results, method, values, key="clip_t", **given):
+    cells = [
+        write_cell(results, method, clip, metrics={key: value}, **given)
+        for clip, value in zip("abcdefgh", values, strict=False)
     ]
-    plan = write_plan(tmp_path, "p", variants)
-    assert list(ranks(tables(tmp_path, [plan])[0])["clip_t"]) == ["best", "best", "second"]
+    return variant(method, cells)
+
+
+def test_what_the_paired_interval_does_not_tell_apart_is_tied(tmp_path):
+    # x leads y by far less than the clips differ, yet on every clip; w leads z on the mean only.
+    x = np.linspace(0.2, 0.9, 8)
+    z = x - 0.3
+    w = z + np.array([0.2, -0.19, 0.2, -0.19, 0.2, -0.19, 0.2, -0.19])
+    rows = [
+        row_of(tmp_path, name, values) for name, values in (("z", z), ("w", w), ("x", x), ("y", x - 0.01))
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert ranks(table)["clip_t"].to_dict() == {"z": "", "w": "", "x": "best", "y": "second"}
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1]])])
+    assert ranks(table)["clip_t"].to_dict() == {"z": "tied", "w": "tied"}
+    assert any("=1 and =2" in note for note in table.notes)
+    assert re.search(r"\| z +\| +\.\d{4} =1 \[", to_markdown(table))
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1], rows[2]])])
+    assert ranks(table)["clip_t"].to_dict() == {"z": "tied second", "w": "tied second", "x": "best"}
+    assert "$^{=2}$" in to_latex(table)
+
+
+def test_one_clip_ranks_nothing_but_counts(tmp_path):
+    rows = [
+        variant(name, [write_cell(tmp_path, name, "a", metrics={"clip_t": value}, forwards=forwards)])
+        for name, value, forwards in (("x", 0.3, 50.0), ("y", 0.2, 80.0))
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    marks = ranks(table)
+    assert set(marks["clip_t"]) | set(marks["time"]) == {""}
+    assert list(marks["forward_equivalents"]) == ["best", "second"]
+
+
+@pytest.mark.parametrize(
+    ("other", "unmarked"),
+    [({"device": "Other CPU"}, {"time", "memory"}), ({"weights": "sha256:2"}, {"time", "memory", "clip_t"})],
+)
+def test_rows_too_unlike_are_not_ranked(tmp_path, other, unmarked):
+    rows = [
+        row_of(tmp_path, "x", [0.1, 0.2, 0.3], total=1.0),
+        row_of(tmp_path, "y", [0.5, 0.6, 0.8], total=2.0, **other),
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows, baseline="x")])
+    marks = ranks(table)
+    assert {key for key in ("time", "memory", "clip_t") if set(marks[key]) == {""}} == unmarked
+    assert any(note.startswith("Best and second are not marked between") for note in table.notes)
+    if "device" in other:
+        assert np.isnan(table.values.at["y", "speedup"])
+        assert any("none across devices or sizes (y)" in note for note in table.notes)
+
+
+def test_speed_up_is_over_the_named_baseline_clip_by_clip(tmp_path):
+    seconds = {"fast": [1.0, 2.0, 4.0], "slow": [2.0, 6.0, 16.0]}
+    rows = [
+        variant(
+            name,
+            [
+                write_cell(tmp_path, name, clip, metrics={"clip_t": 0.3}, total=total)
+                for clip, total in zip("abc", totals, strict=True)
+            ],
+        )
+        for name, totals in seconds.items()
+    ]
+    plan = write_plan(tmp_path, "p", rows)
+    assert "speedup" not in tables(tmp_path, [plan])[0].values
+    (table,) = tables(tmp_path, with_baseline(tmp_path, [plan], "slow"))
+    assert table.values["speedup"].to_dict() == {"fast": pytest.approx(24 ** (1 / 3)), "slow": 1.0}
+    assert 1.99 < table.lows.at["fast", "speedup"] < table.highs.at["fast", "speedup"] < 4.01
+    assert "Speed-up (x) ↑" in to_markdown(table)
+    assert any(note.startswith("Speed-up: over slow, ") for note in table.notes)
+
+
+def test_p_values_come_on_request_corrected_over_the_table(world):
+    results, plan, _ = world
+    plans = with_baseline(results, [plan], "full_attention")
+    notes = "\n".join(tables(results, plans)[0].notes)
+    assert "fastvmt - full_attention, paired" in notes and " p " not in notes
+    found = [
+        float(value)
+        for note in tables(results, plans, p_values=True)[0].notes
+        for value in re.findall(r" p (\.\d+|1\.000)", note)
+    ]
+    # Six clips have 2^6 sign patterns, so that no raw p is below 2/64; ten comparisons stand in the table.
+    assert len(found) == 10 and min(found) >= 2 / 64 * 8
 
 
 def test_markdown_holds_numbers_arrows_and_notes(world):
@@ -371,13 +456,15 @@ def test_failed_missing_and_unreadable_cells_are_counted(tmp_path):
     (tmp_path / cells[-1].path / "record.json").write_text("{")
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [variant("fastvmt", cells)])])
     note = next(note for note in table.notes if "not in its numbers" in note)
-    assert note.startswith("fastvmt: of 6 cells 1 failed, 2 oom, 1 with an unreadable record (")
+    assert note.startswith("fastvmt: of 6 cells OOM 2, error 1, 1 with an unreadable record (")
+    assert "(OOM 2, error 1)" in to_markdown(table)
+    assert next(csv.DictReader(io.StringIO(to_csv([table]))))["failed"] == "OOM 2, error 1"
     assert "1 not run yet (b, c, d, e, f)" in note
     assert table.values.at["fastvmt", "clip_t"] == 0.3
     assert table.values.at["fastvmt", "n"] == 1
 
 
-def test_a_row_without_a_single_record_shows_dashes(tmp_path):
+def test_a_row_that_failed_throughout_says_what_of(tmp_path):
     rows = [
         variant("none", [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3})]),
         variant("other", [write_cell(tmp_path, "other", "a", status="oom")]),
@@ -385,10 +472,10 @@ def test_a_row_without_a_single_record_shows_dashes(tmp_path):
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
     shown, _ = texts(table)
     assert shown.loc["other"].to_dict() == {
-        "clip_t": "-",
-        "time": "-",
-        "memory": "-",
-        "forward_equivalents": "-",
+        "clip_t": "OOM",
+        "time": "OOM",
+        "memory": "OOM",
+        "forward_equivalents": "OOM",
         "n": "0",
     }
     assert "nan" not in render([table], "md").lower()
@@ -623,13 +710,68 @@ def test_latex_uses_booktabs_and_is_balanced(world, tmp_path):
     rows = [line for line in text.splitlines() if line.rstrip().endswith(r"\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
     assert r"fast\_vmt \& 100\% \{odd\} \#1" in text
-    if shutil.which("pdflatex"):
-        page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
-        (tmp_path / "page.tex").write_text(page)
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"], cwd=tmp_path, check=False
-        )
-        assert done.returncode == 0
+
+
+@pytest.mark.tex
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(world, tmp_path):
+    results, plan, _ = world
+    renamed = plan.model_copy(deep=True)
+    renamed.variants[1].label = "fast_vmt & 100% {odd} #1"
+    made = tables(results, with_baseline(results, [renamed], "full_attention"), p_values=True)
+    text = render(made, "latex", published=True)
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "page.tex").write_text(f"{head}\n{text}\n" + r"\end{document}")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 10_000
+    assert "Overfull" not in done.stdout
+
+
+def test_published_numbers_stand_apart_as_they_were_printed(world):
+    results, plan, _ = world
+    made = tables(results, [plan])
+    plain, text = render(made, "md"), render(made, "md", published=True)
+    assert text.startswith(plain) and "Published" not in plain
+    below = text[len(plain) :]
+    assert re.search(
+        r"\| FastVMT +\| +\.2422 \| +\.7471 \| +\.9865 \| +184\.18 \| +\.9809 \| +\.9891 \|", below
+    )
+    assert "arXiv 2602.05551" in below and "via a secondary note" in below and "Not comparable" in below
+    assert "3.43x equals 632.41 / 184.18" in below
+    times = sorted(float(row[4]) for row in blocks()[0].rows if row[0] != "FastVMT")
+    assert times[len(times) // 2] == 632.41 and round(632.41 / 184.18, 2) == 3.43
+    assert [row[0] for row in blocks()[1].rows][-1] == "full"
+
+
+def test_variants_that_did_not_fit_are_named(world):
+    results, plan, _ = world
+    out = [VariantOut(label="window 21", reason="larger than the grid")]
+    (table,) = tables(results, [plan.model_copy(update={"variants_out": out})])
+    assert "Variant left out: window 21: larger than the grid." in table.notes
+
+
+def test_the_mirror_is_made_anew_from_records(world, capsys, monkeypatch):
+    results, _, _ = world
+    given = []
+
+    def publish(*arguments):
+        given.append(arguments)
+        return None if len(given) == 1 else "W&B mirror failed (no login)"
+
+    monkeypatch.setattr("harness.tracking.publish", publish)
+    assert main([str(results), "--to", "wandb"]) == 0
+    where, plans, chosen = given[0]
+    assert (where, [plan.name for plan in plans], chosen["mode"]) == (results, ["grid"], "offline")
+    assert "3 runs" in capsys.readouterr().out
+    assert main([str(results), "--to", "wandb", "--online"]) == 1
+    assert given[1][2]["mode"] == "online" and "no login" in capsys.readouterr().err
 
 
 def test_terminal_table_shows_every_number_and_note(world):
@@ -663,7 +805,9 @@ def test_the_command_chooses_plans_and_writes_files(world, capsys, tmp_path):
     assert r"\toprule" in target.read_text() and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("case", ["missing", "empty", "name", "experiment", "broken"])
+@pytest.mark.parametrize(
+    "case", ["missing", "empty", "name", "experiment", "broken", "baseline", "published"]
+)
 def test_nothing_to_tabulate_is_one_line_and_exit_2(world, capsys, tmp_path, case):
     results, _, _ = world
     (tmp_path / "empty").mkdir()
@@ -673,6 +817,8 @@ def test_nothing_to_tabulate_is_one_line_and_exit_2(world, capsys, tmp_path, cas
         "name": [str(results), "--plan", "gird"],
         "experiment": [str(results), "--experiment", "ablatoin"],
         "broken": [str(results)],
+        "baseline": [str(results), "--baseline", "full_atention"],
+        "published": [str(results), "--published", "--format", "csv"],
     }[case]
     if case == "broken":
         (results / "plans" / "zz.json").write_text(json.dumps({"name": 3}))
@@ -680,6 +826,7 @@ def test_nothing_to_tabulate_is_one_line_and_exit_2(world, capsys, tmp_path, cas
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
     expected = {"name": "nearest: grid", "experiment": "nearest: ablation", "broken": "zz.json"}
+    expected |= {"baseline": "nearest: full_attention", "published": "--published"}
     assert expected.get(case, "python -m harness") in captured.err
 
 

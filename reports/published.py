@@ -1,0 +1,78 @@
+"""The paper's own numbers, shown beside ours as a block of their own and never computed with.
+
+``published.csv``: FastVMT (ICLR 2026), arXiv 2602.05551, by way of a secondary note; the text of the
+numbers is kept as it was printed.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from reports.tables import latex_table, latex_text
+
+HEADINGS = {
+    "clip_t": "Text sim. ↑",
+    "motion_fidelity": "Motion fid. ↑",
+    "clip_f": "Temp. cons. ↑",
+    "time": "Time (s) ↓",
+    "subject_consistency": "Subject cons. ↑",
+    "motion_smoothness": "Motion smooth. ↑",
+}
+TITLES = {
+    "methods": "Published: FastVMT (arXiv 2602.05551), methods",
+    "ablation": "Published: FastVMT (arXiv 2602.05551), ablation",
+}
+WHERE = (
+    "As published, via a secondary note: other clips, prompts, backbones, trackers and devices than ours. "
+    "Not comparable with the tables above, and in none of their statistics."
+)
+SPEED = (
+    "The abstract's 3.43x equals 632.41 / 184.18, the median rival's time over FastVMT's: it compares "
+    "different programs."
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One published table: headings (the first empty, for the row's name), rows of text, notes."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def to_markdown(self) -> str:
+        """A heading, a pipe table and the notes as a list."""
+        from tabulate import tabulate
+
+        align = ["left", *["right"] * (len(self.headings) - 1)]
+        body = tabulate(self.rows, self.headings, "pipe", disable_numparse=True, colalign=align)
+        return "\n".join([f"### {self.title}", "", body, "", *(f"- {note}" for note in self.notes)]) + "\n"
+
+    def to_latex(self) -> str:
+        """A ``table`` environment with booktabs rules (needs ``\\usepackage{booktabs,graphicx}``)."""
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            [[latex_text(text) for text in row[1:]] for row in self.rows],
+            index=[latex_text(row[0]) for row in self.rows],
+            columns=[latex_text(heading) for heading in self.headings[1:]],
+        )
+        return latex_table(self.title, frame, self.notes)
+
+
+def blocks() -> list[Block]:
+    """The published tables, in the file's order; columns without any number are not in them."""
+    found: dict[str, list[dict[str, str]]] = {}
+    with (Path(__file__).parent / "published.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            found.setdefault(line["block"], []).append(line)
+    made = []
+    for name, lines in found.items():
+        keys = [key for key in HEADINGS if any(line[key] for line in lines)]
+        rows = [[line["method"], *(line[key] or "-" for key in keys)] for line in lines]
+        headings = ["", *(HEADINGS[key] for key in keys)]
+        made.append(Block(TITLES[name], headings, rows, [WHERE, SPEED] if name == "methods" else [WHERE]))
+    return made
