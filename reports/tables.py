@@ -218,25 +218,56 @@ def _experiments(plan: Plan) -> set[str]:
     return given | {plan.name}
 
 
-def tables(results: Path, plans: Sequence[Plan], everything: bool = False) -> list[Table]:
-    """One table for each backbone and dataset of the plans, in their order.
+@dataclass(frozen=True)
+class Group:
+    """The rows of one backbone and dataset, labels all different, and the plans that hold them."""
 
-    Variants with the same label and ``config_id`` become one row. ``everything``
-    shows the secondary metrics too. Reads records from ``results``; one that
-    cannot be read is named in the notes.
+    backbone: str
+    dataset: str
+    rows: list[Row]
+    plans: list[Plan]
+
+    @property
+    def base(self) -> Row | None:
+        """The row others are compared with: the plans' baseline, else the plain backbone."""
+        return _base(self.rows, self.plans)
+
+    def dropped(self, key: str) -> set[Pair]:
+        """(clip, prompt, seed) that a metric's comparison leaves out: null in one row, not in another."""
+        return _null_somewhere(self.rows, key)
+
+
+def groups(results: Path, plans: Sequence[Plan]) -> list[Group]:
+    """The rows of each backbone and dataset of the plans, in their order, with their records.
+
+    Variants with the same label and ``config_id`` become one row. A record that cannot be read is
+    named in its row's ``unreadable``.
     """
-    groups: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
+    found: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
     for plan in plans:
         for variant in plan.variants:
-            rows = groups.setdefault((variant.backbone, variant.dataset), {})
+            rows = found.setdefault((variant.backbone, variant.dataset), {})
             row = rows.setdefault((variant.config_id, variant.label), Row(variant.label, variant))
             _pool(row, plan.name, variant, results)
     made = []
-    for (backbone, dataset), rows in groups.items():
-        chosen = {name for row in rows.values() for name in row.plans}
-        of_table = [plan for plan in plans if plan.name in chosen]
-        made.append(_table(backbone, dataset, list(rows.values()), of_table, everything))
+    for (backbone, dataset), by_config in found.items():
+        rows_of_group = list(by_config.values())
+        _tell_apart(rows_of_group)
+        chosen = {name for row in rows_of_group for name in row.plans}
+        made.append(Group(backbone, dataset, rows_of_group, [plan for plan in plans if plan.name in chosen]))
     return made
+
+
+def tables(results: Path, plans: Sequence[Plan], everything: bool = False) -> list[Table]:
+    """One table for each backbone and dataset of the plans, in their order.
+
+    ``everything`` shows the secondary metrics too. Reads records from ``results``; one that
+    cannot be read is named in the notes.
+    """
+    return [
+        _table(group.backbone, group.dataset, group.rows, group.plans, everything)
+        for group in groups(results, plans)
+    ]
 
 
 def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
@@ -259,7 +290,6 @@ def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
 def _table(backbone: str, dataset: str, rows: list[Row], plans: Sequence[Plan], everything: bool) -> Table:
     import pandas as pd
 
-    _tell_apart(rows)
     metrics = _metric_columns(rows)
     dropped = {column.key: _null_somewhere(rows, column.key) for column in metrics}
     columns, hidden = _shown(rows, metrics, everything)
