@@ -38,7 +38,8 @@ without their yellow: both have to show on white paper and on a dark page."""
 
 MARKERS = "osD^vPX*<>"
 
-STAGES = ("text", "encode", "extract", "guide", "denoise", "decode")
+STAGES = ("encode", "text", "extract", "guide", "denoise", "decode")
+"""In the order of their first call."""
 REST = "not in a stage"
 
 STYLE: dict[str, Any] = {
@@ -99,7 +100,8 @@ def plots(results: Path, group: Group, table: Table) -> Iterator[Plot | NotDrawn
         ),
         (
             "memory_stages",
-            "Peak memory of each stage, the highest of all videos; the axis does not start at 0.",
+            "Peak memory of each stage, the highest of all videos, weights included; the axis does not start"
+            " at 0.",
             lambda: memory_over_stages(group),
         ),
         (
@@ -317,8 +319,8 @@ def time_by_stage(group: Group) -> Figure | str:
 def memory_over_stages(group: Group) -> Figure | str:
     """Peak bytes by stage, one line a row; one panel for each kind of peak, which are never mixed."""
     kinds = {
-        "allocated": "Allocated on the device (GB)",
-        "process": "Peak of the process, weights included (GB)",
+        "allocated": "Peak allocated on the device (GB)",
+        "process": "Peak of the process (GB)",
     }
     peaks: dict[str, dict[int, dict[str, int]]] = {}
     for index, row in enumerate(group.rows):
@@ -334,8 +336,9 @@ def memory_over_stages(group: Group) -> Figure | str:
     figure, axes = _panels(len(peaks), width=4.6)
     for axis, (kind, rows) in zip(axes, peaks.items(), strict=True):
         for index, of_row in rows.items():
-            values = [of_row.get(name, math.nan) / 1e9 for name in names]
-            axis.plot(range(len(names)), values, label=_short(group.rows[index].label), **_look(index))
+            places = [place for place, name in enumerate(names) if name in of_row]
+            values = [of_row[names[place]] / 1e9 for place in places]
+            axis.plot(places, values, label=_short(group.rows[index].label), **_look(index))
         axis.set_xticks(range(len(names)), names)
         axis.set_ylabel(kinds[kind])
         axis.ticklabel_format(axis="y", useOffset=False)
@@ -378,7 +381,7 @@ def paired_differences(group: Group, table: Table) -> Figure | str:
         axis.set_yticks(list(places.values()), [_short(label, 22) for label in places])
         axis.set_ylim(-0.6, len(others) - 0.4)
         axis.set_title(heading)
-        axis.set_xlabel(f"minus {_short(base.label, 22)}")
+        axis.set_xlabel(f"difference from {_short(base.label, 22)}")
         axis.grid(axis="y", visible=False)
         axis.locator_params(axis="x", nbins=5)
     for axis in figure.axes:
