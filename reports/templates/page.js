@@ -166,7 +166,9 @@
       if (left === null || right === null) return (left === null) - (right === null) || a.index - b.index;
       return sign * (left - right) || a.index - b.index;
     });
-    list.append(...ordered.map((take) => take.element));
+    if (ordered.some((take, place) => list.children[place] !== take.element)) {
+      list.append(...ordered.map((take) => take.element));
+    }
     for (const entry of list.querySelectorAll("dl > div")) {
       entry.classList.toggle("sorted", entry.dataset.key === key);
     }
@@ -217,6 +219,8 @@
   document.addEventListener("keydown", (event) => {
     const { target, key } = event;
     if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open || !Object.hasOwn(keys, key)) return;
+    // Away from the videos the browser's own scrolling keys stay what they are.
+    if (!near.size && [" ", "ArrowLeft", "ArrowRight", "Home"].includes(key)) return;
     // What the focused control does with the key itself comes first; the time is ours.
     const own = "input[type=search], select, #size";
     if (target.matches(own) || (key === " " && target.matches("button, a, summary, input[type=checkbox]"))) return;
@@ -227,7 +231,7 @@
 
   $("play").addEventListener("click", () => play(!clock.playing));
   $("scrub").addEventListener("input", () => seek(Number($("scrub").value)));
-  $("speed").addEventListener("change", () => faster(0));
+  $("speed").addEventListener("input", () => faster(0));
   $("size").addEventListener("input", resize);
   $("theme").addEventListener("click", toggleTheme);
   $("help").addEventListener("click", () => $("keys").showModal());
