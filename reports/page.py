@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from datasets.errors import InputError
 from harness.records import write_whole
@@ -44,6 +44,18 @@ ENDED = {
     "lost": "Video cannot be read",
 }
 """What the page says in the place of a video."""
+
+
+class Block(Protocol):
+    """A table that is text already, the published numbers say: no mark, no interval, in no statistics.
+
+    ``headings`` begins with the empty one of the rows' names.
+    """
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -140,21 +152,28 @@ def publish(
     page: Path | None,
     figures: Path | None,
     everything: bool = False,
+    blocks: Sequence[Block] = (),
 ) -> list[str]:
-    """Write the page, the figures, or both; lines that say where they are and what was not drawn."""
+    """Write the page, the figures, or both; lines that say where they are and what was not drawn.
+
+    InputError when a folder cannot be written.
+    """
     said = []
     if figures is not None:
         written, missing = write_plots(results, plans, figures, everything)
         said += [str(path) for path in written] + [f"not drawn: {one.name}: {one.reason}" for one in missing]
     if page is not None:
-        said.append(str(write_page(results, plans, made, page)))
+        said.append(str(write_page(results, plans, made, page, blocks)))
     return said
 
 
-def write_page(results: Path, plans: Sequence[Plan], made: Sequence[Table], out: Path) -> Path:
+def write_page(
+    results: Path, plans: Sequence[Plan], made: Sequence[Table], out: Path, blocks: Sequence[Block] = ()
+) -> Path:
     """Write the page of these plans into the folder ``out``; the path of its ``index.html``.
 
-    ``made``: the plans' tables (``reports.tables.tables``), shown as they are. A page that is there
+    ``made``: the plans' tables (``reports.tables.tables``), shown as they are; ``blocks`` stand below
+    them. A page that is there
     already is replaced, and the media it no longer needs are removed. InputError when ``out`` holds
     anything else, or cannot be written.
     """
@@ -184,7 +203,7 @@ def write_page(results: Path, plans: Sequence[Plan], made: Sequence[Table], out:
             name = f"tables.{suffix}"
             write_whole(out / MEDIA / name, render(made, form).encode())
             media.taken[name] = out / MEDIA / name
-        write_whole(index, _html(plans, sections, takes, made).encode())
+        write_whole(index, _html(plans, sections, takes, made, blocks).encode())
         for path in (out / MEDIA).iterdir():
             if path.is_file() and path.name not in media.taken:
                 path.unlink()
@@ -326,7 +345,11 @@ def _grid(table: Table) -> dict[str, Any]:
 
 
 def _html(
-    plans: Sequence[Plan], sections: list[dict[str, Any]], takes: list[Take], made: Sequence[Table]
+    plans: Sequence[Plan],
+    sections: list[dict[str, Any]],
+    takes: list[Take],
+    made: Sequence[Table],
+    blocks: Sequence[Block],
 ) -> str:
     import jinja2
 
@@ -348,6 +371,7 @@ def _html(
         plans=plans,
         sections=sections,
         takes=takes,
+        blocks=blocks,
         media=MEDIA,
         ended=ENDED,
         labels=list(dict.fromkeys(shot.label for take in takes for shot in take.shots)),

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from reports_world import HOSTILE, add_videos, gallery, metric, write_plan, write_record
@@ -110,6 +111,16 @@ def test_what_has_no_video_says_why(tmp_path):
     for line in ("Out of memory", "Video cannot be read", "Record cannot be read", "Not run yet"):
         assert line in text
     assert json.loads(shots[0]["data-values"]) == {"clip_t": 0.3, "time": 2.0}
+
+
+def test_blocks_of_text_stand_below_the_tables_as_text(tmp_path):
+    plan = write_plan(tmp_path, {"none": [write_record(tmp_path, "none", "a")]})
+    block = SimpleNamespace(title="Published", headings=["", "A"], rows=[[HOSTILE, "1"]], notes=["elsewhere"])
+    index = write_page(tmp_path, [plan], tables(tmp_path, [plan]), tmp_path / "page", [block])
+    seen = Seen(index.read_text())
+    texts = [text.strip() for text in seen.texts]
+    assert texts.index("none") < texts.index("Published") < texts.index(HOSTILE) < texts.index("elsewhere")
+    assert not seen.every("img")
 
 
 def test_writing_it_again_drops_what_is_gone_and_leaves_the_results_alone(tmp_path):
