@@ -93,8 +93,9 @@ class Shot:
 class Take:
     """A clip, prompt and seed: the reference and, in the rows' order, what each row made of it.
 
-    ``fps`` frames a second and ``frames`` of the reference video (of the first video there is, if
-    the reference is lost). ``crisp``: drawn with hard pixels, since the frames are tiny.
+    ``fps``, ``width`` and ``height`` are the reference video's (the first video's there is, if the
+    reference is lost); ``seconds`` is the longest video's length. ``crisp``: drawn with hard pixels,
+    since the frames are tiny.
     """
 
     group: str
@@ -105,22 +106,18 @@ class Take:
     reference: str | None
     shots: tuple[Shot, ...]
     fps: float = 24.0
-    frames: int = 1
+    seconds: float = 1.0
     width: int = 1
     height: int = 1
     crisp: bool = False
 
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.fps
-
 
 @dataclass(frozen=True)
 class Probe:
-    """Size and length of a video file."""
+    """Frames a second, length in seconds and size in pixels of a video file."""
 
     fps: float
-    frames: int
+    seconds: float
     width: int
     height: int
 
@@ -173,9 +170,8 @@ def write_page(
     """Write the page of these plans into the folder ``out``; the path of its ``index.html``.
 
     ``made``: the plans' tables (``reports.tables.tables``), shown as they are; ``blocks`` stand below
-    them. A page that is there
-    already is replaced, and the media it no longer needs are removed. InputError when ``out`` holds
-    anything else, or cannot be written.
+    them. A page that is there already is replaced, and the media it no longer needs are removed.
+    InputError when ``out`` holds anything else, or cannot be written.
     """
     _check_ours(out)
     media = _Media(out)
@@ -208,7 +204,9 @@ def write_page(
             if path.is_file() and path.name not in media.taken:
                 path.unlink()
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+        raise InputError(
+            f"--out {out}: cannot be written ({error.filename or out}: {error.strerror}); name another folder"
+        ) from error
     return index
 
 
@@ -248,9 +246,9 @@ def _take(
         if reference is None and path is not None and (found := probe_video(path)) is not None:
             reference = media.add(path, "reference", any_cell.clip, any_cell.id)
             probes.insert(0, found)
-    known = probes[0] if probes else Probe(24.0, 1, 1, 1)
-    configs = [record.backbone.config for row, _ in of_rows for record in row.records.values()]
-    sides = [side for config in configs[:1] for side in (config.get("width"), config.get("height"))]
+    known = probes[0] if probes else Probe(24.0, 1.0, 1, 1)
+    record = next((record for row, _ in of_rows for record in row.records.values()), None)
+    sides = [record.backbone.config.get(side) for side in ("width", "height")] if record else []
     return Take(
         group=table.title,
         clip=any_cell.clip,
@@ -260,7 +258,7 @@ def _take(
         reference=reference,
         shots=tuple(shots),
         fps=known.fps,
-        frames=known.frames,
+        seconds=max((probe.seconds for probe in probes), default=known.seconds),
         width=known.width,
         height=known.height,
         crisp=bool(sides) and all(isinstance(side, int) and side <= 128 for side in sides),
@@ -299,7 +297,7 @@ def probe_video(path: Path) -> Probe | None:
             stream = container.streams.video[0]
             fps = float(stream.average_rate or 24)
             frames = stream.frames or round(float(container.duration or 0) / av.time_base * fps)
-            return Probe(fps, max(1, frames), max(1, stream.width), max(1, stream.height))
+            return Probe(fps, max(1, frames) / fps, max(1, stream.width), max(1, stream.height))
     except (av.FFmpegError, OSError, ValueError, IndexError):
         return None
 
