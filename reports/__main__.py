@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         help="only plans of these experiments",
     )
-    made.add_argument("--format", choices=["md", "latex", "csv"], default="md")
+    made.add_argument("--format", choices=["md", "latex", "csv", "html"], default="md")
     made.add_argument("--all", action="store_true", help="show secondary metrics too")
     made.add_argument(
         "--baseline",
@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--online", action="store_true", help="with --to wandb: upload at once")
     made.add_argument("--project", default="vmtbench", help="with --to wandb: the project")
+    made.add_argument(
+        "--plots", type=Path, metavar="DIR", help="write the figures (PDF, SVG, PNG) into this folder"
+    )
     return made
 
 
@@ -68,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = tables(given.results, plans, given.all, given.p_values)
         if not made:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
+        if given.plots is not None or given.format == "html":
+            from reports.page import publish
+
+            page = (given.out or given.results / "page") if given.format == "html" else None
+            print(*publish(given.results, plans, made, page, given.plots, given.all), sep="\n")
+            return 0
         text = render(made, given.format, given.published)
         if given.out is None:
             print(text, end="")

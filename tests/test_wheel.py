@@ -58,6 +58,7 @@ def test_the_wheel_carries_configs_prompts_and_checkpoints_but_no_tests(wheel: P
         "datasets/davis_prompts.csv",
         "methods/backbones/checkpoints/sprites/transformer/diffusion_pytorch_model.safetensors",
         "metrics/checkpoints/sprites_clip/model.safetensors",
+        "reports/templates/page.html",
     }
     assert wanted <= names
     assert not [name for name in names if name.startswith("tests/")]

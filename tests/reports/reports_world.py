@@ -1,0 +1,153 @@
+"""Results folders with real records and tiny videos, for the tests of plots and page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.video import write_h264
+from harness.records import (
+    Failure,
+    Memory,
+    MetricValue,
+    Plan,
+    PlannedCell,
+    Record,
+    Source,
+    Timing,
+    Variant,
+    save,
+)
+
+FPS = 8.0
+LENGTH = 17
+HOSTILE = '</script><img src=x onerror="window.hacked=1"> $\\frac{'
+"""A name or prompt that breaks out of scripts, attributes and maths alike."""
+
+
+def bar(length: int, colour: Sequence[int], side: int = 64) -> np.ndarray:
+    """(length, side, side, 3) uint8: a bar that moves to the right by the same step each frame."""
+    frames = np.full((length, side, side, 3), 30, np.uint8)
+    for index, frame in enumerate(frames):
+        left = index * (side - 8) // max(1, length - 1)
+        frame[:, left : left + 8] = colour
+    return frames
+
+
+def metric(value: float | None, lower: bool = False, unit: str = "") -> MetricValue:
+    return MetricValue(
+        value=value,
+        version="1",
+        unit=unit,
+        higher_is_better=not lower,
+        reason=None if value is not None else "no tracks",
+    )
+
+
+def write_record(
+    results: Path,
+    label: str,
+    clip: str,
+    prompt: str = "a red square",
+    seed: int = 0,
+    *,
+    status: str = "ok",
+    metrics: Mapping[str, MetricValue] | None = None,
+    stages: Mapping[str, float] | None = None,
+    total: float | None = 2.0,
+    memory: Mapping[str, Memory] | None = None,
+    method: Mapping[str, Any] | None = None,
+    dataset: Mapping[str, Any] | None = None,
+    trace: object = None,
+    weights: str = "pretrained",
+) -> PlannedCell:
+    """Write a record (and a trace) and return the planned cell; no videos."""
+    id_ = hashlib.sha256(repr((label, clip, prompt, seed)).encode()).hexdigest()[:16]
+    path = f"cells/{id_}"
+    record = Record(
+        id=id_,
+        status=status,
+        method=Source(name="guided", version="1", config={"name": "guided", **(method or {})}),
+        backbone=Source(name="sprites", version="1", config={"weights": weights, "width": 64, "height": 64}),
+        dataset=Source(name="sprites", version="1", config={"frames": LENGTH, **(dataset or {})}),
+        clip=clip,
+        prompt=prompt,
+        seed=seed,
+        metrics=dict(metrics or {}) if status == "ok" else {},
+        timing=Timing(stages=dict(stages or {}), total=total if status == "ok" else None, repeats=3),
+        memory=dict(memory or {}),
+        environment={"device": "Some CPU"},
+        error=None if status == "ok" else Failure(kind="Boom", message=f"no {HOSTILE}", traceback="..."),
+    )
+    save(results / path / "record.json", record)
+    if trace is not None:
+        text = trace if isinstance(trace, str) else json.dumps(trace)
+        (results / path / "trace.json").write_text(text)
+    return PlannedCell(id=id_, path=path, clip=clip, prompt=prompt, seed=seed)
+
+
+def write_plan(
+    results: Path, cells: Mapping[str, Sequence[PlannedCell]], baseline: str | None = None, name: str = "grid"
+) -> Plan:
+    """A plan of one variant a label."""
+    variants = [
+        Variant(
+            label=label,
+            method=label,
+            backbone="sprites",
+            dataset="sprites",
+            config_id=f"config of {label}",
+            cells=list(of_label),
+        )
+        for label, of_label in cells.items()
+    ]
+    plan = Plan(name=name, variants=variants, baseline=baseline, command=["python", "-m", "harness", HOSTILE])
+    save(results / "plans" / f"{name}.json", plan)
+    return plan
+
+
+def add_videos(results: Path, plan: Plan) -> None:
+    """Give every finished cell of the plan its two videos: one encoding a row, linked into its cells."""
+    made = results / "made"
+    write_h264(made / "reference.mp4", bar(LENGTH, (240, 240, 240)), FPS, min_side=64)
+    for index, variant in enumerate(plan.variants):
+        colour = np.roll((230, 90, 40), index)
+        write_h264(made / f"{index}.mp4", bar(LENGTH, colour), FPS, min_side=64)
+        for cell in variant.cells:
+            record = results / cell.path / "record.json"
+            if record.exists() and json.loads(record.read_text())["status"] == "ok":
+                os.link(made / f"{index}.mp4", results / cell.path / "video.mp4")
+                os.link(made / "reference.mp4", results / cell.path / "reference.mp4")
+
+
+def gallery(
+    results: Path, labels: Sequence[str], clips: int, prompt_of: Callable[[int], str], failing: str | None
+) -> Plan:
+    """One cell for each label and clip, with videos; ``failing`` runs out of memory on every tenth clip."""
+    rng = np.random.default_rng(3)
+    cells: dict[str, list[PlannedCell]] = {}
+    for label in labels:
+        for index in range(clips):
+            cell = write_record(
+                results,
+                label,
+                f"clip-{index:03d}",
+                prompt_of(index),
+                status="oom" if label == failing and index % 10 == 0 else "ok",
+                metrics={
+                    "clip_t": metric(float(rng.uniform(0.2, 0.4))),
+                    "motion_fidelity": metric(float(rng.uniform(0, 1))),
+                    "position_error": metric(float(rng.uniform(0, 30)), lower=True, unit="px"),
+                },
+                stages={"guide": 1.0, "denoise": 0.5},
+            )
+            cells.setdefault(label, []).append(cell)
+    plan = write_plan(results, cells, baseline=labels[0])
+    add_videos(results, plan)
+    return plan
