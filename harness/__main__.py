@@ -279,6 +279,7 @@ def print_plan(job: Job, plan: Plan, cells: Sequence[Cell]) -> None:
 def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
     """What one cell would cost, and how many there are, if the dataset can say so."""
     from datasets.errors import InputError
+    from harness.cost import limit_lines
 
     print(f"{job.method.name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
     if not rows:
@@ -292,6 +293,8 @@ def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
             f"  {row['stage']:<9} {row['operation']:<42} {calls:>6} {row['flops'] / 1e12:>12.4f} "
             f"{row['executed_flops'] / 1e12:>12.4f} {forwards:>9}"
         )
+    for line in limit_lines(job.method, job.backbone, job.frames):
+        print(f"  {line}")
     try:
         clips = job.dataset.listing().clips[: job.limit]
     except InputError as error:

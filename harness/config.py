@@ -53,6 +53,7 @@ class Job:
     resolved: dict[str, Any] = field(default_factory=dict)
     trust: list[str] = field(default_factory=list)
     action: str = "run"
+    amortise: bool = False
 
 
 class _Keys(BaseModel):
@@ -62,6 +63,7 @@ class _Keys(BaseModel):
 class _Measure(_Keys):
     warmup_steps: Annotated[int, Field(ge=0)]
     repeats: Annotated[int, Field(ge=1)]
+    amortise: bool = False
 
 
 class _Execute(_Keys):
@@ -185,4 +187,5 @@ def make_job(resolved: Node, overrides: Sequence[str] = ()) -> Job:
         resolved=resolved,
         trust=list(trust),
         action=root.action,
+        amortise=root.measure.amortise,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar
 
 import pydantic
@@ -157,7 +158,8 @@ def sample(
         if guidance and guided and guidance.reference == "clean":
             with observer.stage("extract"):
                 at_zero = torch.zeros_like(schedule.timesteps[0])
-                signal = guidance.objective.extract(backbone, reference, at_zero, empty, grad=False)
+                extract = partial(guidance.objective.extract, backbone, grad=False)
+                signal = observer.shared("reference", partial(extract, reference, at_zero, empty))
 
         reuse = GradientReuse(guidance.reuse) if guidance else None
         velocity_at = sampling.velocities(backbone, schedule, target, negative, sampling.guidance_scale)
@@ -168,7 +170,10 @@ def sample(
                     with observer.stage("extract"):
                         sigma = float(schedule.sigmas[index])
                         renoised = backbone.add_noise(reference, fixed_noise(reference), sigma)
-                        signal = guidance.objective.extract(backbone, renoised, timestep, empty, grad=False)
+                        extract = partial(guidance.objective.extract, backbone, grad=False)
+                        signal = observer.shared(
+                            f"reference {index}", partial(extract, renoised, timestep, empty)
+                        )
                 with observer.stage("guide"):
                     latent = guide(
                         backbone, latent, timestep, target, signal, guidance, reuse, index, steps, observer

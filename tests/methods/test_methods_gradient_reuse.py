@@ -67,8 +67,8 @@ def test_adaptive_recomputes_when_the_latent_has_moved():
 
 
 def test_adaptive_recomputes_when_the_gradient_has_turned():
-    """A gradient that turns by 10 degrees every 0.1: after 30 degrees, that is 0.4, a new one is due."""
-    options = {"interval": 1, "policy": "adaptive", "move": 0.15, "turn": 30.0, "longest": 100}
+    """A gradient that turns by 10 degrees every 0.1: past 35 degrees, that is 0.4, a new one is due."""
+    options = {"interval": 1, "policy": "adaptive", "move": 0.15, "turn": 35.0, "longest": 100}
     angles = [0.0, 20.0, 60.0]
     gradients = [torch.tensor([math.cos(math.radians(a)), math.sin(math.radians(a))]) for a in angles]
     reuse = GradientReuse(Reuse(**options))

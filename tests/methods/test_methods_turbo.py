@@ -246,7 +246,8 @@ def test_every_cell_of_the_latent_is_moved_by_coarse_guidance():
 
     for coarse in ({"pool": 2}, {"stride": 2}):
         backbone = First()
-        run(turbo(coarse), backbone)
+        # Dense: with windows, a target frame's keys outside all of them have no gradient anyway.
+        run(turbo(coarse, extractor="dense"), backbone)
         assert ((backbone.first - latents()[1]).abs() > 1e-6).float().mean() > 0.99
 
 
