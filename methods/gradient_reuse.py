@@ -26,7 +26,7 @@ class Reuse:
     least ``interval`` and at most ``longest``; between the two a new one is computed when
 
     * the latent has moved: the root mean square of its change since the last true gradient
-      exceeds ``move`` (latents have unit variance), or
+      exceeds ``move`` learning rates (one iteration of AdamW moves every cell by about one), or
     * the gradient has turned: its angle is predicted to exceed ``turn`` degrees. Prediction: the
       angle between the last two true gradients, per distance between the latents they belong to,
       times the distance moved since. Unknown before the second true gradient.
@@ -40,7 +40,7 @@ class Reuse:
     policy: Literal["fixed", "adaptive"] = "fixed"
     longest: Annotated[int, Field(ge=1)] = 10
     turn: Annotated[float, Field(gt=0)] = 30.0
-    move: Annotated[float, Field(gt=0)] = 0.1
+    move: Annotated[float, Field(gt=0)] = 5.0
     across_steps: bool = False
 
 
@@ -48,9 +48,10 @@ class GradientReuse:
     """Hands out the gradients of one sampling run, guidance step by guidance step.
 
     ``true_gradients`` counts those computed. After each call ``is_true`` says whether this one
-    was, ``moved`` and ``turned`` (degrees, None while unknown) what the adaptive policy measured
-    before deciding, and ``similarity`` the cosine of the last two true gradients of one guidance
-    step, or across steps where gradients are reused across them (None before the second).
+    was, ``moved`` (learning rates) and ``turned`` (degrees; both None while unknown) what the
+    adaptive policy measured before deciding, and ``similarity`` the cosine of the last two true
+    gradients of one guidance step, or across steps where gradients are reused across them (None
+    before the second).
     """
 
     def __init__(self, options: Reuse) -> None:
@@ -63,10 +64,13 @@ class GradientReuse:
         self._gradient: Tensor | None = None
         self._latent: Tensor | None = None
         self._served = 0
+        self._learning_rate = 1.0
+        self._distance = 0.0
         self._degrees_per_distance: float | None = None
 
-    def start_step(self) -> None:
+    def start_step(self, learning_rate: float) -> None:
         """A guidance step begins: without ``across_steps`` its first gradient is a true one."""
+        self._learning_rate = learning_rate
         if not self.options.across_steps:
             self._gradient = None
             self.similarity = None
@@ -92,9 +96,10 @@ class GradientReuse:
         self.moved = self.turned = None
         if self._latent is None:
             return
-        self.moved = float((latent.detach() - self._latent).square().mean().sqrt())
+        self._distance = float((latent.detach() - self._latent).square().mean().sqrt())
+        self.moved = self._distance / max(self._learning_rate, 1e-12)
         if self._degrees_per_distance is not None:
-            self.turned = self._degrees_per_distance * self.moved
+            self.turned = self._degrees_per_distance * self._distance
 
     def _due(self) -> bool:
         options = self.options
@@ -113,9 +118,9 @@ class GradientReuse:
         # In float64: of vectors this alike, float32 products say cosines above 1.
         both = [one.flatten().double() for one in (gradient, self._gradient)]
         self.similarity = float(torch.cosine_similarity(*both, dim=0))
-        if self.moved:
+        if self.moved is not None and self._distance > 0:
             angle = math.degrees(math.acos(min(1.0, max(-1.0, self.similarity))))
-            self._degrees_per_distance = angle / self.moved
+            self._degrees_per_distance = angle / self._distance
 
 
 __all__ = ["GradientReuse", "Reuse"]

@@ -208,7 +208,7 @@ def guide(
     optimised = latent.detach().float().clone().requires_grad_()
     learning_rate = guidance.optimiser.learning_rate(index, steps)
     optimiser = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=0.0)
-    reuse.start_step()
+    reuse.start_step(learning_rate)
     losses: dict[str, Tensor] = {}
 
     def true_gradient() -> Tensor:

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
-REUSE = {"policy": "fixed", "interval": 3, "longest": 10, "turn": 30.0, "move": 0.1, "across_steps": False}
+REUSE = {"policy": "fixed", "interval": 3, "longest": 10, "turn": 30.0, "move": 5.0, "across_steps": False}
 BACKBONE = {
     "steps": 50,
     "guidance_scale": 5.0,

@@ -12,13 +12,13 @@ from methods.fastvmt import FastVMT
 from methods.gradient_reuse import GradientReuse, Reuse
 
 
-def play(options, latents, gradients=None):
+def play(options, latents, gradients=None, rate=1.0):
     """Flags of true gradients, step by step: ``latents`` holds one list of latents for each guidance step."""
     reuse = GradientReuse(Reuse(**options))
     made = iter(gradients or [torch.tensor([1.0, 0.0])] * 1000)
     flags = []
     for step in latents:
-        reuse.start_step()
+        reuse.start_step(rate)
         flags.append([])
         for latent in step:
             reuse(torch.as_tensor(latent, dtype=torch.float32), lambda: next(made))
@@ -64,6 +64,13 @@ def test_adaptive_recomputes_when_the_latent_has_moved():
     _, flags = play(options, [walk(10, by=0.1)])
     # 0.3 is the first distance above 0.25.
     assert flags == [[j % 3 == 0 for j in range(10)]]
+
+
+def test_movement_is_measured_in_learning_rates():
+    options = {"interval": 1, "policy": "adaptive", "move": 2.5, "turn": 1000.0, "longest": 100}
+    reuse, flags = play(options, [walk(10, by=0.1)], rate=0.1)
+    assert flags == [[j % 3 == 0 for j in range(10)]]
+    assert reuse.moved == pytest.approx(3.0, rel=1e-3)
 
 
 def test_adaptive_recomputes_when_the_gradient_has_turned():
@@ -129,7 +136,7 @@ def test_trace_and_calls_agree_on_the_number_of_true_gradients(across_steps):
     backbone, observer = FakeBackbone(), Recorder()
     generator = torch.Generator().manual_seed(3)
     reference, noise = (torch.randn(1, 3, 4, 5, 6, generator=generator) for _ in range(2))
-    options = {"policy": "adaptive", "interval": 1, "move": 0.07, "turn": 40.0, "across_steps": across_steps}
+    options = {"policy": "adaptive", "interval": 1, "move": 2.5, "turn": 40.0, "across_steps": across_steps}
     fastvmt(**options).transfer(backbone, reference, "a red fox", noise, observer)
     true = [row for row in observer.rows if row["true_gradient"]]
     assert len(true) == backbone.calls["gradient"]
