@@ -464,7 +464,8 @@ def limits(method: Method, config: BackboneConfig, frames: int) -> Limits:
         for call in expected
         if call.kind == "gradient"
     ]
-    plain, checkpointed = (max(column) for column in zip(*saved, strict=True)) if saved else (0, 0)
+    plain = max((without for without, _ in saved), default=0)
+    checkpointed = max((recomputed for _, recomputed in saved), default=0)
     work = {call: _work(_ByText((costable, frames)), *call[1:]) for call in expected}
     seconds = {
         name: sum(times * _seconds(gpu, work[call]) for call, times in expected.items())
@@ -475,7 +476,7 @@ def limits(method: Method, config: BackboneConfig, frames: int) -> Limits:
 
 def _seconds(gpu: Gpu, work: Mapping[tuple[str, int, int], int]) -> float:
     return sum(
-        times * max(flops / getattr(gpu, rate), moved / gpu.bandwidth)
+        times * max(flops / float(getattr(gpu, rate)), moved / gpu.bandwidth)
         for (rate, flops, moved), times in work.items()
     )
 

@@ -152,7 +152,8 @@ def sample(
             # Not in one batch with the empty prompt: the same batch gives the same embeddings
             # with and without guidance, to the last bit.
             target, negative = backbone.embed([prompt, sampling.negative_prompt]).split(1)
-            empty = backbone.embed([""]) if guided else negative
+            # Embedded once: often the negative prompt is the empty one.
+            empty = backbone.embed([""]) if guided and sampling.negative_prompt else negative
 
         signal: Signal
         if guidance and guided and guidance.reference == "clean":

@@ -38,7 +38,8 @@ def counting_saved(network: torch.nn.Module) -> Iterator[Saved]:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
             saved.storages[storage._cdata] = storage.nbytes()
-        return tensor
+        # Not the tensor itself: an output that its own node holds would never be freed.
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved

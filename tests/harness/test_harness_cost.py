@@ -285,7 +285,8 @@ class Thrifty(Toy):
                 x = latent.detach().requires_grad_()
                 small = torch.nn.functional.avg_pool3d(x[:, :, :: self.stride], (1, self.pool, self.pool))
                 query, key = backbone.queries_keys(small, torch.tensor(0.0), prompts, self.block, grad=True)
-                latent = latent - torch.autograd.grad(query.sum() + key.sum(), x)[0]
+                (query.sum() + key.sum()).backward()
+                latent = latent - x.grad
         return latent
 
 
@@ -455,7 +456,7 @@ def test_the_largest_wan_is_counted_in_seconds(empty_cache):
     forward = next(row for row in rows if row["operation"] == "DiT forward")
     assert forward["flops"] / forward["calls"] == pytest.approx(1.678e15, rel=1e-3)
     assert math.isfinite(rows[-1]["executed_flops"])
-    # Guidance of 14B does not fit a card of 80 GB unless blocks are recomputed.
-    assert limits.saved_checkpointed < 40e9 < 80e9 < limits.saved
+    # Guidance of 14B beside its 28 GB of weights does not fit a card of 80 GB unless blocks are recomputed.
+    assert limits.saved_checkpointed < 20e9 < 52e9 < limits.saved
     h100 = cost.GPUS["H100 SXM"]
     assert limits.seconds["H100 SXM"] > rows[-1]["flops"] / h100.bfloat16

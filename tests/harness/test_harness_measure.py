@@ -287,7 +287,7 @@ class Reads(Drift):
     def transfer(self, backbone, reference, prompt, noise, observer):
         def read():
             backbone.calls["partial"] += 1
-            time.sleep(0.05)
+            time.sleep(0.5)
             return reference.mean()
 
         with observer.stage("extract"):
@@ -301,13 +301,13 @@ def test_what_is_shared_is_computed_once_and_is_no_cell_s_time_or_call(reference
     other = measure.measure(Pooling(), Reads(), reference, *WORDS, shared=shared)
     assert alone.calls == {"gradient": 3, "forward": 6, "partial": 1}
     assert alone.timing.amortised == {}
-    assert alone.timing.stages["extract"] >= 0.05
+    assert alone.timing.stages["extract"] >= 0.5
     for found in (first, other):
         assert np.array_equal(found.frames, alone.frames)
         assert +Counter(found.calls) == Counter({"gradient": 3, "forward": 6})
-        assert found.timing.stages["extract"] < 0.05
+        assert found.timing.stages["extract"] < 0.5
         assert found.timing.total < alone.timing.total
-        assert found.timing.amortised["extract"] >= 0.05
+        assert found.timing.amortised["extract"] >= 0.5
         assert set(found.timing.amortised) == {"encode", "extract"}
     assert shared.calls == {"partial": 1}
     assert set(shared.values) == {"latent", "reference"}

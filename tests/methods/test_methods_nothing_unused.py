@@ -70,6 +70,6 @@ def test_a_run_computes_only_what_it_uses(world, monkeypatch):
     # Classifier-free guidance of a small latent is one batch of two.
     assert {n for (where, _), n in seen.items() if where == "denoise"} == {4}
     assert seen["denoise", "head"] == 4
-    assert sorted(prompts) == sorted(["a red circle", method.negative_prompt, ""])
+    assert sorted(prompts) == sorted({"a red circle", method.negative_prompt, ""})
     assert not cleaned
     assert all(not p.requires_grad and p.grad is None for p in network.parameters())
