@@ -77,6 +77,8 @@ class GradientReuse:
 
     def __call__(self, latent: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         """The gradient for the next inner iteration at ``latent``: ``compute()``, or the last one again."""
+        import torch
+
         adaptive = self.options.policy == "adaptive"
         if adaptive:
             self._measure(latent)
@@ -85,7 +87,7 @@ class GradientReuse:
             gradient = compute()
             self._compare(gradient)
             self._gradient = gradient
-            self._latent = latent.detach().clone() if adaptive else None
+            self._latent = latent.detach().to(torch.float32, copy=True) if adaptive else None
             self._served = 0
             self.true_gradients += 1
         self._served += 1
@@ -96,7 +98,7 @@ class GradientReuse:
         self.moved = self.turned = None
         if self._latent is None:
             return
-        self._distance = float((latent.detach() - self._latent).square().mean().sqrt())
+        self._distance = float((latent.detach().float() - self._latent).square().mean().sqrt())
         self.moved = self._distance / max(self._learning_rate, 1e-12)
         if self._degrees_per_distance is not None:
             self.turned = self._degrees_per_distance * self._distance
