@@ -322,7 +322,7 @@ class _ByText:
 @lru_cache(maxsize=256)
 def _unit_cost(key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None) -> Cost:
     config, frames = key.value
-    wan = _meta(_ByText(config))
+    wan = _networks(config)
     if kind in ("partial", "gradient"):
         return _partial_cost(config, _Where(frames, cast("int", block), output, grid), wan, kind)
     total = sum(_count(lambda: WHOLE[kind](config, frames, wan)))
@@ -338,6 +338,12 @@ class _Where(NamedTuple):
     grid: Grid | None
 
 
+def _networks(config: CostableBackbone, recompute: bool = True) -> Any:
+    """The networks on the meta device; blocks are recomputed only where the configuration says always."""
+    always = recompute and config.checkpoint is True
+    return _meta(_ByText(replace(cast("Any", config), checkpoint=always)))
+
+
 @lru_cache(maxsize=4)
 def _meta(config: _ByText) -> Any:
     return config.value.meta()
@@ -347,18 +353,13 @@ def _partial_cost(config: CostableBackbone, where: _Where, wan: Any, kind: Kind)
     attention, other = _count(lambda: _partial(config, where, wan, grad=False))
     if kind == "partial":
         return Cost(attention + other, attention + other)
-    plain = _plain(config)
+    plain = _networks(config, recompute=False)
     both, rest = _count(lambda: _partial(config, where, plain, grad=True))
     model = both + rest
     executed = model - (both - attention) + FUSED_BACKWARD * attention
     if config.checkpoint is True:
         executed += sum(_count(lambda: _partial(config, where, wan, grad=True))) - model
     return Cost(model, executed)
-
-
-def _plain(config: CostableBackbone) -> Any:
-    """The networks on the meta device, nothing recomputed."""
-    return _meta(_ByText(replace(cast("Any", config), checkpoint=False)))
 
 
 def _count(run: Callable[[], None]) -> tuple[float, float]:
@@ -487,7 +488,7 @@ def _work(
 ) -> Mapping[tuple[str, int, int], int]:
     """Of one call: how many operators there are of each (rate, FLOPs, bytes)."""
     config, frames = key.value
-    wan = _meta(_ByText(config))
+    wan = _networks(config)
     if kind in ("partial", "gradient"):
         where = _Where(frames, cast("int", block), output, grid)
         return _operators(lambda: _partial(config, where, wan, grad=kind == "gradient"))
@@ -568,7 +569,7 @@ def _saved_both(config: CostableBackbone, where: _Where) -> tuple[int, int]:
     Recomputed, each block keeps only the tokens that enter it, and one block at a time
     what it would have kept.
     """
-    wan = _plain(config)
+    wan = _networks(config, recompute=False)
 
     def saved(block: int) -> int:
         with _fused_attention(), counting_saved(wan.transformer) as found:
