@@ -361,20 +361,23 @@ def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
 def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
     """What one cell would cost, and how many there are, if the dataset can say so."""
     from datasets.errors import InputError
+    from harness.cost import limit_lines
 
     name = job.part.label if job.part else job.method.name
     print(f"{name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
     if not rows:
         print("  nothing: its videos are finished")
         return
-    print(f"  {'stage':<9} {'operation':<42} {'calls':>6} {'TFLOPs':>12} {'executed':>12} {'forwards':>9}")
+    print(f"  {'stage':<9} {'operation':<50} {'calls':>6} {'TFLOPs':>12} {'executed':>12} {'forwards':>9}")
     for row in rows:
         calls = "" if row["calls"] is None else row["calls"]
         forwards = "" if row["forward_equivalents"] is None else f"{row['forward_equivalents']:.1f}"
         print(
-            f"  {row['stage']:<9} {row['operation']:<42} {calls:>6} {row['flops'] / 1e12:>12.4f} "
+            f"  {row['stage']:<9} {row['operation']:<50} {calls:>6} {row['flops'] / 1e12:>12.4f} "
             f"{row['executed_flops'] / 1e12:>12.4f} {forwards:>9}"
         )
+    for line in limit_lines(job.method, job.backbone, job.frames):
+        print(f"  {line}")
     try:
         clips = job.dataset.listing().clips[: job.limit]
     except InputError as error:

@@ -58,6 +58,7 @@ class Job:
     resolved: dict[str, Any] = field(default_factory=dict)
     trust: list[str] = field(default_factory=list)
     action: str = "run"
+    amortise: bool = False
 
 
 class _Keys(BaseModel):
@@ -67,6 +68,7 @@ class _Keys(BaseModel):
 class _Measure(_Keys):
     warmup_steps: Annotated[int, Field(ge=0)]
     repeats: Annotated[int, Field(ge=1)]
+    amortise: bool = False
 
 
 class _Execute(_Keys):
@@ -191,4 +193,5 @@ def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = 
         resolved=resolved,
         trust=list(trust),
         action=root.action,
+        amortise=root.measure.amortise,
     )

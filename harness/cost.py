@@ -12,6 +12,9 @@ and ``backbone.checkpoint`` runs blocks twice. One multiply-add is two operation
 matrix products and convolutions count. The guidance arithmetic outside the backbone
 (attention motion flow, losses, the optimiser) is left out: about 0.01 % of a forward
 of Wan.
+
+Two limits stand beside the FLOPs (``limits``): the bytes that a gradient saves for its
+backward pass, and the time no GPU can beat (``Gpu``).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from datasets.errors import InputError
 from harness.records import Flops
+from methods.backbones.saved import counting_saved
 from methods.interface import Backbone, BackboneConfig, Grid, Method, Observer, Schedule
 
 if TYPE_CHECKING:
@@ -45,13 +49,15 @@ class Call(NamedTuple):
     """One way a method uses the backbone, in the observer's stage where it happens.
 
     ``block`` and ``output`` (``queries_keys`` or ``hidden_states``) say where a
-    partial forward stops; None and empty for the other kinds.
+    partial forward stops; None and empty for the other kinds. ``grid`` is the token
+    grid of a latent smaller than the clip's, else None.
     """
 
     stage: str
     kind: Kind
     block: int | None = None
     output: str = ""
+    grid: Grid | None = None
 
 
 class Cost(NamedTuple):
@@ -61,10 +67,48 @@ class Cost(NamedTuple):
     executed: float
 
 
+class Gpu(NamedTuple):
+    """A GPU's data sheet: dense peak rates in FLOP/s, bandwidth in bytes/s, memory in bytes.
+
+    ``float32`` is the rate of matrix products outside the tensor cores, which is what PyTorch
+    takes for them; for convolutions in float32 it takes TF32.
+    """
+
+    bfloat16: float
+    tf32: float
+    float32: float
+    bandwidth: float
+    memory: float
+
+
+# Dense rates (data sheets print twice as much, with sparsity). Sources: NVIDIA A100 80GB SXM data
+# sheet (2021); H100 SXM data sheet and Hopper whitepaper (2023); H200 SXM data sheet (2024); L40S
+# data sheet (2023); Ada whitepaper v2, RTX 4090, bfloat16 accumulated in float32 (2022).
+GPUS: dict[str, Gpu] = {
+    "A100 SXM 80GB": Gpu(312e12, 156e12, 19.5e12, 2.039e12, 80e9),
+    "H100 SXM": Gpu(989.4e12, 494.7e12, 66.9e12, 3.35e12, 80e9),
+    "H200 SXM": Gpu(989.4e12, 494.7e12, 66.9e12, 4.8e12, 141e9),
+    "L40S": Gpu(362e12, 183e12, 91.6e12, 0.864e12, 48e9),
+    "RTX 4090": Gpu(165.2e12, 82.6e12, 82.6e12, 1.008e12, 24e9),
+}
+
+
+class Limits(NamedTuple):
+    """What bounds a cell beside its FLOPs.
+
+    ``saved`` and ``saved_checkpointed``: most bytes a gradient keeps for its backward pass, without
+    and with recomputed blocks; 0 for methods without gradients. ``seconds``: by GPU of ``GPUS``.
+    """
+
+    saved: int
+    saved_checkpointed: int
+    seconds: dict[str, float]
+
+
 class CostableBackbone(BackboneConfig, Protocol):
     """A backbone whose networks can be built without weights."""
 
-    checkpoint: bool
+    checkpoint: bool | Literal["auto"]
     max_tokens: int
 
     def grid(self, frames: int) -> Grid: ...
@@ -79,14 +123,24 @@ class CostableBackbone(BackboneConfig, Protocol):
 class CountingBackbone:
     """A backbone of one channel and one head that computes nothing and notes every call.
 
-    Queries, keys and hidden states are the latent itself, so that gradients exist.
+    Queries, keys and hidden states are the latent itself, so that gradients exist. ``small`` is
+    the token grid it is given in place of ``real``; a latent that is smaller still is noted with
+    its share of ``real``.
     """
 
     heads = 1
     head_dim = 1
 
-    def __init__(self, num_blocks: int, stages: StageObserver) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        stages: StageObserver,
+        small: Grid | None = None,
+        real: Grid | None = None,
+    ) -> None:
         self.num_blocks = num_blocks
+        self._small = small
+        self._real = real or small
         self.calls: Counter[str] = Counter()
         self.log: Counter[Call] = Counter()
         self._stages = stages
@@ -152,12 +206,26 @@ class CountingBackbone:
         grad: bool,
         output: str = "hidden_states",
     ) -> Tensor:
-        self._note("gradient" if grad else "partial", 1, block, output)
+        self._note("gradient" if grad else "partial", 1, block, output, self._share(latent))
         tokens = latent[0, 0].flatten(1).unsqueeze(-1)
         return tokens if grad else tokens.detach()
 
-    def _note(self, kind: Kind, times: int = 1, block: int | None = None, output: str = "") -> None:
-        self.log[Call(self._stages.current, kind, block, output)] += times
+    def _share(self, latent: Tensor) -> Grid | None:
+        grid = self.grid(latent)
+        if self._small is None or self._real is None or grid == self._small:
+            return None
+        sides = zip(self._real, grid, self._small, strict=True)
+        return Grid(*(round(real * here / small) for real, here, small in sides))
+
+    def _note(
+        self,
+        kind: Kind,
+        times: int = 1,
+        block: int | None = None,
+        output: str = "",
+        grid: Grid | None = None,
+    ) -> None:
+        self.log[Call(self._stages.current, kind, block, output, grid)] += times
         if kind in DIT:
             self.calls[kind] += times
 
@@ -180,28 +248,46 @@ def method_calls(method: Method, grid: Grid, num_blocks: int) -> dict[Call, int]
     """How often a method calls the backbone, by running it on a ``CountingBackbone``.
 
     The token grid is the smallest the method accepts, at most ``grid``: methods call
-    no more often on a larger one. Raises InputError when it accepts none.
+    no more often on a larger one. Where calls depend on the data, a method's ``at_most()``
+    is counted, the same method where they cost the most. Raises InputError when it accepts
+    no grid.
     """
+    method = at_most(method)
+    log = _run_on_stub(method, _smallest_grid(method, grid, num_blocks), grid, num_blocks)
+    if any(call.grid and call.grid.frames != grid.frames for call in log):
+        # Of few frames a share says nothing exact: the third of five is not that of twenty-one.
+        whole = _smallest_grid(method, grid, num_blocks, (grid.frames,))
+        log = _run_on_stub(method, whole, grid, num_blocks)
+    harness = {Call("encode", "encode"): 1, Call("decode", "decode"): 1}
+    return {**log, **harness}
+
+
+def at_most(method: Method) -> Method:
+    """The method with everything that depends on the data at its most expensive."""
+    bound = getattr(method, "at_most", None)
+    return method if bound is None else cast("Method", bound())
+
+
+def _run_on_stub(method: Method, small: Grid, real: Grid, num_blocks: int) -> Counter[Call]:
     import torch
 
-    small = _smallest_grid(method, grid, num_blocks)
     generator = torch.Generator().manual_seed(0)
     reference, noise = (torch.randn(1, 1, *small, generator=generator) for _ in range(2))
     observer = StageObserver()
-    backbone = CountingBackbone(num_blocks, observer)
+    backbone = CountingBackbone(num_blocks, observer, small, real)
     with torch.random.fork_rng(devices=[]):
         method.transfer(cast("Backbone", backbone), reference, "", noise, observer)
-    harness = {Call("encode", "encode"): 1, Call("decode", "decode"): 1}
-    return {**backbone.log, **harness}
+    return backbone.log
 
 
-def _smallest_grid(method: Method, grid: Grid, num_blocks: int) -> Grid:
+def _smallest_grid(method: Method, grid: Grid, num_blocks: int, frames: Sequence[int] = ()) -> Grid:
     sides = (4, 6, 8, 12, 16, 24, 32)
-    smaller = [Grid(min(2, grid.frames), min(s, grid.height), min(s, grid.width)) for s in sides]
-    for candidate in smaller:
-        with contextlib.suppress(InputError):
-            method.check(candidate, num_blocks)
-            return candidate
+    for count in frames or (min(2, grid.frames), grid.frames):
+        for side in sides:
+            candidate = Grid(count, min(side, grid.height), min(side, grid.width))
+            with contextlib.suppress(InputError):
+                method.check(candidate, num_blocks)
+                return candidate
     method.check(grid, num_blocks)
     return grid
 
@@ -211,7 +297,7 @@ def unit_cost(config: BackboneConfig, frames: int, call: Call) -> Cost:
 
     Counted once a process. InputError when the backbone has no cost model.
     """
-    return _unit_cost(_ByText((_costable(config), frames)), call.kind, call.block, call.output)
+    return _unit_cost(_ByText((_costable(config), frames)), call.kind, call.block, call.output, call.grid)
 
 
 def _costable(config: BackboneConfig) -> CostableBackbone:
@@ -234,14 +320,28 @@ class _ByText:
 
 
 @lru_cache(maxsize=256)
-def _unit_cost(key: _ByText, kind: Kind, block: int | None, output: str) -> Cost:
+def _unit_cost(key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None) -> Cost:
     config, frames = key.value
-    wan = _meta(_ByText(config))
+    wan = _networks(config)
     if kind in ("partial", "gradient"):
-        return _partial_cost(config, frames, wan, kind, cast("int", block), output)
-    run = {"forward": _forward, "embed": _embed, "encode": _encode, "decode": _decode}[kind]
-    total = sum(_count(lambda: run(config, frames, wan)))
+        return _partial_cost(config, _Where(frames, cast("int", block), output, grid), wan, kind)
+    total = sum(_count(lambda: WHOLE[kind](config, frames, wan)))
     return Cost(total, total)
+
+
+class _Where(NamedTuple):
+    """A partial forward: clip length, where it stops, and the token grid if it is not the clip's."""
+
+    frames: int
+    block: int
+    output: str
+    grid: Grid | None
+
+
+def _networks(config: CostableBackbone, recompute: bool = True) -> Any:
+    """The networks on the meta device; blocks are recomputed only where the configuration says always."""
+    always = recompute and config.checkpoint is True
+    return _meta(_ByText(replace(cast("Any", config), checkpoint=always)))
 
 
 @lru_cache(maxsize=4)
@@ -249,18 +349,16 @@ def _meta(config: _ByText) -> Any:
     return config.value.meta()
 
 
-def _partial_cost(
-    config: CostableBackbone, frames: int, wan: Any, kind: Kind, block: int, output: str
-) -> Cost:
-    attention, other = _count(lambda: _partial(config, frames, wan, block, output, grad=False))
+def _partial_cost(config: CostableBackbone, where: _Where, wan: Any, kind: Kind) -> Cost:
+    attention, other = _count(lambda: _partial(config, where, wan, grad=False))
     if kind == "partial":
         return Cost(attention + other, attention + other)
-    plain = _meta(_ByText(replace(cast("Any", config), checkpoint=False)))
-    both, rest = _count(lambda: _partial(config, frames, plain, block, output, grad=True))
+    plain = _networks(config, recompute=False)
+    both, rest = _count(lambda: _partial(config, where, plain, grad=True))
     model = both + rest
     executed = model - (both - attention) + FUSED_BACKWARD * attention
-    if config.checkpoint:
-        executed += sum(_count(lambda: _partial(config, frames, wan, block, output, grad=True))) - model
+    if config.checkpoint is True:
+        executed += sum(_count(lambda: _partial(config, where, wan, grad=True))) - model
     return Cost(model, executed)
 
 
@@ -282,11 +380,17 @@ def _count(run: Callable[[], None]) -> tuple[float, float]:
     return float(attention), float(counter.get_total_flops() - attention)
 
 
-def _inputs(config: CostableBackbone, frames: int, wan: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(
+    config: CostableBackbone, frames: int, wan: Any, grid: Grid | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Latent, timestep and one prompt's embedding on the meta device."""
     import torch
 
-    latent = torch.empty(config.latent_shape(frames), device="meta")
+    shape = config.latent_shape(frames)
+    if grid is not None:
+        shares = zip(shape[2:], grid, config.grid(frames), strict=True)
+        shape = cast("Any", (*shape[:2], *(size * here // full for size, here, full in shares)))
+    latent = torch.empty(shape, device="meta")
     prompt = torch.empty(1, config.max_tokens, wan.text_width, device="meta")
     return latent, torch.empty((), device="meta"), prompt
 
@@ -295,14 +399,18 @@ def _forward(config: CostableBackbone, frames: int, wan: Any) -> None:
     wan.predict(*_inputs(config, frames, wan), None, 1.0)
 
 
-def _partial(config: CostableBackbone, frames: int, wan: Any, block: int, output: str, *, grad: bool) -> None:
+def _captured(config: CostableBackbone, where: _Where, wan: Any, grad: bool) -> tuple[Tensor, ...]:
+    latent, timestep, prompt = _inputs(config, where.frames, wan, where.grid)
+    latent.requires_grad_(grad)
+    captured = getattr(wan, where.output)(latent, timestep, prompt, where.block, grad=grad)
+    return captured if isinstance(captured, tuple) else (captured,)
+
+
+def _partial(config: CostableBackbone, where: _Where, wan: Any, *, grad: bool) -> None:
     import torch
 
-    latent, timestep, prompt = _inputs(config, frames, wan)
-    latent.requires_grad_(grad)
-    captured = getattr(wan, output)(latent, timestep, prompt, block, grad=grad)
+    tensors = _captured(config, where, wan, grad)
     if grad:
-        tensors = captured if isinstance(captured, tuple) else (captured,)
         # Not autograd.grad: the counter's module hooks refuse it where a leaf enters a module.
         torch.autograd.backward(tensors, [torch.empty_like(tensor) for tensor in tensors])
 
@@ -331,14 +439,189 @@ def _decode(config: CostableBackbone, frames: int, wan: Any) -> None:
         wan.vae.decode(torch.empty(config.latent_shape(frames), device="meta"))
 
 
+WHOLE: dict[Kind, Callable[[CostableBackbone, int, Any], None]] = {
+    "forward": _forward,
+    "embed": _embed,
+    "encode": _encode,
+    "decode": _decode,
+}
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+
+def limits(method: Method, config: BackboneConfig, frames: int) -> Limits:
+    """Bytes saved for the backward pass, and each GPU's shortest time for one cell, by roofline.
+
+    An operator takes at least its executed FLOPs over the GPU's rate in its precision, and at least
+    the bytes of its operands and results over the bandwidth, each read or written once; the longer
+    of the two, summed over all operators run one by one (attention fused, nothing else), is the
+    time. Raises InputError as ``cost_report``.
+    """
+    costable = _costable(config)
+    expected = _expected(_ByText((config, method, frames)))
+    saved = [
+        _saved_both(costable, _Where(frames, cast("int", call.block), call.output, call.grid))
+        for call in expected
+        if call.kind == "gradient"
+    ]
+    plain = max((without for without, _ in saved), default=0)
+    checkpointed = max((recomputed for _, recomputed in saved), default=0)
+    work = {call: _work(_ByText((costable, frames)), *call[1:]) for call in expected}
+    seconds = {
+        name: sum(times * _seconds(gpu, work[call]) for call, times in expected.items())
+        for name, gpu in GPUS.items()
+    }
+    return Limits(plain, checkpointed, seconds)
+
+
+def _seconds(gpu: Gpu, work: Mapping[tuple[str, int, int], int]) -> float:
+    return sum(
+        times * max(flops / float(getattr(gpu, rate)), moved / gpu.bandwidth)
+        for (rate, flops, moved), times in work.items()
+    )
+
+
+@lru_cache(maxsize=256)
+def _work(
+    key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None
+) -> Mapping[tuple[str, int, int], int]:
+    """Of one call: how many operators there are of each (rate, FLOPs, bytes)."""
+    config, frames = key.value
+    wan = _networks(config)
+    if kind in ("partial", "gradient"):
+        where = _Where(frames, cast("int", block), output, grid)
+        return _operators(lambda: _partial(config, where, wan, grad=kind == "gradient"))
+    return _operators(lambda: WHOLE[kind](config, frames, wan))
+
+
+def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
+    """Operators that ``run`` executes on the meta device, with fused attention, by (rate, FLOPs, bytes)."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    found: Counter[tuple[str, int, int]] = Counter()
+    free = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "detach", "lift_fresh"}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            result = func(*args, **kwargs)
+            packet = func._overloadpacket
+            if func.is_view or packet.__name__ in free:
+                return result
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+            # An expanded tensor reads no more than it holds.
+            moved = sum(
+                min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes())
+                for tensor in {id(tensor): tensor for tensor in tensors}.values()
+            )
+            flops = (
+                int(flop_registry[packet](*args, **kwargs, out_val=result)) if packet in flop_registry else 0
+            )
+            half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors)
+            single = "tf32" if "convolution" in packet.__name__ else "float32"
+            found["bfloat16" if half else single, flops, moved] += 1
+            return result
+
+    with _fused_attention(), Watch():
+        run()
+    return found
+
+
+@contextlib.contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Attention on the meta device as a fused kernel sees it: no S x S matrix, five products backward."""
+    import torch
+    import torch.nn.functional as F
+    from torch.overrides import TorchFunctionMode
+
+    def fused(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        **_: Any,
+    ) -> Tensor:
+        # The only fused kernel whose shapes, FLOPs and derivative PyTorch knows without a device.
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out: Tensor = kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+        return out
+
+    class Fused(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is F.scaled_dot_product_attention:
+                return fused(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+    with Fused():
+        yield
+
+
+def _saved_both(config: CostableBackbone, where: _Where) -> tuple[int, int]:
+    """Bytes kept for the backward pass of one gradient, without and with recomputed blocks.
+
+    Recomputed, each block keeps only the tokens that enter it, and one block at a time
+    what it would have kept.
+    """
+    wan = _networks(config, recompute=False)
+
+    def saved(block: int) -> int:
+        with _fused_attention(), counting_saved(wan.transformer) as found:
+            held = _captured(config, where._replace(block=block), wan, True)
+            total = found.bytes
+        del held
+        return total
+
+    whole = saved(where.block)
+    blocks = where.block + (where.output == "hidden_states")
+    if not blocks:
+        return whole, whole
+    one = (whole - saved(0)) // where.block if where.block else whole
+    frames, height, width = where.grid or config.grid(where.frames)
+    tokens = frames * height * width * wan.heads * wan.head_dim * wan.dtype.itemsize
+    return whole, whole - (blocks - 1) * one + blocks * tokens
+
+
+def limit_lines(method: Method, config: BackboneConfig, frames: int) -> list[str]:
+    """``limits`` in words, for the command line. Empty for finished videos."""
+    if not method.uses_backbone:
+        return []
+    found = limits(method, config, frames)
+    lines = []
+    if at_most(method) != method:
+        lines.append("at most: what depends on the data is counted where it costs the most")
+    if found.saved:
+        lines.append(
+            f"saved for one backward pass: {found.saved / 1e9:.2f} GB; "
+            f"with backbone.checkpoint=true {found.saved_checkpointed / 1e9:.2f} GB"
+        )
+    times = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found.seconds.items())
+    lines.append(f"roofline, no cell is quicker: {times}")
+    return lines
+
+
 @lru_cache(maxsize=32)
 def _expected(key: _ByText) -> dict[Call, int]:
     config, method, frames = key.value
     return method_calls(method, _costable(config).grid(frames), config.num_blocks)
 
 
-def cell_flops(config: BackboneConfig, method: Method, frames: int, calls: Mapping[str, int]) -> Flops:
+def cell_flops(
+    config: BackboneConfig,
+    method: Method,
+    frames: int,
+    calls: Mapping[str, int],
+    encoded: bool = True,
+) -> Flops:
     """FLOPs of one cell from the ``calls`` its backbone counted, with encoding, decoding and text.
+
+    ``encoded`` False: its reference's latent was shared by the cells of the clip.
 
     Where a method reads several blocks, a kind's cost is the mean over the calls expected
     of the method. Null with a reason where there is no cost model; it never fails a cell.
@@ -361,7 +644,7 @@ def cell_flops(config: BackboneConfig, method: Method, frames: int, calls: Mappi
             dit += share * costs[call].model
             executed += share * costs[call].executed
     for call, times in expected.items():
-        if call.kind not in DIT:
+        if call.kind not in DIT and (encoded or call.kind != "encode"):
             model += times * costs[call].model
             executed += times * costs[call].executed
     return Flops(model_flops=model + dit, executed_flops=executed, forward_equivalents=dit / forward)
@@ -412,7 +695,21 @@ def describe(call: Call) -> str:
     if call.kind == "forward":
         return "DiT forward"
     what = "queries and keys" if call.output == "queries_keys" else "hidden states"
-    return f"{'gradient' if call.kind == 'gradient' else 'partial forward'}, {what} of block {call.block}"
+    size = f" at {'x'.join(map(str, call.grid))}" if call.grid else ""
+    return f"{'gradient' if call.kind == 'gradient' else 'partial'}, {what} of block {call.block}{size}"
 
 
-__all__ = ["Call", "Cost", "CountingBackbone", "cell_flops", "cost_report", "method_calls", "unit_cost"]
+__all__ = [
+    "GPUS",
+    "Call",
+    "Cost",
+    "CountingBackbone",
+    "Gpu",
+    "Limits",
+    "cell_flops",
+    "cost_report",
+    "limit_lines",
+    "limits",
+    "method_calls",
+    "unit_cost",
+]

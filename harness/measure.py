@@ -8,11 +8,12 @@ import random
 import re
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from methods.interface import Backbone, Method
 
+Value = TypeVar("Value")
 TraceRow = dict[str, float | int | str | bool]
 
 
@@ -118,13 +120,27 @@ def _larger(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else max(a, b)
 
 
+@dataclass
+class Shared:
+    """What the cells of one clip share: values that depend on the reference alone, each computed once.
+
+    ``seconds`` by stage and ``calls`` of the backbone are what that took; they are nobody's share.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+
+
 class Meter(Observer):
     """Times stages, keeps each stage's peak memory and the trace, and moves the step bar.
 
     ``stages``: seconds by stage, summed over its entries. ``memory``: peaks by
     stage; ``allocated`` and ``reserved`` are torch's CUDA counters (None on a
     CPU), ``process`` is VmHWM (None where it cannot be reset). With
-    ``stop_after`` it raises StopWarmup when that many steps have run.
+    ``stop_after`` it raises StopWarmup when that many steps have run. With
+    ``shared`` what depends on the reference alone is computed once; its time
+    (``apart``, seconds) and its calls, taken out of ``calls``, are not this cell's.
     """
 
     def __init__(
@@ -132,7 +148,12 @@ class Meter(Observer):
         device: str = "cpu",
         on_step: Callable[[int, int], None] | None = None,
         stop_after: int | None = None,
+        shared: Shared | None = None,
+        calls: Counter[str] | None = None,
     ) -> None:
+        self.apart = 0.0
+        self._shared = shared
+        self._calls: Counter[str] = Counter() if calls is None else calls
         self.stages: dict[str, float] = {}
         self.memory: dict[str, Memory] = {}
         self.rows: list[TraceRow] = []
@@ -157,12 +178,13 @@ class Meter(Observer):
             raise RuntimeError(f"stage {name!r} starts inside stage {self._inside!r}: stages do not nest")
         self._inside = name
         resettable = self._reset_peaks()
-        started = self.clock()
+        started, apart = self.clock(), self.apart
         try:
             yield
         finally:
             self._inside = None
-            self.stages[name] = self.stages.get(name, 0.0) + self.clock() - started
+            spent = self.clock() - started - (self.apart - apart)
+            self.stages[name] = self.stages.get(name, 0.0) + spent
             self._keep_peaks(name, resettable)
 
     def step(self, index: int, total: int) -> None:
@@ -173,6 +195,20 @@ class Meter(Observer):
             self._steps_left -= 1
         if self._on_step is not None:
             self._on_step(index, total)
+
+    def shared(self, name: str, compute: Callable[[], Value]) -> Value:
+        if self._shared is None:
+            return compute()
+        if name not in self._shared.values:
+            started, before = self.clock(), Counter(self._calls)
+            self._shared.values[name] = compute()
+            seconds, stage = self.clock() - started, self._inside or "other"
+            self.apart += seconds
+            self._shared.seconds[stage] = self._shared.seconds.get(stage, 0.0) + seconds
+            self._shared.calls += self._calls - before
+            self._calls.clear()
+            self._calls.update(before)
+        return cast("Value", self._shared.values[name])
 
     def trace(self, **values: float | int | str | bool) -> None:
         self.rows.append(dict(values))
@@ -235,7 +271,7 @@ def _generate(
 ) -> NDArray[np.uint8]:
     """Reference frames in RAM to generated frames in RAM."""
     with meter.stage("encode"):
-        clean = backbone.encode(reference)
+        clean = meter.shared("latent", lambda: backbone.encode(reference))
     _require_finite(clean, "the reference's latent")
     noise = initial_noise(clip, prompt, seed, clean.shape).to(clean.device)
     latent = method.transfer(backbone, clean, prompt, noise, meter)
@@ -280,8 +316,12 @@ def measure(
     device: str = "cpu",
     repeats: int = 1,
     on_step: Callable[[int, int], None] | None = None,
+    shared: Shared | None = None,
 ) -> Measured:
     """Generate one video ``repeats`` times and report medians.
+
+    With ``shared`` the reference's latent and features are taken from there, or
+    put there; what they cost is in no stage, no total and no call of the cell.
 
     ``total`` runs from the reference's frames in RAM to uint8 frames in RAM. The
     calls and the trace are the first run's, a peak is the highest of all runs.
@@ -295,14 +335,16 @@ def measure(
     different = 0
     for _ in range(repeats):
         backbone.calls.clear()
-        meter = Meter(device, on_step)
+        meter = Meter(device, on_step, shared=shared, calls=backbone.calls)
         with seeded(cell_seed(clip, prompt, seed)):
             joules = gpu_energy(device)
             started = meter.clock()
             frames = _generate(backbone, method, reference, clip, prompt, seed, meter)
-            total = meter.clock() - started
+            total = meter.clock() - started - meter.apart
             after = gpu_energy(device)
-        energies.append(None if joules is None or after is None else after - joules)
+        # Of the energy nobody can say which part was spent on what is shared.
+        unknown = joules is None or after is None or meter.apart
+        energies.append(None if unknown else cast("float", after) - cast("float", joules))
         values.append({**meter.stages, "total": total})
         for name, peak in meter.memory.items():
             memory[name] = merge(memory.get(name, Memory()), peak)
@@ -317,8 +359,10 @@ def measure(
         first.notes.append(f"{different} of {repeats - 1} repeats gave other frames than the first run")
     first.timing = _timing(values)
     first.memory = memory
-    known = [value for value in energies if value is not None]
-    first.energy = statistics.median(known) if len(known) == repeats else None
+    if shared is not None:
+        first.timing.amortised = dict(shared.seconds)
+    measured = [value for value in energies if value is not None]
+    first.energy = statistics.median(measured) if len(measured) == repeats else None
     return first
 
 

@@ -142,7 +142,11 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         for name in ("method", "backbone", "dataset")
     }
     common["frames"] = job.frames
-    config = digest({name: common[name]["config"] for name in ("method", "backbone", "dataset")})
+    named = {name: common[name]["config"] for name in ("method", "backbone", "dataset")}
+    if job.amortise:
+        # The same video, but a time of another meaning: it shall not stand in for the other.
+        common["amortise"] = named["amortise"] = True
+    config = digest(named)
     common["backbone"]["weights"] = None if finished is not None else _weights(job, config, clips)
     folder = Path("cells") / safe(job.method.name) / safe(job.dataset.name)
 

@@ -45,7 +45,8 @@ class Timing(Strict):
     """Seconds. ``stages`` are medians over repeats; ``values`` keeps every repeat's stages.
 
     ``total`` runs from reference frames in RAM to uint8 frames in RAM; ``load``
-    (weights) stands apart. A precomputed video has only ``total``, or nothing.
+    (weights) stands apart, and so does ``amortised``, by stage: what was computed once for
+    all cells of a clip (``measure.amortise``). A precomputed video has only ``total``, or nothing.
     """
 
     stages: dict[str, float] = Field(default_factory=dict)
@@ -54,6 +55,7 @@ class Timing(Strict):
     warmup_steps: int = 0
     repeats: int = 1
     values: list[dict[str, float]] = Field(default_factory=list)
+    amortised: dict[str, float] = Field(default_factory=dict)
 
 
 class Memory(Strict):

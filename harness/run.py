@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -92,6 +92,15 @@ class _Session:
     loaded: Loaded
     surroundings: dict[str, Any] | None = None
     warmed: set[tuple[int, ...]] = field(default_factory=set)
+    shared: tuple[str, measure.Shared] | None = None
+
+    def of_clip(self, name: str) -> measure.Shared | None:
+        """What the cells of this clip share; the clip before is forgotten. None unless asked for."""
+        if not self.job.amortise:
+            return None
+        if self.shared is None or self.shared[0] != name:
+            self.shared = (name, measure.Shared())
+        return self.shared[1]
 
     def environment(self) -> dict[str, Any]:
         if self.surroundings is None:
@@ -302,13 +311,20 @@ def _generated(
         device=job.device,
         repeats=job.repeats,
         on_step=session.progress.step,
+        shared=session.of_clip(cell.clip.name),
     )
     record.timing = measured.timing.model_copy(
         update={"load": session.loaded.seconds, "warmup_steps": job.warmup_steps}
     )
     record.memory, record.energy, record.calls = measured.memory, measured.energy, measured.calls
     record.notes.extend(measured.notes)
-    record.flops = cost.cell_flops(job.backbone, job.method, len(clip.frames), measured.calls)
+    config = job.backbone
+    if getattr(backbone, "recomputed", False) and getattr(config, "checkpoint", True) == "auto":
+        config = replace(cast("Any", config), checkpoint=True)
+        record.notes.append("blocks were recomputed in the backward pass: memory was short")
+    record.flops = cost.cell_flops(
+        config, job.method, len(clip.frames), measured.calls, encoded=not job.amortise
+    )
     return measured.frames, measured.trace
 
 

@@ -8,13 +8,24 @@ flow (``methods/amf.py``), the window loss (``methods/window_loss.py``) and grad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.guidance import Guidance, Optimiser, Reference, Sampling, Start, sample
+from methods.gradient_reuse import Reuse
+from methods.guidance import (
+    Guidance,
+    Optimiser,
+    Reference,
+    Sampling,
+    Start,
+    Velocities,
+    every_pass,
+    sample,
+)
 from methods.interface import Backbone, Grid, Observer
 
 if TYPE_CHECKING:
@@ -29,13 +40,6 @@ class Loss:
 
     amf_weight: Annotated[float, Field(ge=0)]
     window_weight: Annotated[float, Field(ge=0)]
-
-
-@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class Reuse:
-    """A true gradient at every ``interval``-th inner iteration; 1 means always."""
-
-    interval: Annotated[int, Field(ge=1)]
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -96,9 +100,19 @@ class FastVMT:
         self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
     ) -> Tensor:
         """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
-        guidance = Guidance(self, self.optimiser, self.reuse.interval, self.reference)
+        sampling = Sampling(
+            self.steps, self.guidance_scale, self.negative_prompt, self.start, self.velocities()
+        )
+        guidance = Guidance(self, self.optimiser, self.reuse, self.reference)
         return sample(backbone, reference, prompt, noise, observer, sampling, guidance)
+
+    def velocities(self) -> Velocities:
+        """Which passes of the transformer denoising runs."""
+        return every_pass
+
+    def at_most(self) -> FastVMT:
+        """This method where what depends on the data costs the most: an upper bound for the cost model."""
+        return replace(self, reuse=replace(self.reuse, policy="fixed"))
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool

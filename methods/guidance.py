@@ -7,12 +7,15 @@ is plain sampling with classifier-free guidance.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar
 
 import pydantic
 from pydantic import Field
 
+from methods.gradient_reuse import GradientReuse, Reuse
 from methods.interface import Backbone, Observer, Schedule
 
 if TYPE_CHECKING:
@@ -59,14 +62,34 @@ class Start:
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
+class Velocities(Protocol):
+    """Makes, for one sampling run, the function (step index, latent) -> guided velocity."""
+
+    def __call__(
+        self, backbone: Backbone, schedule: Schedule, prompt: Tensor, negative: Tensor, scale: float
+    ) -> Callable[[int, Tensor], Tensor]: ...
+
+
+def every_pass(
+    backbone: Backbone, schedule: Schedule, prompt: Tensor, negative: Tensor, scale: float
+) -> Callable[[int, Tensor], Tensor]:
+    """Both passes of classifier-free guidance at every step."""
+
+    def velocity(index: int, latent: Tensor) -> Tensor:
+        return backbone.predict(latent, schedule.timesteps[index], prompt, negative, scale)
+
+    return velocity
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """Denoising steps and classifier-free guidance."""
+    """Denoising steps and classifier-free guidance; ``velocities`` says which passes are run."""
 
     steps: int
     guidance_scale: float
     negative_prompt: str
     start: Start
+    velocities: Velocities = every_pass
 
 
 class Objective(Protocol[Signal]):
@@ -87,15 +110,15 @@ class Objective(Protocol[Signal]):
 class Guidance(Generic[Signal]):
     """How the latent is optimised in the first steps.
 
-    ``interval``: inner iterations a gradient serves (1: always a true one). ``reference``:
-    ``clean`` takes the reference's signal once, from its clean latent at timestep 0; ``renoised``
-    takes it at each guided step from the latent noised to that step's sigma with one fixed noise.
+    ``reuse``: how many inner iterations a gradient serves. ``reference``: ``clean`` takes the
+    reference's signal once, from its clean latent at timestep 0; ``renoised`` takes it at each
+    guided step from the latent noised to that step's sigma with one fixed noise.
     Both use the empty prompt.
     """
 
     objective: Objective[Signal]
     optimiser: Optimiser
-    interval: int
+    reuse: Reuse
     reference: Reference
 
 
@@ -129,29 +152,35 @@ def sample(
             # Not in one batch with the empty prompt: the same batch gives the same embeddings
             # with and without guidance, to the last bit.
             target, negative = backbone.embed([prompt, sampling.negative_prompt]).split(1)
-            empty = backbone.embed([""]) if guided else negative
+            # Embedded once: often the negative prompt is the empty one.
+            empty = backbone.embed([""]) if guided and sampling.negative_prompt else negative
 
         signal: Signal
         if guidance and guided and guidance.reference == "clean":
             with observer.stage("extract"):
                 at_zero = torch.zeros_like(schedule.timesteps[0])
-                signal = guidance.objective.extract(backbone, reference, at_zero, empty, grad=False)
+                extract = partial(guidance.objective.extract, backbone, grad=False)
+                signal = observer.shared("reference", partial(extract, reference, at_zero, empty))
 
+        reuse = GradientReuse(guidance.reuse) if guidance else None
+        velocity_at = sampling.velocities(backbone, schedule, target, negative, sampling.guidance_scale)
         for index, timestep in enumerate(schedule.timesteps):
             observer.step(index, steps)
-            if guidance and index < guided:
+            if guidance and reuse and index < guided:
                 if guidance.reference == "renoised":
                     with observer.stage("extract"):
                         sigma = float(schedule.sigmas[index])
                         renoised = backbone.add_noise(reference, fixed_noise(reference), sigma)
-                        signal = guidance.objective.extract(backbone, renoised, timestep, empty, grad=False)
+                        extract = partial(guidance.objective.extract, backbone, grad=False)
+                        signal = observer.shared(
+                            f"reference {index}", partial(extract, renoised, timestep, empty)
+                        )
                 with observer.stage("guide"):
                     latent = guide(
-                        backbone, latent, timestep, target, signal, guidance, index, steps, observer
+                        backbone, latent, timestep, target, signal, guidance, reuse, index, steps, observer
                     )
             with observer.stage("denoise"):
-                velocity = backbone.predict(latent, timestep, target, negative, sampling.guidance_scale)
-                latent = backbone.step(latent, velocity, schedule, index)
+                latent = backbone.step(latent, velocity_at(index, latent), schedule, index)
             if not torch.isfinite(latent).all():
                 raise FloatingPointError(f"NaN latents at step {index + 1} of {steps}")
     return latent
@@ -164,6 +193,7 @@ def guide(
     prompt: Tensor,
     signal: Signal,
     guidance: Guidance[Signal],
+    reuse: GradientReuse,
     index: int,
     steps: int,
     observer: Observer,
@@ -171,16 +201,15 @@ def guide(
     """One guidance step: the latent after the inner iterations of guided step ``index``.
 
     Gradients use the target prompt without classifier-free guidance. Each inner iteration adds a
-    row to the trace; losses and similarity stand only in rows whose gradient is a true one.
+    row to the trace; losses and similarity stand only in rows whose gradient is a true one, what the
+    adaptive reuse measured (``moved``, ``turned``) wherever it did.
     """
     import torch
-
-    from methods.gradient_reuse import GradientReuse
 
     optimised = latent.detach().float().clone().requires_grad_()
     learning_rate = guidance.optimiser.learning_rate(index, steps)
     optimiser = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=0.0)
-    reuse = GradientReuse(guidance.interval)
+    reuse.start_step(learning_rate)
     losses: dict[str, Tensor] = {}
 
     def true_gradient() -> Tensor:
@@ -192,15 +221,17 @@ def guide(
         return torch.autograd.grad(total, optimised)[0]
 
     for iteration in range(guidance.optimiser.iterations):
-        gradient = reuse(iteration, true_gradient)
+        gradient = reuse(optimised, true_gradient)
         optimised.grad = gradient
         optimiser.step()
         row: dict[str, float | int | bool] = {"step": index, "iteration": iteration}
-        row |= {"true_gradient": reuse.is_true(iteration), "gradient_norm": float(gradient.norm())}
-        if reuse.is_true(iteration):
+        row |= {"true_gradient": reuse.is_true, "gradient_norm": float(gradient.norm())}
+        if reuse.is_true:
             row |= {name: float(value.detach()) for name, value in losses.items()}
             if reuse.similarity is not None:
-                row["similarity"] = float(reuse.similarity)
+                row["similarity"] = reuse.similarity
+        measured = {"moved": reuse.moved, "turned": reuse.turned}
+        row |= {name: value for name, value in measured.items() if value is not None}
         observer.trace(**row)
     return optimised.detach()
 
@@ -238,4 +269,4 @@ def fixed_noise(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like)
 
 
-__all__ = ["Guidance", "Objective", "Optimiser", "Reference", "Sampling", "Start", "sample"]
+__all__ = ["Guidance", "Objective", "Optimiser", "Reference", "Sampling", "Start", "every_pass", "sample"]

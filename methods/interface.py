@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 class Grid(NamedTuple):
@@ -44,6 +46,13 @@ class Observer:
 
     def step(self, index: int, total: int) -> None:
         """Denoising step ``index`` (0-based) of ``total`` is about to start."""
+
+    def shared(self, name: str, compute: Callable[[], Value]) -> Value:
+        """What depends on the reference and the method's options alone, by a name of its own.
+
+        The harness may compute it once and hand it to all cells of a clip.
+        """
+        return compute()
 
     def trace(self, **values: float | int | str | bool) -> None:
         """Append one row to the trace (losses, gradient norms and similarities)."""

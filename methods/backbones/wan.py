@@ -22,6 +22,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
+from methods.backbones.saved import counting_saved, free_bytes
 from methods.interface import Grid, Schedule
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 WEIGHTED = ("text_encoder", "transformer", "vae")
 COMPONENTS = ("tokenizer", *WEIGHTED)
 HUB_TIMEOUT = 5.0  # seconds for the one question whether the hub answers
+
+# With ``checkpoint=auto`` blocks may save this share of the free memory; the backward pass needs the rest.
+MEMORY_SHARE = 0.8
 
 # Below this many tokens the two passes of classifier-free guidance run as one
 # batch: on a tiny grid the overhead of a pass dominates; on a large one memory does.
@@ -80,8 +84,8 @@ class WanBackbone:
     download, seeded by ``random_seed``; there is then no text encoder, and
     ``embed`` returns random embeddings keyed by the prompt's text. ``attention``
     names a diffusers attention backend (null: PyTorch's own). ``checkpoint``
-    recomputes each block in the backward pass of ``queries_keys`` and
-    ``hidden_states``, for memory. ``steps``, ``guidance_scale``,
+    recomputes blocks in the backward pass of ``queries_keys`` and ``hidden_states``,
+    for memory; ``auto`` only where what they would save does not fit. ``steps``, ``guidance_scale``,
     ``negative_prompt`` and ``guidance`` are read by methods, not by the backbone.
     """
 
@@ -101,7 +105,7 @@ class WanBackbone:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: str | None = None
     compile: bool = False
-    checkpoint: bool = False
+    checkpoint: bool | Literal["auto"] = False
     vae_tiling: bool = False
     cpu_offload: bool = False
     own_world_only: bool = False
@@ -273,7 +277,8 @@ class WanBackbone:
         from transformers import UMT5Config, UMT5EncoderModel
 
         # Kernels, compilation and offloading need real tensors.
-        plain = replace(self, attention=None, compile=False, cpu_offload=False)
+        always = self.checkpoint is True
+        plain = replace(self, attention=None, compile=False, cpu_offload=False, checkpoint=always)
         transformer, vae = _build(self.sizes(), torch.device("meta"), _dtype(self.dtype))
         wan = Wan(plain, "meta", transformer, vae, None)
         if not self.untrained:
@@ -344,7 +349,8 @@ class Wan:
 
     Latents are float32 (1, C, F, h, w), normalised by the VAE's published mean
     and deviation. The VAE runs in float32, the text encoder in ``dtype``, the
-    transformer in ``dtype`` less the modules diffusers keeps in float32.
+    transformer in ``dtype`` less the modules diffusers keeps in float32. ``recomputed``
+    says whether a backward pass so far has recomputed blocks.
     """
 
     def __init__(
@@ -365,6 +371,7 @@ class Wan:
         self.pipeline = pipeline
         self.text_encoder = None if pipeline is None else pipeline.text_encoder
         self.calls: Counter[str] = Counter()
+        self.recomputed = False
         self.num_blocks = len(transformer.blocks)
         self.heads = transformer.config.num_attention_heads
         self.head_dim = transformer.config.attention_head_dim
@@ -529,12 +536,23 @@ class Wan:
             self._timesteps(timestep, 1), _batched(prompt).to(self.device, self.dtype), None
         )
         modulation = modulation.unflatten(1, (6, -1))
-        for block in model.blocks[:stop]:
-            if grad and self.config.checkpoint:
+        recompute = grad and self.config.checkpoint is True
+        for index, block in enumerate(model.blocks[:stop]):
+            if index == 0 and grad and self.config.checkpoint == "auto":
+                with counting_saved(model) as saved:
+                    hidden = block(hidden, text, modulation, rotary)
+                    recompute = self._too_much(saved.bytes * (stop - 1))
+            elif recompute:
                 hidden = checkpoint(block, hidden, text, modulation, rotary, use_reentrant=False)
             else:
                 hidden = block(hidden, text, modulation, rotary)
+        self.recomputed |= recompute
         return hidden, text, modulation, rotary
+
+    def _too_much(self, needed: int) -> bool:
+        """Whether saving this many bytes would leave too little for everything else."""
+        free = free_bytes(self.device)
+        return free is not None and needed > MEMORY_SHARE * free
 
     @contextmanager
     def _partial(self, latent: Tensor, grad: bool) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -278,3 +279,35 @@ def test_on_a_gpu_a_stage_has_allocated_and_reserved_peaks():
     assert (meter.memory["encode"].allocated or 0) >= 2**26
     assert (meter.memory["decode"].allocated or 0) < (meter.memory["encode"].allocated or 0)
     assert (meter.memory["encode"].reserved or 0) >= (meter.memory["encode"].allocated or 0)
+
+
+class Reads(Drift):
+    """Reads the reference once, which takes a while."""
+
+    def transfer(self, backbone, reference, prompt, noise, observer):
+        def read():
+            backbone.calls["partial"] += 1
+            time.sleep(0.5)
+            return reference.mean()
+
+        with observer.stage("extract"):
+            mean = observer.shared("reference", read)
+        return super().transfer(backbone, reference, prompt, noise, observer) + mean
+
+
+def test_what_is_shared_is_computed_once_and_is_no_cell_s_time_or_call(reference):
+    shared, alone = measure.Shared(), measure.measure(Pooling(), Reads(), reference, *WORDS)
+    first = measure.measure(Pooling(), Reads(), reference, *WORDS, shared=shared, repeats=2)
+    other = measure.measure(Pooling(), Reads(), reference, *WORDS, shared=shared)
+    assert alone.calls == {"gradient": 3, "forward": 6, "partial": 1}
+    assert alone.timing.amortised == {}
+    assert alone.timing.stages["extract"] >= 0.5
+    for found in (first, other):
+        assert np.array_equal(found.frames, alone.frames)
+        assert +Counter(found.calls) == Counter({"gradient": 3, "forward": 6})
+        assert found.timing.stages["extract"] < 0.5
+        assert found.timing.total < alone.timing.total
+        assert found.timing.amortised["extract"] >= 0.5
+        assert set(found.timing.amortised) == {"encode", "extract"}
+    assert shared.calls == {"partial": 1}
+    assert set(shared.values) == {"latent", "reference"}

@@ -200,3 +200,17 @@ def test_a_broken_metric_does_not_lose_the_video(tmp_path):
     record = go(make_job(tmp_path, metrics=metrics)).records[0]
     assert record.status == "ok" and record.frames_sha256
     assert record.metrics["likeness"].reason == "ZeroDivisionError: no pixels"
+
+
+def test_amortised_cells_share_their_clip_s_reference_and_stand_beside_the_others(tmp_path, monkeypatch):
+    encoded = []
+    encode = Pooling.encode
+    monkeypatch.setattr(Pooling, "encode", lambda self, frames: encoded.append(1) or encode(self, frames))
+    plain = go(make_job(tmp_path, seeds=[0, 1], warmup_steps=0)).records
+    assert len(encoded) == 6
+    amortised = go(make_job(tmp_path, seeds=[0, 1], warmup_steps=0, amortise=True, name="apart")).records
+    assert len(encoded) == 6 + 3
+    assert not {record.id for record in plain} & {record.id for record in amortised}
+    assert [r.frames_sha256 for r in plain] == [r.frames_sha256 for r in amortised]
+    assert all(set(record.timing.amortised) == {"encode"} for record in amortised)
+    assert not any(record.timing.amortised for record in plain)

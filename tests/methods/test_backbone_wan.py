@@ -217,6 +217,28 @@ def test_checkpointing_changes_no_gradient(folder, wan, latent):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("free, recomputed", [(10**15, False), (1, True), (None, False)])
+def test_blocks_are_recomputed_when_memory_demands_it(folder, wan, latent, monkeypatch, free, recomputed):
+    monkeypatch.setattr("methods.backbones.wan.free_bytes", lambda device: free)
+    loaded = backbone(folder, checkpoint="auto").load("cpu")
+    prompt = wan.embed(["a red circle"])
+    gradients = []
+    for one in (wan, loaded):
+        x = latent.clone().requires_grad_()
+        one.hidden_states(x, TIMESTEP, prompt, 2, grad=True).square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
+    assert loaded.recomputed is recomputed
+    assert not wan.recomputed
+
+
+def test_free_memory_is_a_number_of_this_machine():
+    from methods.backbones.saved import free_bytes
+
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 10**6 < free < 10**14
+
+
 def test_no_gradient_without_being_asked(wan, latent):
     x = latent.clone().requires_grad_()
     query, _ = wan.queries_keys(x, TIMESTEP, wan.embed(["a"]), 1, grad=False)

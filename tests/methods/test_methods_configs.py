@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
+REUSE = {"policy": "fixed", "interval": 3, "longest": 10, "turn": 30.0, "move": 5.0, "across_steps": False}
 BACKBONE = {
     "steps": 50,
     "guidance_scale": 5.0,
@@ -68,7 +69,7 @@ def test_fastvmt_follows_the_decision_table():
         "tile": [3, 4],
         "span": 4,
         "loss": {"amf_weight": 5.0, "window_weight": 1.0},
-        "reuse": {"interval": 3},
+        "reuse": REUSE,
         "optimiser": {"lr_start": 3e-3, "lr_end": 2e-3, "iterations": 10, "guided_fraction": 0.2},
         "reference": "clean",
         "start": {"strength": None},
@@ -81,13 +82,13 @@ def test_fastvmt_follows_the_decision_table():
 @pytest.mark.parametrize(
     "name, changed",
     [
-        ("no_skipping", {"reuse": {"interval": 1}}),
+        ("no_skipping", {"reuse": {**REUSE, "interval": 1}}),
         ("no_window_loss", {"loss": {"amf_weight": 5.0, "window_weight": 0}}),
         (
             "full_attention",
             {
                 "extractor": "dense",
-                "reuse": {"interval": 1},
+                "reuse": {**REUSE, "interval": 1},
                 "loss": {"amf_weight": 5.0, "window_weight": 0},
             },
         ),
@@ -95,3 +96,15 @@ def test_fastvmt_follows_the_decision_table():
 )
 def test_ablations_differ_only_where_they_say(name, changed):
     assert resolved(name) == {**resolved("fastvmt"), "name": name, **changed}
+
+
+def test_turbo_is_fastvmt_with_ingredients():
+    turbo = resolved("fastvmt_turbo")
+    own = {key: turbo.pop(key) for key in ("coarse", "unconditional", "caching")}
+    changed = {"_target_": "methods.turbo.Turbo", "name": "fastvmt_turbo", "reuse": turbo["reuse"]}
+    assert turbo == {**resolved("fastvmt"), **changed}
+    assert {key: set(value) for key, value in own.items()} == {
+        "coarse": {"pool", "stride"},
+        "unconditional": {"every", "first", "within"},
+        "caching": {"every", "first", "last", "order", "threshold"},
+    }

@@ -11,7 +11,6 @@ from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
 from methods.fastvmt import FastVMT
-from methods.gradient_reuse import GradientReuse
 from methods.guidance import Optimiser, Start, compressed_schedule, fixed_noise
 from methods.interface import Grid
 from methods.plain import Plain
@@ -154,18 +153,6 @@ def test_interval_one_equals_adamw_on_every_gradient():
         velocity = backbone.predict(latent, timestep, prompt, negative, 3.0)
         latent = backbone.step(latent, velocity, schedule, index)
     torch.testing.assert_close(run(method), latent)
-
-
-def test_reuse_hands_out_the_last_gradient_and_compares_true_ones():
-    reuse = GradientReuse(2)
-    made = iter([torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])])
-    first, again, second = (reuse(j, lambda: next(made)) for j in range(3))
-    assert again is first
-    assert second.tolist() == [1.0, 1.0]
-    assert reuse.true_gradients == 2
-    assert float(reuse.similarity) == pytest.approx(2**-0.5)
-    with pytest.raises(ValueError, match="interval"):
-        GradientReuse(0)
 
 
 def test_trace_stages_and_steps():
