@@ -40,6 +40,7 @@ Actions (action=...)
   plan   print what would run, and which clips are left out
   cost   print what it would cost; needs no weights and no GPU
   score  compute the metrics anew from the kept frames
+  amf    time attention motion flow as a loop, dense and windowed, and measure its memory
 
 Groups (group=option)
 {groups}
@@ -230,7 +231,12 @@ def prepare(composed: Sequence[tuple[dict[str, Any], list[str]]]) -> tuple[list[
     for resolved, overrides in composed:
         try:
             job = make_job(resolved, overrides)
-            if job.action == "cost":
+            if job.action == "amf":
+                from harness.amf import size_of
+
+                size_of(job)
+                costed.append((job, []))
+            elif job.action == "cost":
                 from harness.cost import cost_report
 
                 costed.append((job, cost_report(job.method, job.backbone, job.frames)))
@@ -397,7 +403,12 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = ()) -> int:
             save_plan(job.results, plan)
             print_plan(job, plan, cells)
     for job, rows in costed:
-        print_cost(job, rows)
+        if job.action == "amf":
+            from harness.amf import print_amf
+
+            print_amf(job)
+        else:
+            print_cost(job, rows)
     running = [one for one in planned if one[0].action in ("run", "score")]
     return run_jobs(running) if running else 0
 
