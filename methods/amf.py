@@ -173,12 +173,12 @@ def expected_in_window(
     queries: Tensor, keys: Tensor, corners: Tensor, window: int, width: int, scale: float
 ) -> Tensor:
     """Soft-argmax of each query inside its own window, whose top-left token is in ``corners`` (P, n, 2)."""
-    cells = token_positions(window, window, corners)
-    inside = corners[..., None, :] + cells
+    cells = token_positions(window, window, queries)
+    inside = (cells @ cells.new_tensor([width, 1])).long() + (corners[..., :1] * width + corners[..., 1:])
     # All scores and then those of the window: the product is one large matrix product, while
     # gathering the windows' keys for it would move C times as much as gathering scores.
-    scores = ((scale * queries) @ keys.mT).gather(-1, inside[..., 0] * width + inside[..., 1])
-    return corners + torch.softmax(scores, dim=-1) @ cells.to(scores)
+    scores = ((scale * queries) @ keys.mT).gather(-1, inside)
+    return corners + torch.softmax(scores, dim=-1) @ cells
 
 
 def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:

@@ -45,7 +45,7 @@ class Optimiser:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def guided_steps(self, steps: int) -> int:
-        """How many of ``steps`` are guided: the first ``guided_fraction``, rounded up, or ``guided_count``."""
+        """How many of ``steps`` are guided: ``guided_fraction`` of them, rounded up, or ``guided_count``."""
         if self.guided_count is not None:
             return min(self.guided_count, steps)
         # The tolerance keeps products such as 0.07 * 100 = 7.000000000000001 at 7.

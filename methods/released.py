@@ -204,9 +204,7 @@ def released_pairs(frames: int, span: int, options: Pairs) -> FramePairs:
     nearest = 0 if options.self_pairs else 1
     full_weight = 0 if options.span_counts_self else 1
     farthest = full_weight + span - 1
-    pairs = [
-        (i, j) for i in range(frames) for j in range(i + nearest, min(i + farthest, frames - 1) + 1)
-    ]
+    pairs = [(i, j) for i in range(frames) for j in range(i + nearest, min(i + farthest, frames - 1) + 1)]
     source, target = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
     fallen = (target - source - full_weight).clamp(min=0)
     return FramePairs(source, target, 1.0 - 0.2 * fallen / max(span - 1, 1))
@@ -306,7 +304,7 @@ def released_motion(
 
 
 def window_cells(centres: Tensor, window: int, size: int, options: Windows) -> Tensor:
-    """Rows or columns (..., l) int64 of the windows around ``centres`` (...) on an axis of ``size`` tokens."""
+    """Rows or columns (..., l) int64 of the windows around ``centres`` (...), on an axis of ``size``."""
     import torch
 
     half = window // 2
@@ -334,9 +332,7 @@ def summed_amf_loss(generated: Tensor, reference: Tensor, weight: Tensor) -> Ten
     return (weight.to(generated) * error).mean()
 
 
-def released_window_loss(
-    window_keys: Tensor, pairs: FramePairs, norm: Literal["plain", "squared"]
-) -> Tensor:
+def released_window_loss(window_keys: Tensor, pairs: FramePairs, norm: Literal["plain", "squared"]) -> Tensor:
     """Change of the averaged window keys between successive target frames, self pairs left out.
 
     ``squared``: as ``methods.window_loss``. ``plain``: the norm of the change, averaged over tiles and
