@@ -174,7 +174,7 @@ def expected_in_window(
 ) -> Tensor:
     """Soft-argmax of each query inside its own window, whose top-left token is in ``corners`` (P, n, 2)."""
     cells = token_positions(window, window, queries)
-    inside = (cells @ cells.new_tensor([width, 1])).long() + (corners[..., :1] * width + corners[..., 1:])
+    inside = corners[..., :1] * width + corners[..., 1:] + (cells[:, 0] * width + cells[:, 1]).long()
     # All scores and then those of the window: the product is one large matrix product, while
     # gathering the windows' keys for it would move C times as much as gathering scores.
     scores = ((scale * queries) @ keys.mT).gather(-1, inside)

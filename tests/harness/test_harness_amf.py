@@ -29,7 +29,7 @@ def test_the_table_has_the_three_operations_and_the_loop_gives_the_windowed_moti
 
 
 def test_memory_is_the_peak_beyond_what_was_there_before() -> None:
-    """A loop whose windows weigh 64 MiB needs them; what is freed before does not count."""
+    """64 MiB are 64 MiB, although the C library may still hold what was freed before."""
     torch = pytest.importorskip("torch")
     before = torch.ones(2**25)
     del before
@@ -37,7 +37,7 @@ def test_memory_is_the_peak_beyond_what_was_there_before() -> None:
     if watch.extra() is None:
         pytest.skip("the kernel does not let the peak be reset")
     held = torch.ones(2**24)
-    assert held.nbytes <= watch.extra() < 1.5 * held.nbytes
+    assert 0.95 * held.nbytes < watch.extra() < 1.5 * held.nbytes
 
 
 def job(**method: Any) -> Any:
