@@ -257,6 +257,7 @@ class _Recomputed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         source, target, queries, keys, *others = ctx.saved_tensors
+        queries, keys = queries.detach(), keys.detach()
         totals = torch.zeros_like(queries), torch.zeros_like(keys)
         for c in ctx.chunks:
             with torch.enable_grad():
