@@ -191,7 +191,8 @@ def guide(
     options = guidance.optimiser
     precision = getattr(torch, options.precision)
     optimised = latent.detach().to(precision, copy=True).requires_grad_()
-    optimiser = torch.optim.AdamW([optimised], weight_decay=options.weight_decay)
+    learning_rate = guidance.optimiser.learning_rate(index, steps)
+    optimiser = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=options.weight_decay)
     reuse = GradientReuse(guidance.interval)
     losses: dict[str, Tensor] = {}
 
