@@ -177,8 +177,27 @@ def expected_in_window(
     inside = corners[..., :1] * width + corners[..., 1:] + (cells[:, 0] * width + cells[:, 1]).long()
     # All scores and then those of the window: the product is one large matrix product, while
     # gathering the windows' keys for it would move C times as much as gathering scores.
-    scores = ((scale * queries) @ keys.mT).gather(-1, inside)
+    scores = _Picked.apply((scale * queries) @ keys.mT, inside)
     return corners + torch.softmax(scores, dim=-1) @ cells
+
+
+class _Picked(torch.autograd.Function):
+    """``scores.gather(-1, index)`` of indices that differ within a row.
+
+    Autograd would add the gradient up in one thread, for fear of indices that are the same.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = scores.shape
+        return scores.gather(-1, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.shape).scatter_(-1, index, gradient), None
 
 
 def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:
