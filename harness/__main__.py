@@ -45,6 +45,7 @@ Actions (action=...)
   plan   print what would run, and which clips are left out
   cost   print what it would cost; needs no weights and no GPU
   score  compute the metrics anew from the kept frames
+  amf    time attention motion flow as a loop, dense and windowed, and measure its memory
 
 Groups (group=option)
 {groups}
@@ -298,7 +299,12 @@ def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], li
             continue
         try:
             job = make_job(one.resolved, one.overrides, one.part)
-            if job.action == "cost":
+            if job.action == "amf":
+                from harness.amf import size_of
+
+                size_of(job)
+                costed.append((job, []))
+            elif job.action == "cost":
                 from harness.cost import cost_report
 
                 costed.append((job, cost_report(job.method, job.backbone, job.frames)))
@@ -571,7 +577,12 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
         save_plan(parts[0][0].results, plan)
         print_plan(plan, parts)
     for job, rows in costed:
-        print_cost(job, rows)
+        if job.action == "amf":
+            from harness.amf import print_amf
+
+            print_amf(job)
+        else:
+            print_cost(job, rows)
     running = [one for one in planned if one[0].action in ("run", "score")]
     for plan in _once(plan for _, plan, _ in running):
         for one in plan.variants_out:

@@ -4,8 +4,8 @@ First idea of FastVMT (https://github.com/mayuelala/FastVMT, after DiTFlow's AMF
 https://github.com/ditflow/ditflow): motion is local, so a tile of queries needs only a window
 of keys. One query, the tile's centre, attends to the whole frame and places the window; every
 query of the tile then attends inside it. Dense AMF is the same without windows. Neither keeps
-a map of S x S probabilities for the backward pass: the attention kernel gets the coordinates of
-the keys as its values and returns the expected key position itself.
+a map of S x S scores for the backward pass: frame pairs go through a few at a time, and the
+backward pass computes their scores again (``over_pairs``).
 
 Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, N tiles,
 C channels after the reduction over heads. Positions and displacements are (row, column) in
@@ -15,19 +15,19 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 Extractor = Literal["window", "dense"]
 Reduction = Literal["head_mean", "concat"]
 
-# Elements of a chunk's largest tensor: 13 pairs of Wan's 30 x 52 frames, 128 MiB in float32.
-CHUNK_ELEMENTS = 2**25
+# Scores of the pairs that go through at once: one pair of Wan's 30 x 52 frames, 10 MiB in float32,
+# which a processor's cache holds; all pairs of a small grid.
+CHUNK_ELEMENTS = 2**22
 
 
 class FramePairs(NamedTuple):
@@ -142,48 +142,62 @@ def extract_motion(
     positions = token_positions(height, width, queries)
     split = tiles(height, width, tile, queries.device)
 
-    def attend(chunk: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        return expected_position(queries[pairs.source[chunk]], keys[pairs.target[chunk]], positions, scale)
+    def attend(queries: Tensor, keys: Tensor) -> Tensor:
+        return expected_position(queries, keys, positions, scale)
 
-    def attend_in_window(chunk: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        mask = window_mask(corners[chunk], window, height, width)[:, split.of_token]
-        return expected_position(
-            queries[pairs.source[chunk]], keys[pairs.target[chunk]], positions, scale, mask
-        )
+    def attend_in_window(queries: Tensor, keys: Tensor, corners: Tensor) -> Tensor:
+        return expected_in_window(queries, keys, corners, window, width, scale)
 
     if extractor == "dense":
-        expected = over_pairs(attend, len(pairs.source), queries, keys)
+        expected = over_pairs(attend, pairs, queries, keys)
         centres = expected[:, split.centres]
     else:
         with torch.no_grad():
-            centres = over_pairs(attend, len(pairs.source), queries[:, split.centres], keys)
+            centres = over_pairs(attend, pairs, queries[:, split.centres], keys)
     if extractor == "window" or with_window_keys:
         corners = window_corners(centres, window, height, width)
     if extractor == "window":
-        expected = over_pairs(attend_in_window, len(pairs.source), queries, keys)
+        expected = over_pairs(attend_in_window, pairs, queries, keys, corners[:, split.of_token])
     window_keys = (
         mean_window_keys(keys, pairs.target, corners, window, height, width) if with_window_keys else None
     )
     return Motion(expected - positions, window_keys, pairs)
 
 
-def expected_position(
-    queries: Tensor, keys: Tensor, positions: Tensor, scale: float, mask: Tensor | None = None
-) -> Tensor:
-    """Soft-argmax: (P, n, 2) expected key position of queries (P, n, C) over keys (P, S, C).
+def expected_position(queries: Tensor, keys: Tensor, positions: Tensor, scale: float) -> Tensor:
+    """Soft-argmax: (P, n, 2) expected key position of queries (P, n, C) over keys (P, S, C)."""
+    return torch.softmax((scale * queries) @ keys.mT, dim=-1) @ positions
 
-    ``mask`` (P, n, S) bool keeps the keys where it is True.
+
+def expected_in_window(
+    queries: Tensor, keys: Tensor, corners: Tensor, window: int, width: int, scale: float
+) -> Tensor:
+    """Soft-argmax of each query inside its own window, whose top-left token is in ``corners`` (P, n, 2)."""
+    cells = token_positions(window, window, queries)
+    inside = corners[..., :1] * width + corners[..., 1:] + (cells[:, 0] * width + cells[:, 1]).long()
+    # All scores and then those of the window: the product is one large matrix product, while
+    # gathering the windows' keys for it would move C times as much as gathering scores.
+    scores = _Picked.apply((scale * queries) @ keys.mT, inside)
+    return corners + torch.softmax(scores, dim=-1) @ cells
+
+
+class _Picked(torch.autograd.Function):
+    """``scores.gather(-1, index)`` of indices that differ within a row.
+
+    Autograd would add the gradient up in one thread, for fear of indices that are the same.
     """
-    # Values as wide as the queries let the fused kernels of every device take the job.
-    values = F.pad(positions, (0, queries.shape[-1] - 2)).expand(len(keys), -1, -1)
-    expected = F.scaled_dot_product_attention(
-        queries[:, None],
-        keys[:, None],
-        values[:, None],
-        attn_mask=None if mask is None else mask[:, None],
-        scale=scale,
-    )
-    return expected[:, 0, :, :2]
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = scores.shape
+        return scores.gather(-1, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return gradient.new_zeros(ctx.shape).scatter_(-1, index, gradient), None
 
 
 def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:
@@ -194,16 +208,6 @@ def window_corners(centres: Tensor, window: int, height: int, width: int) -> Ten
     corners = centres.detach().round().long() - window // 2
     limit = torch.tensor([height - window, width - window], device=corners.device)
     return corners.clamp(min=0).minimum(limit)
-
-
-def window_mask(corners: Tensor, window: int, height: int, width: int) -> Tensor:
-    """(P, N, S) bool: the tokens inside each window."""
-    top, left = corners[..., :1], corners[..., 1:]
-    row = torch.arange(height, device=corners.device)
-    column = torch.arange(width, device=corners.device)
-    in_rows = (row >= top) & (row < top + window)
-    in_columns = (column >= left) & (column < left + window)
-    return (in_rows[..., :, None] & in_columns[..., None, :]).flatten(-2)
 
 
 def mean_window_keys(
@@ -227,19 +231,61 @@ def amf_loss(generated: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
 
 
 def over_pairs(
-    function: Callable[[Tensor, Tensor, Tensor], Tensor], count: int, queries: Tensor, keys: Tensor
+    function: Callable[..., Tensor], pairs: FramePairs, queries: Tensor, keys: Tensor, *others: Tensor
 ) -> Tensor:
-    """Concatenate ``function(chunk, queries, keys)`` over chunks of the pair indices 0..count-1.
+    """``function(queries[source], keys[target], *others)`` for all pairs, (P, n, ...).
 
-    A chunk holds all pairs unless the frames are large; chunks are then recomputed in the
-    backward pass, so that what they gather and mask does not add up.
+    ``queries`` (F, n, C) and ``keys`` (F, S, C) are differentiable; ``others``, of P rows each, are
+    not. Unless the frames are small the pairs go through in chunks, whose intermediate results are
+    not kept but computed again in the backward pass.
     """
+    source, target = pairs.source.to(keys.device), pairs.target.to(keys.device)
     tokens, width = keys.shape[1:]
-    chunks = torch.arange(count).split(max(1, CHUNK_ELEMENTS // (tokens * max(tokens, width))))
-    if len(chunks) == 1:
-        return function(chunks[0], queries, keys)
-    recomputed = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat([recomputed(function, chunk, queries, keys) for chunk in chunks])
+    size = max(1, CHUNK_ELEMENTS // (tokens * max(queries.shape[1], width)))
+    if size >= len(source):
+        return function(queries[source], keys[target], *others)
+    chunks = [slice(first, first + size) for first in range(0, len(source), size)]
+    return _Recomputed.apply(function, chunks, source, target, queries, keys, *others)
+
+
+class _Recomputed(torch.autograd.Function):
+    """Chunks of pairs without their graph: gradients are added up in place, chunk by chunk.
+
+    torch.utils.checkpoint would do, were it not for a gradient of the size of all frames that
+    autograd makes for every chunk.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[..., Tensor],
+        chunks: list[slice],
+        source: Tensor,
+        target: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        *others: Tensor,
+    ) -> Tensor:
+        ctx.function, ctx.chunks = function, chunks
+        ctx.save_for_backward(source, target, queries, keys, *others)
+        return torch.cat(
+            [function(queries[source[c]], keys[target[c]], *(other[c] for other in others)) for c in chunks]
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        source, target, queries, keys, *others = ctx.saved_tensors
+        queries, keys = queries.detach(), keys.detach()
+        totals = torch.zeros_like(queries), torch.zeros_like(keys)
+        for c in ctx.chunks:
+            with torch.enable_grad():
+                inputs = queries[source[c]].requires_grad_(), keys[target[c]].requires_grad_()
+                output = ctx.function(*inputs, *(other[c] for other in others))
+            parts = torch.autograd.grad(output, inputs, gradient[c])
+            for total, index, part in zip(totals, (source, target), parts, strict=True):
+                total.index_add_(0, index[c], part)
+        return None, None, None, None, *totals, *(None for _ in others)
 
 
 __all__ = ["Extractor", "FramePairs", "Motion", "Reduction", "amf_loss", "extract_motion", "frame_pairs"]

@@ -30,24 +30,35 @@ RENOISE_SEED = 0
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
 class Optimiser:
-    """AdamW without decay on the latent, fresh each guided step.
+    """AdamW on the latent, fresh each guided step; without decay unless ``weight_decay`` is given.
 
-    The learning rate goes linearly from ``lr_start`` (first guided step) to ``lr_end`` (last);
-    each guided step takes ``iterations`` inner iterations.
+    The learning rate goes linearly from ``lr_start`` (first guided step) to ``lr_end`` (last), or,
+    with ``lr_over: iterations``, within each guided step; each takes ``iterations`` inner iterations.
+    ``guided_count`` sets the number of guided steps whatever their total. ``precision`` is that of
+    the latent and of the optimiser's state.
     """
 
     lr_start: Annotated[float, Field(ge=0)]
     lr_end: Annotated[float, Field(ge=0)]
     iterations: Annotated[int, Field(ge=1)]
     guided_fraction: Annotated[float, Field(ge=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr_over: Literal["steps", "iterations"] = "steps"
+    guided_count: Annotated[int, Field(ge=0)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def guided_steps(self, steps: int) -> int:
-        """How many of ``steps`` are guided: the first ``guided_fraction``, rounded up."""
+        """How many of ``steps`` are guided: ``guided_fraction`` of them, rounded up, or ``guided_count``."""
+        if self.guided_count is not None:
+            return min(self.guided_count, steps)
         # The tolerance keeps products such as 0.07 * 100 = 7.000000000000001 at 7.
         return math.ceil(self.guided_fraction * steps - 1e-9)
 
-    def learning_rate(self, index: int, steps: int) -> float:
-        """Learning rate of guided step ``index`` (0-based) when sampling takes ``steps``."""
+    def learning_rate(self, index: int, steps: int, iteration: int = 0) -> float:
+        """Learning rate of guided step ``index`` and inner ``iteration`` (0-based) of ``steps`` in all."""
+        if self.lr_over == "iterations":
+            # lr_end is what an iteration after the last would get.
+            return self.lr_start + (self.lr_end - self.lr_start) * iteration / self.iterations
         last = max(self.guided_steps(steps) - 1, 1)
         return self.lr_start + (self.lr_end - self.lr_start) * index / last
 
@@ -206,15 +217,17 @@ def guide(
     """
     import torch
 
-    optimised = latent.detach().float().clone().requires_grad_()
-    learning_rate = guidance.optimiser.learning_rate(index, steps)
-    optimiser = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=0.0)
+    options = guidance.optimiser
+    precision = getattr(torch, options.precision)
+    optimised = latent.detach().to(precision, copy=True).requires_grad_()
+    learning_rate = options.learning_rate(index, steps)
+    optimiser = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=options.weight_decay)
     reuse.start_step(learning_rate)
     losses: dict[str, Tensor] = {}
 
     def true_gradient() -> Tensor:
         with torch.enable_grad():
-            generated = guidance.objective.extract(backbone, optimised, timestep, prompt, grad=True)
+            generated = guidance.objective.extract(backbone, optimised.float(), timestep, prompt, grad=True)
             terms = guidance.objective.losses(generated, signal)
             total = torch.stack(list(terms.values())).sum()
         losses.update(terms, total=total)
@@ -223,6 +236,7 @@ def guide(
     for iteration in range(guidance.optimiser.iterations):
         gradient = reuse(optimised, true_gradient)
         optimised.grad = gradient
+        optimiser.param_groups[0]["lr"] = options.learning_rate(index, steps, iteration)
         optimiser.step()
         row: dict[str, float | int | bool] = {"step": index, "iteration": iteration}
         row |= {"true_gradient": reuse.is_true, "gradient_norm": float(gradient.norm())}
@@ -233,7 +247,7 @@ def guide(
         measured = {"moved": reuse.moved, "turned": reuse.turned}
         row |= {name: value for name, value in measured.items() if value is not None}
         observer.trace(**row)
-    return optimised.detach()
+    return optimised.detach().float()
 
 
 def compressed_schedule(backbone: Backbone, steps: int, strength: float | None) -> Schedule:

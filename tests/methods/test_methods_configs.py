@@ -33,9 +33,9 @@ BACKBONE = {
 }
 
 
-def resolved(name):
+def resolved(name, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        method = compose(overrides=[f"+method={name}"])
+        method = compose(overrides=[f"+method={name}", *overrides])
     config = OmegaConf.create({"method": OmegaConf.to_container(method.method), "backbone": BACKBONE})
     return OmegaConf.to_container(config, resolve=True)["method"]
 

@@ -1,0 +1,78 @@
+"""``action=amf``: three ways to attention motion flow, timed and weighed in one run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from datasets.errors import InputError
+from harness import __main__ as cli
+from harness import amf
+from methods.interface import Grid
+
+
+def test_the_table_has_the_three_operations_and_the_loop_gives_the_windowed_motion() -> None:
+    size = amf.Size(3, 6, 8, 16, span=2, window=3, tile=(3, 4), temperature=1.0)
+    measured = [amf.measure(name, size, 2, "cpu") for name in amf.OPERATIONS]
+    loop, dense, window = measured
+    assert loop.loss == pytest.approx(window.loss, rel=1e-4)
+    assert dense.loss != pytest.approx(window.loss, rel=1e-4)
+    assert all(one.forward > 0 and one.backward > 0 for one in measured)
+    table = amf.lines(size, measured, 2, "cpu")
+    assert "3 frames of 6x8 tokens, 16 channels: span 2, window 3, tiles 3x4" in table[0]
+    assert [line.split()[0] for line in table[3:]] == list(amf.OPERATIONS)
+    assert "1.0x" in table[3]
+
+
+def test_memory_is_the_peak_beyond_what_was_there_before() -> None:
+    """64 MiB are 64 MiB, although the C library may still hold what was freed before."""
+    torch = pytest.importorskip("torch")
+    before = torch.ones(2**25)
+    del before
+    watch = amf._Memory("cpu")
+    if watch.extra() is None:
+        pytest.skip("the kernel does not let the peak be reset")
+    held = torch.ones(2**24)
+    assert 0.95 * held.nbytes < watch.extra() < 1.5 * held.nbytes
+
+
+def job(**method: Any) -> Any:
+    backbone = SimpleNamespace(
+        name="fake",
+        num_blocks=4,
+        grid=lambda frames: Grid(frames, 8, 8),
+        sizes=lambda: SimpleNamespace(transformer={"attention_head_dim": 16}),
+    )
+    values = {"name": "fastvmt", "span": 2, "window": 3, "tile": (2, 2), "temperature": 1.0} | method
+    plugin = SimpleNamespace(**values, check=lambda grid, blocks: None)
+    return SimpleNamespace(method=plugin, backbone=backbone, frames=5)
+
+
+def test_the_size_is_what_method_backbone_and_frames_ask_for() -> None:
+    assert amf.size_of(job()) == amf.Size(5, 8, 8, 16, 2, 3, (2, 2), 1.0)
+    with pytest.raises(InputError, match=r"method\.tile=\[3, 2\].*8x8"):
+        amf.size_of(job(tile=(3, 2)))
+    other = job()
+    other.method = SimpleNamespace(name="none")
+    with pytest.raises(InputError, match=r"method\.name=none"):
+        amf.size_of(other)
+    other = job()
+    other.backbone = SimpleNamespace(name="mine")
+    with pytest.raises(InputError, match=r"backbone\.name=mine"):
+        amf.size_of(other)
+
+
+def test_the_action_prints_the_table_at_the_configured_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["action=amf", "frames=9", "device=cpu", "measure.repeats=2", "method.span=1"]
+    monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+    assert cli.main() == 0
+    out = capsys.readouterr().out
+    assert "3 frames of 8x8 tokens, 32 channels: span 1, window 5, tiles 2x2" in out
+    assert [line.split()[0] for line in out.splitlines()[3:]] == list(amf.OPERATIONS)
