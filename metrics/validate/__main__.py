@@ -1,4 +1,4 @@
-"""``python -m metrics.validate``: metrics against the truth; ``tracker``: a tracker; ``overlay``: look at it."""
+"""``python -m metrics.validate``: metrics against the truth; ``tracker``, ``overlay``: a tracker."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
                 | within
             )
     frame = pd.DataFrame(rows)
-    numbers = frame.columns[3:]
+    numbers = list(frame.columns[3:])
     _print(frame.groupby("points")[numbers].mean(), f"TAP-Vid's measures, mean of {options.clips} clips")
     moving = frame[frame["points"] == "moving"]
     _print(moving.groupby("motion")[numbers].mean(), "Moving points, by motion")
