@@ -24,9 +24,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
@@ -204,6 +205,39 @@ def check_clip_name(name: str) -> None:
         raise InputError(
             f"clip model '{name}': OpenAI's weights need QuickGELU; use {architecture}-quickgelu/openai"
         )
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class UsesClip:
+    """What every metric that reads frames through a CLIP has in common.
+
+    ``model``: ``sprites`` or ``<architecture>/<tag>`` of open_clip. ``checkpoint``: local weights instead of
+    the hub's. Figures of different models are not comparable.
+    """
+
+    name: str
+    model: str
+    checkpoint: str | None = None
+
+    outside_id: ClassVar[Sequence[str]] = ("checkpoint",)
+
+    @pydantic.field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        check_clip_name(model)
+        return model
+
+    def clip(self) -> ClipModel:
+        """The model, loaded. Raises as ``load_clip`` does."""
+        return load_clip(self.model, self.checkpoint)
+
+    def ready(self) -> None:
+        """Raises MetricUnavailable when the weights are not to be had."""
+        self.clip()
+
+    def weights_id(self) -> str:
+        """Identity of the CLIP's weights; empty while they are not at hand."""
+        return weights_id(self.model, self.checkpoint)
 
 
 def load_clip(name: str, checkpoint: str | None = None) -> ClipModel:

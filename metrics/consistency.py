@@ -9,51 +9,32 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from metrics.clip_model import check_clip_name, load_clip, weights_id
+from metrics.clip_model import UsesClip
 from metrics.interface import Sample, Score
 from metrics.trackers.dis import flows, grey_frames
 
 
 @dataclass(config={"extra": "forbid"})
-class ClipF:
+class ClipF(UsesClip):
     """Mean cosine of the CLIP image features of consecutive frames (T - 1 pairs), in float32.
 
-    ``model`` and ``checkpoint`` as in ``ClipT``. 1 for a static video.
+    Fields as in ``UsesClip``. 1 for a static video.
     """
 
-    name: str
-    model: str
-    checkpoint: str | None = None
-
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ("checkpoint",)
     label: ClassVar[str] = "Temp. cons."
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     uses_tracks: ClassVar[bool] = False
 
-    @field_validator("model")
-    @classmethod
-    def _known(cls, model: str) -> str:
-        check_clip_name(model)
-        return model
-
-    def ready(self) -> None:
-        """Raises MetricUnavailable when the weights are not to be had."""
-        load_clip(self.model, self.checkpoint)
-
-    def weights_id(self) -> str:
-        """Identity of the CLIP's weights; empty while they are not at hand."""
-        return weights_id(self.model, self.checkpoint)
-
     def score(self, sample: Sample) -> Score:
         """Mean over consecutive pairs; ``per_frame`` has T - 1 values."""
         if len(sample.generated) < 2:
             return Score(None, "one frame has no successor")
-        clip = load_clip(self.model, self.checkpoint)
+        clip = self.clip()
         features = clip.image_features(sample.generated)
         cosines = (features[:-1] * features[1:]).sum(1)
         return Score(float(cosines.mean()), per_frame=tuple(cosines.tolist()), details={"model": clip.id})

@@ -1,9 +1,11 @@
 """Motion fidelity: how well a generation's tracks move like the reference's.
 
-Two metrics that share a name in the literature and are never put in one column:
+Metrics that share a name in the literature and are never put in one column:
 
 ``MotionFidelity`` (MF-w)
     Ours. Whole displacement paths are compared, weighted by how far they go; two-way.
+``MotionFidelitySpeed``
+    The same, but a path at another speed is another path.
 ``MotionFidelityLegacy``
     What is published: Yatim et al., "Space-Time Diffusion Features for Zero-Shot Text-Driven Motion
     Transfer", 2024, as released in ``diffusion-motion-transfer/diffusion-motion-transfer:
@@ -13,7 +15,7 @@ Two metrics that share a name in the literature and are never put in one column:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,12 +149,13 @@ class MotionFidelity:
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     uses_tracks: ClassVar[bool] = True
+    kind: ClassVar[Literal["value", "speed_sensitive"]] = "value"
 
     def _paths(self, tracks: Tracks, size: Size, canvas: Size) -> Paths:
         return paths(tracks, size, canvas, self.still, self.min_path)
 
     def score(self, sample: Sample) -> Score:
-        """MF-w of a generation against its own reference; details count tracks and moving tracks."""
+        """The score of a generation against its own reference; details count tracks and moving tracks."""
         canvas = _size(sample.reference)
         if len(sample.generated) != len(sample.reference):
             return Score(None, "generation and reference differ in the number of frames")
@@ -171,10 +174,10 @@ class MotionFidelity:
         details["speed_sensitive"] = found.speed_sensitive
         if not np.isnan(found.same_place):
             details["same_place"] = found.same_place
-        return Score(found.value, details=details)
+        return Score(getattr(found, self.kind), details=details)
 
     def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """``chance``: mean MF-w of generations against the references of other clips of as many frames.
+        """``chance``: mean score of generations against the references of other clips of as many frames.
 
         ``true`` is 1: a clip against itself.
         """
@@ -186,10 +189,24 @@ class MotionFidelity:
                 self._paths(generated.tracks, generated.size, reference.size),
                 self._paths(reference.tracks, reference.size, reference.size),
             )
-            return None if np.isnan(found.value) else found.value
+            value: float = getattr(found, self.kind)
+            return None if np.isnan(value) else value
 
         chance = _chance(samples, value)
         return {**chance, "true": 1.0} if chance else {}
+
+
+@dataclass(config={"extra": "forbid"})
+class MotionFidelitySpeed(MotionFidelity):
+    """MF-w with S_ij = 2 <g_i, r_j> / (|g_i|^2 + |r_j|^2): 1 only for equal paths at equal speed.
+
+    This is 1 - |g_i - r_j|^2 / (|g_i|^2 + |r_j|^2), the squared error of the displacements relative to their
+    own size: half and double speed both give 0.8, standing still 0, the way back -1. Fields and reasons as
+    in ``MotionFidelity``.
+    """
+
+    label: ClassVar[str] = "Motion fid. (speed)"
+    kind: ClassVar[Literal["value", "speed_sensitive"]] = "speed_sensitive"
 
 
 @dataclass(config={"extra": "forbid"})

@@ -163,12 +163,8 @@ def _match(sample: Sample, detector: Detector) -> _Matched | Score:
 
 
 @dataclass(config={"extra": "forbid"})
-class PositionError:
-    """Mean distance in pixels between an object's centroid in the generation and in the reference.
-
-    Two objects are matched over the whole path. A frame without the object counts half the diagonal and is
-    reported (``missed``, a share). Frames whose true object is hidden or outside do not count. Clips in which
-    only the camera moves are left to ``background_flow_error``.
+class UsesDetector:
+    """Options of the detector, as metrics have them.
 
     ``hue``: tolerance in degrees (object and background palettes are 25 apart). ``saturation``, ``value``:
     least of an object's pixel, 0..1. ``area``: least region, as a share of the frame.
@@ -180,6 +176,20 @@ class PositionError:
     value: Annotated[float, Field(ge=0, le=1)] = 0.3
     area: Annotated[float, Field(ge=0, lt=1)] = 0.002
 
+    @property
+    def detector(self) -> Detector:
+        return Detector(self.hue, self.saturation, self.value, self.area)
+
+
+@dataclass(config={"extra": "forbid"})
+class PositionError(UsesDetector):
+    """Mean distance in pixels between an object's centroid in the generation and in the reference.
+
+    Two objects are matched over the whole path. A frame without the object counts half the diagonal and is
+    reported (``missed``, a share). Frames whose true object is hidden or outside do not count. Clips in which
+    only the camera moves are left to ``background_flow_error``. Fields as in ``UsesDetector``.
+    """
+
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ()
     label: ClassVar[str] = "Position err."
@@ -189,7 +199,7 @@ class PositionError:
 
     def score(self, sample: Sample) -> Score:
         """Mean over objects and frames in which the true object is seen; ``per_frame`` means over objects."""
-        found = _match(sample, Detector(self.hue, self.saturation, self.value, self.area))
+        found = _match(sample, self.detector)
         if isinstance(found, Score):
             return found
         if not found.seen.any():
@@ -209,18 +219,12 @@ class PositionError:
 
 
 @dataclass(config={"extra": "forbid"})
-class DirectionCosine:
+class DirectionCosine(UsesDetector):
     """Mean cosine between the displacements of the reference's and the generation's objects.
 
-    See ``direction_cosine``; fields as in ``PositionError``. Frames that miss the object do not count, so
+    See ``direction_cosine``; fields as in ``UsesDetector``. Frames that miss the object do not count, so
     read it beside ``position_error``, which counts them.
     """
-
-    name: str
-    hue: Annotated[float, Field(gt=0, le=180)] = 18.0
-    saturation: Annotated[float, Field(ge=0, le=1)] = 0.5
-    value: Annotated[float, Field(ge=0, le=1)] = 0.3
-    area: Annotated[float, Field(ge=0, lt=1)] = 0.002
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ()
@@ -231,7 +235,7 @@ class DirectionCosine:
 
     def score(self, sample: Sample) -> Score:
         """Mean over objects and pairs of frames two apart."""
-        found = _match(sample, Detector(self.hue, self.saturation, self.value, self.area))
+        found = _match(sample, self.detector)
         if isinstance(found, Score):
             return found
         cosine = direction_cosine(found.detected, found.true, found.seen)

@@ -2,55 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
-from metrics.clip_model import check_clip_name, load_clip, weights_id
+from metrics.clip_model import UsesClip
 from metrics.interface import MetricUnavailable, Sample, Score
 
 
 @dataclass(config={"extra": "forbid"})
-class ClipT:
+class ClipT(UsesClip):
     """Mean over all frames of the raw cosine between frame and prompt (Radford et al. 2021): neither clamped
-    nor times 100, in float32.
-
-    ``model``: ``sprites`` or ``<architecture>/<tag>`` of open_clip. ``checkpoint``: local weights instead of
-    the hub's. Figures of different models are not comparable.
+    nor times 100, in float32. Fields as in ``UsesClip``.
     """
 
-    name: str
-    model: str
-    checkpoint: str | None = None
-
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ("checkpoint",)
     label: ClassVar[str] = "Text sim."
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     uses_tracks: ClassVar[bool] = False
 
-    @field_validator("model")
-    @classmethod
-    def _known(cls, model: str) -> str:
-        check_clip_name(model)
-        return model
-
-    def ready(self) -> None:
-        """Raises MetricUnavailable when the weights are not to be had."""
-        load_clip(self.model, self.checkpoint)
-
-    def weights_id(self) -> str:
-        """Identity of the CLIP's weights; empty while they are not at hand."""
-        return weights_id(self.model, self.checkpoint)
-
     def score(self, sample: Sample) -> Score:
         """Cosine of the prompt, per frame and mean; details name the model and count the prompt's tokens."""
-        clip = load_clip(self.model, self.checkpoint)
+        clip = self.clip()
         cosines = clip.image_features(sample.generated) @ clip.text_features([sample.prompt])[0]
         tokens = clip.tokens(sample.prompt)
         details: dict[str, float | int | str] = {"model": clip.id, "tokens": tokens}
@@ -66,7 +43,7 @@ class ClipT:
         """
         images: dict[str, tuple[str, NDArray[np.float32]]] = {}
         try:
-            clip = load_clip(self.model, self.checkpoint)
+            clip = self.clip()
         except MetricUnavailable:
             return {}
         for sample in samples:

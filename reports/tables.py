@@ -63,10 +63,16 @@ COSTS = (
 SPEEDUP = Column("speedup", "Speed-up", "x")
 COUNT = Column("n", "n", "", None)
 
-SECONDARY = ("warp_consistency", "motion_fidelity_legacy")
+SECONDARY = ("warp_consistency", "motion_fidelity_legacy", "motion_fidelity_speed")
 """Metrics that need ``everything=True`` to be shown, as do those without a value in any row."""
 
-MOTION = ("motion_fidelity", "motion_fidelity_legacy", "position_error", "direction_cosine")
+MOTION = (
+    "motion_fidelity",
+    "motion_fidelity_speed",
+    "motion_fidelity_legacy",
+    "position_error",
+    "direction_cosine",
+)
 """A frozen video wins every consistency metric, so ``warp_consistency`` needs one of these beside it."""
 
 TIES = {"tied": "=1", "tied second": "=2"}

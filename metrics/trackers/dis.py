@@ -1,8 +1,9 @@
-"""Point tracks by chaining DIS optical flow (OpenCV; no weights).
+"""Point tracks from DIS optical flow (OpenCV; no weights).
 
 DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016. The occlusion test is the
 forward-backward check of Sundaram, Brox and Keutzer, "Dense Point Trajectories by GPU-accelerated Large
-Displacement Optical Flow", ECCV 2010.
+Displacement Optical Flow", ECCV 2010. Choosing between flows over short and long spans of time follows
+Neoral, Serych and Matas, "MFT: Long-Term Tracking of Every Pixel", WACV 2024.
 """
 
 from __future__ import annotations
@@ -63,19 +64,28 @@ def outside(points: Floats, height: int, width: int) -> NDArray[np.bool_]:
     return np.asarray((x < 0) | (x > width - 1) | (y < 0) | (y > height - 1))
 
 
-def grey_frames(frames: NDArray[np.uint8], min_side: int) -> tuple[list[NDArray[np.uint8]], float]:
-    """Frames (T, H, W, 3) as grey images, enlarged until the shorter side has ``min_side``, and the factor.
+def enlarged(frames: NDArray[np.uint8], min_side: int) -> tuple[NDArray[np.uint8], float]:
+    """Frames (T, H, W, ...) enlarged (bicubic) until the shorter side has ``min_side``, and the factor.
 
     DIS matches 8x8 patches at half resolution: on a 64-pixel frame there is too little to match.
     """
     import cv2
 
     scale = max(1.0, min_side / min(frames.shape[1:3]))
+    if scale == 1:
+        return frames, scale
     size = (round(frames.shape[2] * scale), round(frames.shape[1] * scale))
+    images = (np.ascontiguousarray(frame) for frame in frames)
+    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in images]), scale
+
+
+def grey_frames(frames: NDArray[np.uint8], min_side: int) -> tuple[list[NDArray[np.uint8]], float]:
+    """Frames (T, H, W, 3) as grey images, ``enlarged``, and the factor."""
+    import cv2
+
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    if scale > 1:
-        grey = [cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in grey]
-    return grey, scale
+    images, scale = enlarged(np.stack(grey), min_side)
+    return list(images), scale
 
 
 def flows(grey: Sequence[NDArray[np.uint8]]) -> Iterator[Flow]:
@@ -117,21 +127,89 @@ def start_grid(height: int, width: int, grid: int, mask: NDArray[np.bool_] | Non
     return points[mask[row, column]]
 
 
+class Spans(NamedTuple):
+    """Flow there and back, each (H, W, 2) float32 in pixels, to one frame: from the one before, and from the
+    first one.
+    """
+
+    step: tuple[Floats, Floats]
+    direct: tuple[Floats, Floats]
+
+
+def spans(plane: Sequence[NDArray[np.uint8]]) -> Iterator[Spans]:
+    """DIS flow (preset MEDIUM) to each of the images (H, W) but the first.
+
+    The search for the direct flow begins where the last one and the step from there lead: alone, DIS does not
+    find motions of a quarter of the frame, and a chain of steps alone adds up their errors.
+    """
+    import cv2
+
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    height, width = plane[0].shape
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+
+    def then(first: Floats, second: Floats) -> Floats:
+        """Flow ``first``, then ``second`` from where it leads."""
+        onward = cv2.remap(second, pixels + first, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(first + onward)
+
+    away = home = np.zeros((height, width, 2), np.float32)
+    for before, now in pairwise(plane):
+        forward, backward = dis.calc(before, now, None), dis.calc(now, before, None)
+        away = dis.calc(plane[0], now, then(away, forward))
+        home = dis.calc(now, plane[0], then(backward, home))
+        yield Spans((forward, backward), (away, home))
+
+
+def colour_planes(frames: NDArray[np.uint8], count: int) -> list[list[NDArray[np.uint8]]]:
+    """The ``count`` (1 to 3) principal axes of a video's colours, each as grey images stretched to 0..255.
+
+    DIS reads one channel, and grey levels hide a red object on an equally bright background. An axis whose
+    standard deviation is below 2 grey levels, or a tenth of the first one's, holds noise and is left out.
+    """
+    some = frames[:, ::4, ::4].reshape(-1, 3).astype(np.float64)
+    mean = some.mean(0)
+    power, axes = np.linalg.eigh(np.cov(some - mean, rowvar=False))
+    spread = np.sqrt(np.maximum(power[::-1], 0))
+    planes = []
+    for axis in axes.T[::-1][:count][(spread >= max(2.0, spread[0] / 10))[:count]]:
+        # An axis has no sign of its own; the images would not be the same on every machine.
+        axis = axis * np.sign(axis[np.abs(axis).argmax()])
+        low, high = np.percentile((some - mean) @ axis, (0, 100))
+        stretch = (axis * 255 / (high - low)).astype(np.float32)
+        levels = ((frame - mean.astype(np.float32)) @ stretch for frame in frames)
+        offset = np.float32(low * 255 / (high - low))
+        planes.append([np.clip(np.round(level - offset), 0, 255).astype(np.uint8) for level in levels])
+    return planes
+
+
+def surroundings(image: NDArray[np.uint8], points: Floats, reach: int = 8) -> Floats:
+    """Colours (N, 243) of a 9 x 9 lattice of every other pixel around points (N, 2)."""
+    offset = np.arange(-reach, reach + 1, 2, dtype=np.float32)
+    lattice = np.stack(np.meshgrid(offset, offset), -1).reshape(1, -1, 2)
+    places = (points[:, None] + lattice).reshape(-1, 2)
+    return sample(image.astype(np.float32), places).reshape(len(points), -1)
+
+
 @dataclass(config={"extra": "forbid"})
 class Dis:
-    """Chained DIS flow from a regular grid of frame 0.
+    """DIS flow from a regular grid of frame 0, straight from there and step by step.
+
+    In each frame a point has several candidate places: where the flow from frame 0 puts it and where the
+    flow from its last place does, each on every colour plane. Among those that pass the forward-backward
+    check the one whose surroundings look most like the point's in frame 0 is taken; without any, the point
+    is invisible until the flow from frame 0 finds it again.
 
     ``grid``: points a side. ``min_side``: smaller frames are enlarged to it before the flow is computed (the
-    tracks stay in the frame's own pixels). A point is visible until it first leaves the frame or fails the
-    forward-backward check; from then on the flow still moves it, but it stays invisible: a chain cannot find
-    a point again.
+    tracks stay in the frame's own pixels). ``planes``: see ``colour_planes``.
     """
 
     name: str
     grid: Annotated[int, Field(ge=2, le=256)] = 30
     min_side: Annotated[int, Field(ge=16)] = 256
+    planes: Annotated[int, Field(ge=1, le=3)] = 2
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     outside_id: ClassVar[Sequence[str]] = ()
 
     def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
@@ -141,20 +219,28 @@ class Dis:
         """
         height, width = frames.shape[1:3]
         start = start_grid(height, width, self.grid, mask)
-        points = np.empty((len(frames), len(start), 2), np.float32)
-        visible = np.ones((len(frames), len(start)), bool)
-        points[0] = start
-        if not len(start):
+        points = np.repeat(start[None], len(frames), 0)
+        visible = np.ones(points.shape[:2], bool)
+        images, scale = enlarged(frames, self.min_side)
+        planes = colour_planes(images, self.planes)
+        if not len(start) or not planes:
             return Tracks(points, visible)
-        grey, scale = grey_frames(frames, self.min_side)
         # Pixel centres are integers at both sizes, so enlarging also shifts by half a pixel.
-        at = (start + 0.5) * np.float32(scale) - 0.5
-        for t, flow in enumerate(flows(grey)):
-            step = sample(flow.forward, at)
-            at = at + step
-            lost = missed(step, sample(flow.backward, at)) | outside(
-                (at + 0.5) / np.float32(scale) - 0.5, height, width
-            )
-            points[t + 1] = (at + 0.5) / np.float32(scale) - 0.5
-            visible[t + 1] = visible[t] & ~lost
+        origin = (start + 0.5) * np.float32(scale) - 0.5
+        look = surroundings(images[0], origin)
+        at, seen = origin, visible[0]
+        each = np.arange(len(start))
+        for t, found in enumerate(zip(*(spans(plane) for plane in planes), strict=True), 1):
+            places, sure = [], []
+            for step, direct in found:
+                # A lost point's last place is not to be trusted, but frame 0 always is.
+                for (there, back), begin, known in ((direct, origin, visible[0]), (step, at, seen)):
+                    way = sample(there, begin)
+                    places.append(begin + way)
+                    sure.append(known & ~missed(way, sample(back, begin + way)))
+            unlike = [np.abs(surroundings(images[t], place) - look).mean(1) for place in places]
+            best = np.where(sure, unlike, np.add(unlike, 256)).argmin(0)
+            at, seen = np.stack(places)[best, each], np.stack(sure)[best, each]
+            points[t] = (at + 0.5) / np.float32(scale) - 0.5
+            seen = visible[t] = seen & ~outside(points[t], height, width)
         return Tracks(points, visible)

@@ -1,0 +1,120 @@
+"""``python -m metrics.validate``: metrics against the truth; ``tracker``, ``overlay``: a tracker."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets.errors import InputError
+from metrics.trackers.cotracker3 import CoTracker3
+from metrics.trackers.dis import Dis
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from metrics.interface import Tracker
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print tables in Markdown. 0, or 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    tracker = {"dis": Dis, "cotracker3": CoTracker3}[options.tracker](options.tracker, grid=options.grid)
+    try:
+        options.command(tracker, options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--tracker", choices=("dis", "cotracker3"), default="dis")
+    common.add_argument("--grid", type=int, default=30, help="points a side (default 30)")
+    world = argparse.ArgumentParser(add_help=False, parents=[common])
+    world.add_argument("--clips", type=int, default=32, help="rendered clips (default 32)")
+    world.add_argument("--first", type=int, default=0, help="number of the first held-out clip (default 0)")
+    world.add_argument("--frames", type=int, default=17)
+    world.add_argument("--side", type=int, default=64, help="height and width of a frame in pixels")
+    world.add_argument("--csv", type=Path, help="also write all single values to this file")
+    parser = argparse.ArgumentParser("python -m metrics.validate", description=__doc__, parents=[world])
+    parser.add_argument("--new-look", action="store_true", help="re-colour every generation, not only one")
+    parser.set_defaults(command=_metrics)
+    actions = parser.add_subparsers(metavar="tracker | overlay")
+    actions.add_parser("tracker", parents=[world]).set_defaults(command=_tracker)
+    overlay = actions.add_parser("overlay", parents=[common])
+    overlay.add_argument("video", type=Path, help="a video file or a folder of frames")
+    overlay.add_argument("picture", type=Path, help="PNG to write")
+    overlay.set_defaults(command=_overlay)
+    return parser
+
+
+def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
+    from metrics.validate import pairs, ranking
+
+    metrics = ranking.motion_metrics()
+    numbers = range(options.first, options.first + options.clips)
+    made = (
+        pair
+        for number in numbers
+        for pair in pairs.pairs(tracker, number, options.frames, options.side, options.new_look)
+    )
+    frame = ranking.measure(made, metrics, tracker)
+    for moves in frame["moves"].unique():
+        clips = frame[frame["moves"] == moves]["clip"].nunique()
+        _print(ranking.by_kind(frame, moves).T, f"Clips in which the {moves} moves ({clips}): mean values")
+        _print(ranking.correlations(frame, moves, metrics), "Spearman's rank correlation with the truth")
+    _keep(frame, options.csv)
+
+
+def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from datasets.sprites import HELD_OUT
+    from metrics.validate.tracker import THRESHOLDS, score_clips
+
+    seeds = range(HELD_OUT + options.first, HELD_OUT + options.first + options.clips)
+    rows = []
+    for clip in score_clips(tracker, seeds, options.frames, options.side):
+        for points, found in (("all", clip.all), ("moving", clip.moving)):
+            within = {f"< {at} px": share for at, share in zip(THRESHOLDS, found.within, strict=True)}
+            rows.append(
+                {"clip": clip.name, "motion": clip.motion, "points": points, "static share": clip.static}
+                | {"delta_avg": found.delta, "AJ": found.jaccard, "OA": found.occlusion}
+                | within
+            )
+    frame = pd.DataFrame(rows)
+    numbers = list(frame.columns[3:])
+    _print(frame.groupby("points")[numbers].mean(), f"TAP-Vid's measures, mean of {options.clips} clips")
+    moving = frame[frame["points"] == "moving"]
+    _print(moving.groupby("motion")[numbers].mean(), "Moving points, by motion")
+    _keep(frame, options.csv)
+
+
+def _overlay(tracker: Tracker, options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from datasets import video
+    from metrics.validate import overlay
+
+    frames = overlay.read(options.video)
+    with video.whole(options.picture) as temporary:
+        Image.fromarray(overlay.draw(frames, tracker.track(frames))).save(temporary, format="PNG")
+    print(options.picture)
+
+
+def _print(frame: pd.DataFrame, title: str) -> None:
+    print(f"\n{title}\n\n{frame.to_markdown(floatfmt='.2f')}")
+
+
+def _keep(frame: pd.DataFrame, path: Path | None) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(path, index=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

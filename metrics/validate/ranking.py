@@ -1,0 +1,115 @@
+"""Tables of metrics over pairs: values by kind of pair, chance levels, rank correlations with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metrics.consistency import ClipF, WarpConsistency
+from metrics.interface import Metric, Tracker
+from metrics.motion import MotionFidelity, MotionFidelityLegacy, MotionFidelitySpeed
+from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
+from metrics.validate.pairs import Errors, Pair
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRUE_TRACKS = " (true tracks)"
+"""Rows so named read the rendered tracks instead of the tracker's: what is left is the metric's own error."""
+SHIFTS = 4
+"""A generation meets the references of this many other clips of its kind for the chance level."""
+
+
+def motion_metrics() -> tuple[Metric, ...]:
+    """Every motion and consistency metric, with the options of ``conf/metrics/default.yaml``."""
+    return (
+        MotionFidelity("motion_fidelity"),
+        MotionFidelitySpeed("motion_fidelity_speed"),
+        MotionFidelityLegacy("motion_fidelity_legacy"),
+        PositionError("position_error"),
+        DirectionCosine("direction_cosine"),
+        BackgroundFlowError("background_flow_error"),
+        ClipF("clip_f", "sprites"),
+        WarpConsistency("warp_consistency"),
+    )
+
+
+def reads_reference(metric: Metric) -> bool:
+    """Consistency metrics look at the generation alone, so that no reference is the wrong one."""
+    return not isinstance(metric, ClipF | WarpConsistency)
+
+
+def measure(pairs: Iterable[Pair], metrics: Sequence[Metric], tracker: Tracker) -> pd.DataFrame:
+    """One row a pair: ``clip``, ``moves`` (object or camera), ``kind``, the true errors, and every value.
+
+    Rows of kind ``chance`` set a reference beside the references of other clips.
+    """
+    import pandas as pd
+
+    rows, seen = [], []
+    for pair in pairs:
+        about = {"clip": pair.clip, "moves": pair.reference.truth.kind, "kind": pair.kind}
+        rows.append(about | pair.errors._asdict() | _values(pair, metrics, tracker, None))
+        if pair.kind == "same":
+            seen.append(pair)
+    for moves in ("object", "camera"):
+        group = [pair for pair in seen if pair.reference.truth.kind == moves]
+        for shift in range(1, min(SHIFTS, len(group) - 1) + 1):
+            for place, pair in enumerate(group):
+                wrong = group[(place + shift) % len(group)]
+                about = {"clip": pair.clip, "moves": moves, "kind": "chance"}
+                rows.append(about | _values(pair, metrics, tracker, wrong))
+    return pd.DataFrame(rows)
+
+
+def _values(pair: Pair, metrics: Sequence[Metric], tracker: Tracker, beside: Pair | None) -> dict[str, float]:
+    other = beside.reference if beside else None
+    found, true = (pair.sample(tracker, exact, other) for exact in (False, True))
+    values: dict[str, float] = {}
+    for metric in metrics:
+        if beside is not None and not reads_reference(metric):
+            continue
+        value = metric.score(found).value
+        values[metric.name] = np.nan if value is None else value
+        if metric.uses_tracks:
+            value = metric.score(true).value
+            values[metric.name + TRUE_TRACKS] = np.nan if value is None else value
+    return values
+
+
+def columns(frame: pd.DataFrame, moves: str) -> list[str]:
+    """The metrics that have a value for clips in which ``moves`` (object or camera) moves."""
+    about = {"clip", "moves", "kind", *Errors._fields}
+    chosen = frame[frame["moves"] == moves]
+    return [name for name in frame if name not in about and chosen[name].notna().any()]
+
+
+def by_kind(frame: pd.DataFrame, moves: str) -> pd.DataFrame:
+    """Means: a row a kind of pair and one for chance, columns the true errors and the metrics."""
+    chosen = frame[frame["moves"] == moves]
+    order = chosen["kind"].drop_duplicates()
+    return chosen.groupby("kind")[[*Errors._fields, *columns(frame, moves)]].mean().loc[list(order)]
+
+
+def correlations(frame: pd.DataFrame, moves: str, metrics: Sequence[Metric]) -> pd.DataFrame:
+    """Spearman's rank correlation over all pairs: a row a metric, a column a true error, and pairs used.
+
+    Signs are such that 1 is a metric that ranks as the truth does, whichever way either counts.
+    """
+    import pandas as pd
+    from scipy.stats import spearmanr
+
+    chosen = frame[(frame["moves"] == moves) & (frame["kind"] != "chance")]
+    up = {metric.name: metric.higher_is_better for metric in metrics}
+    rows = {}
+    for name in columns(frame, moves):
+        row: dict[str, float] = {}
+        for error in Errors._fields:
+            both = chosen[[name, error]].dropna()
+            sign = (1 if up[name.removesuffix(TRUE_TRACKS)] else -1) * (1 if error == "direction" else -1)
+            enough = both[name].nunique() > 1 and both[error].nunique() > 1
+            row[error] = sign * spearmanr(both[name], both[error]).statistic if enough else np.nan
+        rows[name] = row | {"pairs": chosen[name].notna().sum()}
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,0 +1,336 @@
+"""Every metric against a second implementation, written apart from the first, on random input, to 1e-5.
+
+The references share no code with the metrics: plain loops, colorsys, scipy.ndimage and torchmetrics.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import importlib
+import json
+from itertools import pairwise, permutations
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from scipy import ndimage
+from torchmetrics.functional import pairwise_cosine_similarity
+
+from datasets.sprites import HELD_OUT, OBJECT_HUES, draw
+from metrics.interface import Sample, Tracks
+
+ROOT = Path(__file__).parents[2]
+METRICS = OmegaConf.load(ROOT / "conf" / "metrics" / "default.yaml").metrics
+CLOSE = pytest.approx
+T = 6
+
+
+class NoTracker:
+    name = "given"
+    version = "0"
+
+
+def plug_in(name: str):
+    """The metric with the options of its YAML."""
+    node = {**OmegaConf.to_container(METRICS[name], resolve=False)}
+    module, _, attribute = node.pop("_target_").rpartition(".")
+    if "model" in node:
+        node["model"] = "sprites"
+    return getattr(importlib.import_module(module), attribute)(**node)
+
+
+# --- random input
+
+
+def walks(rng: np.random.Generator, n: int) -> Tracks:
+    """Random walks around common drifts, some points still, some hidden at times."""
+    drift = rng.normal(0, 1.5, (T - 1, 1, 2)) * rng.uniform(0, 2, (1, n, 1))
+    steps = drift + rng.normal(0, 0.7, (T - 1, n, 2))
+    steps[:, : n // 5] = rng.normal(0, 0.02, (T - 1, n // 5, 2))
+    start = rng.uniform(10, 50, (1, n, 2))
+    points = np.concatenate([start, start + np.cumsum(steps, 0)]).astype(np.float32)
+    return Tracks(points, rng.uniform(size=(T, n)) > 0.1)
+
+
+def texture(rng: np.random.Generator, frames: int = T, side: int = 64) -> np.ndarray:
+    """A random texture that drifts and changes a little."""
+    coarse = rng.uniform(0, 255, (side // 4, side // 4, 3))
+    big = ndimage.zoom(coarse, (6, 6, 1), order=3, mode="nearest")
+    shifts = np.cumsum(rng.integers(0, 3, (frames, 2)), 0)
+    video = np.stack([big[y : y + side, x : x + side] for y, x in shifts])
+    return np.clip(video + rng.normal(0, 3, video.shape), 0, 255).astype(np.uint8)
+
+
+def discs(rng: np.random.Generator, colours) -> np.ndarray:
+    """Discs of random colours near the given ones, some too pale, on grey with speckles of all colours."""
+    video = rng.integers(90, 130, (T, 1, 1, 3)).repeat(64, 1).repeat(64, 2).astype(np.uint8)
+    for frame in video:
+        spots = rng.integers(0, 64, (60, 2))
+        frame[spots[:, 0], spots[:, 1]] = rng.integers(0, 256, (60, 3))
+        for colour in colours:
+            if rng.uniform() < 0.15:
+                continue
+            hue = (OBJECT_HUES[colour] + rng.uniform(-22, 22)) / 360
+            rgb = [round(255 * part) for part in colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.45, 1), 0.8)]
+            x, y = rng.integers(8, 56, 2).tolist()
+            cv2.circle(frame, (x, y), int(rng.integers(2, 7)), rgb, -1)
+    return video
+
+
+# --- references: each gives the value of a sample
+
+
+def clip_t(sample: Sample) -> float:
+    return float(np.mean(_clip(sample.generated) @ _clip_text(sample.prompt)))
+
+
+def clip_f(sample: Sample) -> float:
+    features = torch.from_numpy(_clip(sample.generated))
+    return float(torch.diagonal(pairwise_cosine_similarity(features), 1).mean())
+
+
+def _tiny():
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    from metrics.clip_model import SPRITES_FOLDER
+
+    config = json.loads((SPRITES_FOLDER / "config.json").read_text())
+    model = CLIP(
+        embed_dim=config["embed_dim"],
+        vision_cfg=CLIPVisionCfg(**config["vision_cfg"]),
+        text_cfg=CLIPTextCfg(**config["text_cfg"]),
+    ).eval()
+    model.load_state_dict({k: v.float() for k, v in load_file(SPRITES_FOLDER / "model.safetensors").items()})
+    return model, config, json.loads((SPRITES_FOLDER / "vocabulary.json").read_text())
+
+
+def _clip(frames: np.ndarray) -> np.ndarray:
+    """Unit features of 64x64 frames, one at a time."""
+    model, config, _ = _tiny()
+    mean, std = (np.array(config["preprocess"][key]) for key in ("mean", "std"))
+    rows = []
+    for frame in frames:
+        image = torch.tensor(((frame / 255 - mean) / std).transpose(2, 0, 1)[None], dtype=torch.float32)
+        with torch.no_grad():
+            row = model.encode_image(image)[0].double().numpy()
+        rows.append(row / np.sqrt((row**2).sum()))
+    return np.stack(rows)
+
+
+def _clip_text(text: str) -> np.ndarray:
+    model, config, words = _tiny()
+    ids = [words.index(word) for word in ("<start>", *text.split(), "<end>")]
+    padded = ids + [0] * (config["text_cfg"]["context_length"] - len(ids))
+    with torch.no_grad():
+        row = model.encode_text(torch.tensor([padded]))[0].double().numpy()
+    return row / np.sqrt((row**2).sum())
+
+
+def motion_fidelity(sample: Sample) -> float:
+    return _fidelity(sample, lambda ab, aa, bb: ab / (aa * bb) ** 0.5)
+
+
+def motion_fidelity_speed(sample: Sample) -> float:
+    return _fidelity(sample, lambda ab, aa, bb: 2 * ab / (aa + bb))
+
+
+def _fidelity(sample: Sample, similarity) -> float:
+    def kept(tracks: Tracks) -> list[list[float]]:
+        rows = []
+        for points, seen in zip(tracks.points.transpose(1, 0, 2).tolist(), tracks.visible.T, strict=True):
+            row, length = [], 0.0
+            for t, (a, b) in enumerate(pairwise(points)):
+                dx, dy = b[0] - a[0], b[1] - a[1]
+                if not (seen[t] and seen[t + 1]) or (dx * dx + dy * dy) ** 0.5 < 0.5 * 64 / 480:
+                    dx = dy = 0.0
+                length += (dx * dx + dy * dy) ** 0.5
+                row += [dx, dy]
+            if length >= 0.64:
+                rows.append(row)
+        return rows
+
+    def dot(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True))
+
+    ours, theirs = kept(sample.generated_tracks), kept(sample.reference_tracks)
+    table = [[similarity(dot(a, b), dot(a, a), dot(b, b)) for b in theirs] for a in ours]
+    rows, columns = [max(row) for row in table], [max(column) for column in zip(*table, strict=True)]
+    return (sum(rows) / len(rows) + sum(columns) / len(columns)) / 2
+
+
+def motion_fidelity_legacy(sample: Sample) -> float:
+    """As Yatim et al. write it, with torchmetrics' cosines: mean over steps, less 1 for the same index."""
+    steps = [
+        torch.from_numpy(tracks.points).double().diff(dim=0)
+        for tracks in (sample.generated_tracks, sample.reference_tracks)
+    ]
+    table = torch.stack([pairwise_cosine_similarity(g, r) for g, r in zip(*steps, strict=True)]).mean(0)
+    for i in range(len(table)):
+        table[i, i] -= 1
+    return float(table.amax(1).mean())
+
+
+def _detected(sample: Sample, colours) -> np.ndarray:
+    """(T, K, 2) centroids of the largest 8-connected region of each of K distinct colours; NaN without."""
+    hues = [OBJECT_HUES[colour] for colour in colours]
+    found = np.full((T, len(hues), 2), np.nan)
+    for t, frame in enumerate(sample.generated):
+        owner = np.full(frame.shape[:2], -1)
+        for y, x in np.ndindex(owner.shape):
+            h, s, v = colorsys.rgb_to_hsv(*(frame[y, x] / 255))
+            away = [min(abs(h * 360 - hue), 360 - abs(h * 360 - hue)) for hue in hues]
+            if s >= 0.5 and v >= 0.3 and min(away) <= 18:
+                owner[y, x] = int(np.argmin(away))
+        for k in range(len(hues)):
+            regions, count = ndimage.label(owner == k, np.ones((3, 3)))
+            sizes = ndimage.sum_labels(np.ones_like(owner), regions, range(1, count + 1))
+            if count and max(sizes) >= 0.002 * owner.size:
+                y, x = ndimage.center_of_mass(np.ones_like(owner), regions, int(np.argmax(sizes)) + 1)
+                found[t, k] = x, y
+    return found
+
+
+def _matched(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Detected and true paths in the order that costs least, a missing one costing half the diagonal."""
+    colours = [word for word in sample.prompt.split() if word in OBJECT_HUES]
+    found, true = _detected(sample, colours), sample.truth.positions.astype(float)
+    orders = [found[:, order] for order in permutations(range(found.shape[1]))]
+    return min(orders, key=lambda paths: _distance(paths, true).mean()), true
+
+
+def _distance(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.sqrt(((found - true) ** 2).sum(-1)), nan=(64**2 + 64**2) ** 0.5 / 2)
+
+
+def position_error(sample: Sample) -> float:
+    return float(_distance(*_matched(sample))[sample.truth.inside].mean())
+
+
+def direction_cosine(sample: Sample) -> float:
+    found, true = _matched(sample)
+    values = []
+    for t in range(T - 2):
+        for k in range(true.shape[1]):
+            ours, theirs = found[t + 2, k] - found[t, k], true[t + 2, k] - true[t, k]
+            seen = sample.truth.inside[t, k] and sample.truth.inside[t + 2, k]
+            if seen and np.hypot(*theirs) > 0.5 and not np.isnan(ours).any():
+                values.append(ours @ theirs / max(np.hypot(*ours), 1e-9) / np.hypot(*theirs))
+    return float(np.mean(values))
+
+
+def _flow(frames: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """DIS there, (256, 256, 2), and where the way there and back fails, of 64x64 frames enlarged to 256."""
+    big = [
+        cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), (256, 256), interpolation=cv2.INTER_CUBIC)
+        for f in frames
+    ]
+    y, x = np.mgrid[0:256, 0:256].astype(np.float32)
+    flows = []
+    for a, b in pairwise(big):
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        there, back = dis.calc(a, b, None), dis.calc(b, a, None)
+        to_x, to_y = x + there[..., 0], y + there[..., 1]
+        returned = np.stack([_bilinear(back[..., c], to_y, to_x) for c in (0, 1)], -1)
+        missed = ((there + returned) ** 2).sum(-1) > 0.01 * ((there**2).sum(-1) + (returned**2).sum(-1)) + 0.5
+        left = (to_x < 0) | (to_x > 255) | (to_y < 0) | (to_y > 255)
+        flows.append((there, missed | left))
+    return flows
+
+
+def _bilinear(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """OpenCV's remap reads positions in steps of 1/32 pixel."""
+    places = [np.rint(np.asarray(part, np.float32) * 32).astype(float) / 32 for part in (y, x)]
+    return ndimage.map_coordinates(image.astype(float), places, order=1, mode="nearest")
+
+
+def warp_consistency(sample: Sample) -> float:
+    y, x = np.mgrid[0:64, 0:64].astype(float)
+    values = []
+    for t, (there, hidden) in enumerate(_flow(sample.generated)):
+        blocks = there.reshape(64, 4, 64, 4, 2).mean((1, 3)) / 4
+        use = hidden.reshape(64, 4, 64, 4).mean((1, 3)) <= 0.5
+        nxt, now = sample.generated[t + 1], sample.generated[t].astype(float)
+        warped = np.stack(
+            [_bilinear(nxt[..., c], y + blocks[..., 1], x + blocks[..., 0]) for c in range(3)], -1
+        )
+        values.append(1 - np.abs(warped - now)[use].mean() / 255)
+    return float(np.mean(values))
+
+
+def background_flow_error(sample: Sample) -> float:
+    """The truth from the world's definition: (world - centre) * zoom + centre - pan."""
+    y, x = (np.mgrid[0:256, 0:256] + 0.5) / 4 - 0.5
+    here = np.stack([x, y], -1)
+    zoom, pan = sample.truth.zoom, sample.truth.pan
+    values = []
+    for t, (there, hidden) in enumerate(_flow(sample.generated)):
+        world = (here + pan[t] - 31.5) / zoom[t] + 31.5
+        true = (world - 31.5) * zoom[t + 1] + 31.5 - pan[t + 1] - here
+        values.append(np.sqrt(((there / 4 - true) ** 2).sum(-1))[~hidden].mean())
+    return float(np.mean(values))
+
+
+# --- the comparison
+
+
+def _of(frames: np.ndarray, prompt: str = "", truth=None, n: int = 24, seed: int = 0) -> Sample:
+    sample = Sample("a", frames, np.zeros_like(frames), prompt, NoTracker(), truth=truth)
+    rng = np.random.default_rng([seed, 1])
+    sample.generated_tracks, sample.reference_tracks = walks(rng, n), walks(rng, n)
+    return sample
+
+
+def _truth(seed: int, motions: tuple[str, ...]):
+    """The truth of a random clip of T frames with one of these motions."""
+    number = HELD_OUT + 100 * seed
+    while draw(number, T).motion not in motions:
+        number += 1
+    return draw(number, T)
+
+
+def _objects(seed: int) -> Sample:
+    rng = np.random.default_rng(seed)
+    truth = _truth(seed, ("two",) if seed % 2 else ("straight", "curved"))
+    names = [str(name) for name in rng.permutation(list(OBJECT_HUES))[: len(truth.things)]]
+    prompt = " and ".join(f"a {name} circle" for name in names) + " on a grey background"
+    return _of(discs(rng, names), prompt, truth)
+
+
+def _tracks(seed: int) -> Sample:
+    return _of(np.zeros((T, 64, 64, 3), np.uint8), seed=seed)
+
+
+def _textured(seed: int) -> Sample:
+    prompts = ("a red star on a teal background", "a blue cross and a green circle on a grey background")
+    return _of(texture(np.random.default_rng(seed)), prompts[seed % 2], _truth(seed, ("pan", "zoom")))
+
+
+REFERENCES = {
+    "clip_t": (clip_t, _textured),
+    "motion_fidelity": (motion_fidelity, _tracks),
+    "motion_fidelity_speed": (motion_fidelity_speed, _tracks),
+    "motion_fidelity_legacy": (motion_fidelity_legacy, _tracks),
+    "clip_f": (clip_f, _textured),
+    "warp_consistency": (warp_consistency, _textured),
+    "position_error": (position_error, _objects),
+    "direction_cosine": (direction_cosine, _objects),
+    "background_flow_error": (background_flow_error, _textured),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", list(METRICS))
+def test_a_metric_equals_its_second_implementation(name, seed):
+    reference, random = REFERENCES[name]
+    sample = random(seed)
+    score = plug_in(name).score(sample)
+    assert score.value is not None, score.reason
+    assert score.value == CLOSE(reference(sample), abs=1e-5, rel=1e-5)
+
+
+def test_every_metric_of_the_default_list_has_a_second_implementation():
+    assert set(REFERENCES) == set(METRICS)

@@ -1,0 +1,211 @@
+"""The yardsticks themselves: TAP-Vid's measures, pairs with known motion, and rank correlations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datasets.sprites import HELD_OUT
+from metrics.interface import Tracks
+from metrics.motion import MotionFidelity, MotionFidelitySpeed
+from metrics.trackers.dis import Dis, start_grid
+from metrics.validate import ranking
+from metrics.validate.__main__ import main
+from metrics.validate.overlay import draw as overlay
+from metrics.validate.pairs import KINDS, displacements, errors, pairs, reference
+from metrics.validate.tracker import THRESHOLDS, moving, score_clips, tap_vid
+
+
+def random_tracks(seed: int, n: int = 40, frames: int = 7) -> tuple[Tracks, Tracks]:
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0, 64, (frames, n, 2)).astype(np.float32)
+    away = rng.normal(0, 1, points.shape) * rng.choice([0.1, 1, 4], (1, n, 1))
+    found = (points + away).astype(np.float32)
+    found[0] = points[0]
+    seen, claimed = rng.uniform(size=(2, frames, n)) < 0.7
+    return Tracks(found, claimed), Tracks(points, seen)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tap_vids_measures_by_loops(seed):
+    """As the paper says them in words, point by point, in frames of 48 rows and 64 columns."""
+    found, true = random_tracks(seed)
+    frames, n = true.visible.shape
+    within, jaccard, agree = [], [], []
+    for threshold in THRESHOLDS:
+        near = visible = hits = false = 0
+        for t in range(1, frames):
+            for i in range(n):
+                dx, dy = (found.points[t, i].astype(float) - true.points[t, i]) * [256 / 64, 256 / 48]
+                close = (dx * dx + dy * dy) ** 0.5 < threshold
+                visible += true.visible[t, i]
+                near += true.visible[t, i] and close
+                hits += true.visible[t, i] and found.visible[t, i] and close
+                false += found.visible[t, i] and not (true.visible[t, i] and close)
+                agree.append(true.visible[t, i] == found.visible[t, i])
+        within.append(near / visible)
+        jaccard.append(hits / (visible + false))
+    result = tap_vid(found, true, (48, 64))
+    assert result.within == pytest.approx(within)
+    assert result.delta == pytest.approx(np.mean(within))
+    assert result.jaccard == pytest.approx(np.mean(jaccard))
+    assert result.occlusion == pytest.approx(np.mean(agree))
+
+
+def test_true_tracks_score_one_and_none_score_nothing():
+    _, true = random_tracks(0)
+    assert tap_vid(true, true, (64, 64))[:3] == (1, 1, 1)
+    none = Tracks(true.points[:, :0], true.visible[:, :0])
+    assert np.isnan(tap_vid(none, none, (64, 64)).delta)
+
+
+def test_points_that_stay_within_a_pixel_of_256_do_not_move():
+    points = np.zeros((4, 3, 2), np.float32)
+    points[2, 1] = 0.24
+    points[3, 2, 0] = 0.26
+    assert moving(Tracks(points, np.ones((4, 3), bool)), (64, 64)).tolist() == [False, True, True]
+    points[2, 1] = 0.17
+    assert moving(Tracks(points, np.ones((4, 3), bool)), (64, 64)).tolist() == [False, False, True]
+
+
+def test_dis_reaches_its_mark_on_moving_points():
+    seeds = range(HELD_OUT + 3000, HELD_OUT + 3005)
+    clips = list(score_clips(Dis("dis", grid=20), seeds))
+    assert np.nanmean([clip.moving.delta for clip in clips]) >= 0.85
+    assert np.nanmean([clip.all.delta for clip in clips]) >= 0.90
+    assert np.nanmean([clip.moving.occlusion for clip in clips]) >= 0.85
+
+
+class Still:
+    """A tracker for tests that only read true tracks."""
+
+    name = "still"
+    version = "0"
+
+    def track(self, frames, mask=None):
+        start = start_grid(*frames.shape[1:3], 12)
+        points = np.repeat(start[None], len(frames), 0)
+        return Tracks(points, np.ones(points.shape[:2], bool))
+
+
+def number(motion: str) -> int:
+    return next(n for n in range(200) if reference(n, 17, 64).motion == motion)
+
+
+def made(motion: str):
+    found = {pair.kind: pair for pair in pairs(Still(), number(motion), 17, 64, new_look=False)}
+    assert list(found) == [kind for kind in KINDS if motion not in ("pan", "zoom") or kind != "shifted"]
+    return found
+
+
+def test_every_kind_of_pair_moves_as_it_says():
+    found = made("straight")
+    truth = found["same"].reference.truth
+    speed = np.linalg.norm(displacements(truth), axis=-1).mean()
+    for kind in ("same", "re-coloured", "noise"):
+        assert found[kind].errors == pytest.approx((0, 1, 0, 0), abs=1e-5)
+    assert found["shifted"].errors[:3] == pytest.approx((0, 1, 0), abs=1e-5)
+    assert found["shifted"].errors.position > 5
+    for kind, factor in (("half speed", 0.5), ("double speed", 2), ("static", 0)):
+        assert found[kind].errors.displacement == pytest.approx(abs(factor - 1) * speed, abs=1e-4)
+        assert found[kind].errors.speed == pytest.approx(abs(factor - 1) * speed, abs=1e-4)
+        assert found[kind].errors.direction == pytest.approx(float(factor > 0), abs=1e-4)
+    assert found["reversed"].errors[:3] == pytest.approx((2 * speed, -1, 0), abs=1e-4)
+    assert found["re-timed"].errors.direction == pytest.approx(1, abs=1e-4)
+    assert found["re-timed"].errors.speed > speed / 4
+    x = found["mirrored"].generated.truth.positions[..., 0]
+    np.testing.assert_allclose(63 - x, truth.positions[..., 0], atol=1e-4)
+    assert 0.5 < found["jitter"].errors.direction < 1
+    assert np.abs(found["noise"].generated.frames.astype(int) - found["same"].generated.frames).mean() > 4
+    words = [found[kind].generated.truth.attributes for kind in ("same", "re-coloured")]
+    assert words[0].background != words[1].background
+
+
+@pytest.mark.parametrize("motion", ["pan", "zoom"])
+def test_camera_pairs_move_as_they_say(motion):
+    found = made(motion)
+    truth = found["same"].reference.truth
+    speed = np.linalg.norm(displacements(truth), axis=-1).mean()
+    assert found["static"].errors.displacement == pytest.approx(speed)
+    assert found["half speed"].errors.displacement == pytest.approx(speed / 2, rel=0.1)
+    assert found["reversed"].errors.direction == pytest.approx(-1, abs=0.01)
+    assert found["same"].errors[:3] == (0, pytest.approx(1), 0)
+    assert np.isnan(found["same"].errors.position)
+
+
+@pytest.mark.parametrize("motion", ["straight", "curved", "accelerating", "stopping"])
+def test_double_speed_stays_in_the_frame(motion):
+    found = made(motion)
+    for kind in KINDS:
+        assert found[kind].generated.truth.inside.all(), kind
+
+
+def test_other_things_at_the_same_place_is_what_a_new_look_means():
+    one, other = (
+        next(iter(pairs(Still(), number("curved"), 17, 64, new_look, ("half speed",))))
+        for new_look in (False, True)
+    )
+    assert errors(one.generated.truth, other.generated.truth) == pytest.approx((0, 1, 0, 0), abs=1e-5)
+    assert one.generated.truth.attributes != other.generated.truth.attributes
+
+
+def test_motion_fidelity_ranks_as_the_truth_does_on_true_tracks():
+    metrics = (MotionFidelity("motion_fidelity"), MotionFidelitySpeed("motion_fidelity_speed"))
+    numbers = [n for n in range(20) if reference(n, 17, 64).kind == "object"][:6]
+    all_pairs = (pair for n in numbers for pair in pairs(Still(), n, 17, 64, False))
+    frame = ranking.measure(all_pairs, metrics, Still())
+    table = ranking.correlations(frame, "object", metrics)
+    assert table.at["motion_fidelity (true tracks)", "direction"] >= 0.9
+    assert table.at["motion_fidelity_speed (true tracks)", "displacement"] >= 0.9
+    means = ranking.by_kind(frame, "object")
+    assert means.at["same", "motion_fidelity (true tracks)"] == pytest.approx(1)
+    assert means.at["half speed", "motion_fidelity_speed (true tracks)"] == pytest.approx(0.8, abs=0.05)
+    assert means.at["chance", "motion_fidelity (true tracks)"] < 0.6
+
+
+def test_correlations_count_both_ways_and_leave_chance_out():
+    frame = pd.DataFrame(
+        {
+            "clip": list("abcde"),
+            "moves": "object",
+            "kind": ["same", "x", "y", "z", "chance"],
+            "displacement": [0.0, 1, 2, 3, -9],
+            "direction": [1.0, 0.5, 0, -1, -9],
+            "speed": [0.0, 1, 3, 2, -9],
+            "position": [0.0, 0, 0, 0, 0],
+            "motion_fidelity": [1.0, 0.9, 0.2, -0.5, 9],
+            "position_error": [0.0, 1, 5, 8, -9],
+        }
+    )
+    metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
+    table = ranking.correlations(frame, "object", metrics)
+    for name in ("motion_fidelity", "position_error"):
+        assert table.loc[name, ["displacement", "direction", "speed"]].tolist() == pytest.approx([1, 1, 0.8])
+        assert np.isnan(table.at[name, "position"]) and table.at[name, "pairs"] == 4
+
+
+def test_every_motion_and_consistency_metric_of_the_default_list_is_validated():
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    default = OmegaConf.load(Path(__file__).parents[2] / "conf" / "metrics" / "default.yaml").metrics
+    assert {metric.name for metric in ranking.motion_metrics()} == set(default) - {"clip_t"}
+
+
+def test_the_commands_print_tables_and_write_what_they_say(tmp_path, capsys):
+    assert main(["tracker", "--clips", "1", "--grid", "8", "--csv", str(tmp_path / "new" / "t.csv")]) == 0
+    assert "delta_avg" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "new" / "t.csv")) == 2
+    assert main(["overlay", str(tmp_path / "none.mp4"), str(tmp_path / "o.png")]) == 2
+    assert "none.mp4" in capsys.readouterr().err
+
+
+def test_an_overlay_shows_only_visible_points():
+    frames = np.zeros((5, 40, 60, 3), np.uint8)
+    tracks = Still().track(frames)
+    hidden = Tracks(tracks.points, np.zeros_like(tracks.visible))
+    assert overlay(frames, hidden).shape == (40, 180, 3)
+    assert not overlay(frames, hidden).any()
+    assert overlay(frames, tracks).any()
