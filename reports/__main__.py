@@ -73,9 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
         if given.plots is not None or given.format == "html":
             from reports.page import publish
+            from reports.published import blocks
 
             page = (given.out or given.results / "page") if given.format == "html" else None
-            print(*publish(given.results, plans, made, page, given.plots, given.all), sep="\n")
+            shown = blocks() if given.published else ()
+            print(*publish(given.results, plans, made, page, given.plots, given.all, shown), sep="\n")
             return 0
         text = render(made, given.format, given.published)
         if given.out is None:
