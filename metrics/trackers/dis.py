@@ -21,6 +21,11 @@ from metrics.interface import Tracks
 
 Floats = NDArray[np.float32]
 
+CALM = 0.9
+"""A point moves otherwise than most only if its surroundings then look more alike by this factor."""
+ALIKE = 10.0
+"""Surroundings this alike (mean difference in grey levels) need no check there and back."""
+
 
 class Flow(NamedTuple):
     """Flow between two frames in their own pixels.
@@ -191,14 +196,30 @@ def surroundings(image: NDArray[np.uint8], points: Floats, reach: int = 8) -> Fl
     return sample(image.astype(np.float32), places).reshape(len(points), -1)
 
 
+def carried(points: Floats, ends: Floats, sure: NDArray[np.bool_]) -> Floats:
+    """Points (N, 2) moved as most of them do: by the similarity that ``ends`` (N, 2), where sure, agree on.
+
+    RANSAC; the points themselves where fewer than 8 are sure or none is found.
+    """
+    import cv2
+
+    if sure.sum() < 8:
+        return points
+    matrix, _ = cv2.estimateAffinePartial2D(points[sure], ends[sure], ransacReprojThreshold=1.0)
+    if matrix is None:
+        return points
+    return np.asarray(points @ matrix[:, :2].T + matrix[:, 2], np.float32)
+
+
 @dataclass(config={"extra": "forbid"})
 class Dis:
     """DIS flow from a regular grid of frame 0, straight from there and step by step.
 
     In each frame a point has several candidate places: where the flow from frame 0 puts it and where the
-    flow from its last place does, each on every colour plane. Among those that pass the forward-backward
-    check the one whose surroundings look most like the point's in frame 0 is taken; without any, the point
-    is invisible until the flow from frame 0 finds it again.
+    flow from its last place does, each on every colour plane, and where it would be if it moved as most
+    points do (a still or moving camera). Among those that pass the forward-backward check the one whose
+    surroundings look most like the point's in frame 0 is taken; without any, the point is invisible until it
+    is found again.
 
     ``grid``: points a side. ``min_side``: smaller frames are enlarged to it before the flow is computed (the
     tracks stay in the frame's own pixels). ``planes``: see ``colour_planes``.
@@ -239,6 +260,11 @@ class Dis:
                     places.append(begin + way)
                     sure.append(known & ~missed(way, sample(back, begin + way)))
             unlike = [np.abs(surroundings(images[t], place) - look).mean(1) for place in places]
+            # Flow drags a background along with the object before it, and noise shakes it.
+            calm = carried(origin, places[0], sure[0])
+            unlike.append(CALM * np.abs(surroundings(images[t], calm) - look).mean(1))
+            places.append(calm)
+            sure.append((unlike[-1] < ALIKE) | np.any(sure, axis=0))
             best = np.where(sure, unlike, np.add(unlike, 256)).argmin(0)
             at, seen = np.stack(places)[best, each], np.stack(sure)[best, each]
             points[t] = (at + 0.5) / np.float32(scale) - 0.5
