@@ -198,6 +198,7 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+    from omegaconf import OmegaConf
 
     from datasets.errors import InputError
     from harness.experiment import expand
@@ -212,7 +213,9 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
         try:
             if choices.get("hydra/launcher", "basic") != "basic" and chosen.mode == RunMode.MULTIRUN:
                 raise InputError("hydra/launcher: name it on the command line, not in a file")
-            jobs.append(expand(config, list(chosen.overrides.task), choices.get("experiment")))
+            # Unresolved: an override may hold an interpolation, which is not the list's own.
+            words = cast("list[str]", OmegaConf.to_container(chosen.overrides.task, resolve=False))
+            jobs.append(expand(config, words, choices.get("experiment")))
         except (InputError, *CONFIG_ERRORS) as error:
             # Raised here, Hydra would print it in its own way.
             problems.append(error)
