@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from datasets.errors import InputError
 from harness.records import write_whole
 from reports.plots import NotDrawn, inline_svg, plots, save, slug, write_plots
-from reports.tables import TIES, Column, Group, Row, Table, groups, headers, ranks, render, texts
+from reports.tables import Column, Group, Row, Table, groups, headers, ranks, render, texts
 
 if TYPE_CHECKING:
     from harness.records import Plan, PlannedCell, Record
@@ -332,7 +332,6 @@ def _grid(table: Table) -> dict[str, Any]:
                         "text": values.at[label, column.key],
                         "interval": intervals.at[label, column.key],
                         "mark": marks.at[label, column.key],
-                        "tie": TIES.get(marks.at[label, column.key], ""),
                     }
                     for column in table.columns
                 ],
