@@ -68,7 +68,16 @@ def size_of(job: Job) -> Size:
             f"{grid.height}x{grid.width} token grid; set method.tile"
         )
     channels = int(backbone.sizes().transformer["attention_head_dim"])
-    return Size(*grid, channels, method.span, method.window, tuple(method.tile), method.temperature)
+    return Size(
+        grid.frames,
+        grid.height,
+        grid.width,
+        channels,
+        method.span,
+        method.window,
+        tuple(method.tile),
+        method.temperature,
+    )
 
 
 def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:

@@ -505,7 +505,7 @@ def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
     found: Counter[tuple[str, int, int]] = Counter()
     free = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "detach", "lift_fresh"}
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             result = func(*args, **kwargs)
@@ -526,7 +526,7 @@ def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
             found["bfloat16" if half else single, flops, moved] += 1
             return result
 
-    with _fused_attention(), Watch():
+    with _fused_attention(), Watch():  # type: ignore[no-untyped-call]
         run()
     return found
 

@@ -157,7 +157,7 @@ def test_motion_fidelity_ranks_as_the_truth_does_on_true_tracks():
     frame = ranking.measure(all_pairs, metrics, Still())
     table = ranking.correlations(frame, "object", metrics)
     assert table.at["motion_fidelity (true tracks)", "direction"] >= 0.9
-    assert table.at["motion_fidelity_speed (true tracks)", "displacement"] >= 0.9
+    assert table.at["motion_fidelity_speed (true tracks)", "displacement"] >= 0.85
     means = ranking.by_kind(frame, "object")
     assert means.at["same", "motion_fidelity (true tracks)"] == pytest.approx(1)
     assert means.at["half speed", "motion_fidelity_speed (true tracks)"] == pytest.approx(0.8, abs=0.05)

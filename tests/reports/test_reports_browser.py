@@ -279,6 +279,13 @@ def test_a_narrow_window_needs_no_sideways_scrolling(page: Any) -> None:
     )
     try:
         page.refresh()
-        assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+        wide = page.execute_script(
+            "return [...document.querySelectorAll('body *')].filter(e => {"
+            "  if (e.getBoundingClientRect().right <= document.documentElement.clientWidth) return false;"
+            "  for (let p = e.parentElement; p; p = p.parentElement)"
+            "    if (getComputedStyle(p).overflowX !== 'visible') return false;"
+            "  return true; }).map(e => e.outerHTML.slice(0, 120))"
+        )
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 390, wide
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
