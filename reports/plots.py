@@ -603,7 +603,9 @@ def _settings(row: Row) -> dict[str, Any]:
     skipped = {"guidance", *method, "height", "width"}
     flat = _flat({key: value for key, value in method.items() if key not in ("name", "_target_")})
     flat |= _flat({key: value for key, value in backbone.items() if key not in skipped}, "backbone")
-    flat |= _flat({key: value for key, value in dataset.items() if key not in ("height", "width")}, "dataset")
+    # Which clips were asked for is no setting of a video: cells are shared between such commands.
+    own = set(record.identity.get("dataset", {}).get("config", dataset)) - {"height", "width"}
+    flat |= _flat({key: value for key, value in dataset.items() if key in own}, "dataset")
     flat["frame size"] = [backbone.get("width"), backbone.get("height")]
     return {"name": record.method.name, **flat}
 

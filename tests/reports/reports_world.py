@@ -79,6 +79,11 @@ def write_record(
         clip=clip,
         prompt=prompt,
         seed=seed,
+        identity={
+            "dataset": {
+                "config": {"frames": LENGTH, **{k: v for k, v in (dataset or {}).items() if k != "clips"}}
+            }
+        },
         metrics=dict(metrics or {}) if status == "ok" else {},
         timing=Timing(stages=dict(stages or {}), total=total if status == "ok" else None, repeats=3),
         memory=dict(memory or {}),

@@ -134,7 +134,14 @@ def test_a_sweep_is_three_rows_that_differ_in_one_number(tmp_path):
     values = {label: 0.1 * index for index, label in enumerate(configs)}
     cells = {
         label: [
-            write_record(tmp_path, label, clip, method=config, metrics={"clip_t": metric(values[label])})
+            write_record(
+                tmp_path,
+                label,
+                clip,
+                method=config,
+                dataset={"clips": 8 if label == "full" else 16},
+                metrics={"clip_t": metric(values[label])},
+            )
             for clip in "xy"
         ]
         for label, config in configs.items()
