@@ -307,7 +307,7 @@ class Muon(torch.optim.Optimizer):
 
     Scaled so that AdamW's learning rates apply (Liu et al., arXiv 2502.16982, section 2.2;
     coefficients of KellerJordan/Muon:muon.py). ``torch.optim.Muon`` does the same in bfloat16,
-    which takes four times as long on a CPU that only emulates it.
+    which is slow on a CPU that only emulates it.
     """
 
     def __init__(self, matrices: list[nn.Parameter], momentum: float = 0.95) -> None:

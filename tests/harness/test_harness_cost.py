@@ -439,8 +439,6 @@ TOTALS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("name, wan, low, high", TOTALS)
 def test_published_wan_in_forward_equivalents(empty_cache, name, wan, low, high):
-    if not (Path(conf.__file__).parent / "method" / f"{name}.yaml").exists():
-        pytest.skip(f"no method {name} here")
     method, backbone = composed(name, wan)
     total = cost.cost_report(method, backbone, 81)[-1]["forward_equivalents"]
     assert low - 0.5 <= total <= high

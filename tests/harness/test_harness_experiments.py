@@ -160,7 +160,6 @@ def test_jobs_of_a_sweep_over_experiments_do_not_share_a_plan(experiments: Harne
 def test_joblib_runs_the_jobs_of_a_sweep_in_processes_of_their_own(
     experiments: Harness, tmp_path: Path
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     code, out, _ = experiments(
         *("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "experiment=windows,steps"),
         *("limit=1", "wandb=disabled"),
