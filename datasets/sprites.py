@@ -89,7 +89,7 @@ def vocabulary() -> list[str]:
     return ["a", "and", "on", "background", *OBJECT_HUES, *SHAPES, *BACKGROUNDS]
 
 
-def _outline(shape: str) -> NDArray[np.float64]:
+def outline(shape: str) -> NDArray[np.float64]:
     """Unit polygon (V, 2) whose centroid is the origin; areas are alike across shapes."""
 
     def ring(radii: Sequence[float], start: float = -90.0) -> NDArray[np.float64]:
@@ -221,7 +221,7 @@ class Truth:
     def polygon(self, k: int, frame: int) -> NDArray[np.float64]:
         """Outline (V, 2) of object ``k`` in the image."""
         thing = self.things[k]
-        return self.to_image(thing.path[frame] + _outline(thing.shape) * thing.radius, frame)
+        return self.to_image(thing.path[frame] + outline(thing.shape) * thing.radius, frame)
 
     def tracks(self, points: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """True tracks of any points (N, 2) of frame 0: (T, N, 2) px and visibility (T, N).
@@ -323,7 +323,7 @@ def draw(seed: int, frames: int = 17, height: int = 64, width: int = 64) -> Trut
     )
 
 
-def _rgb(hue: float, saturation: float, value: NDArray[np.float64]) -> NDArray[np.float64]:
+def rgb(hue: float, saturation: float, value: NDArray[np.float64]) -> NDArray[np.float64]:
     """HSV (degrees, 0..1, (...,) 0..1) to RGB (..., 3) in 0..1."""
     k = (np.array([5.0, 3.0, 1.0]) + hue / 60.0) % 6.0
     shade = 1.0 - saturation * np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)
@@ -342,7 +342,7 @@ def paint(truth: Truth, only: Sequence[int] | None = None) -> NDArray[np.uint8]:
     ground = None
     for place, t in enumerate(wanted):
         if ground is None or truth.kind == "camera":
-            ground = _rgb(
+            ground = rgb(
                 hue, saturation, value * (1 + 0.5 * truth.background_texture(truth.to_world(pixels, t)))
             )
         image = ground.copy()
@@ -352,7 +352,7 @@ def paint(truth: Truth, only: Sequence[int] | None = None) -> NDArray[np.uint8]:
             cv2.fillPoly(cover, [np.round(corners * 256).astype(np.int32)], 255, shift=8)
             alpha = cv2.resize(cover, (truth.width, truth.height), interpolation=cv2.INTER_AREA) / 255.0
             local = truth.to_world(pixels, t) - thing.path[t]
-            paint_ = _rgb(OBJECT_HUES[thing.colour], 0.9, 0.82 + 0.18 * thing.texture(local))
+            paint_ = rgb(OBJECT_HUES[thing.colour], 0.9, 0.82 + 0.18 * thing.texture(local))
             image += alpha[..., None] * (paint_ - image)
         video[place] = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return video

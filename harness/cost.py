@@ -48,8 +48,8 @@ FUSED_BACKWARD = 2.5
 class Call(NamedTuple):
     """One way a method uses the backbone, in the observer's stage where it happens.
 
-    ``block`` and ``output`` (``queries_keys`` or ``hidden_states``) say where a
-    partial forward stops; None and empty for the other kinds. ``grid`` is the token
+    ``output`` (``queries_keys``, ``hidden_states`` or ``velocity``) and ``block`` say where a
+    pass stops; a velocity has no block. Empty and None for the other kinds. ``grid`` is the token
     grid of a latent smaller than the clip's, else None.
     """
 
@@ -186,6 +186,12 @@ class CountingBackbone:
         passes = 1 if negative is None or guidance_scale == 1 else 2
         self._note("forward", passes * latent.shape[0])
         return latent.detach() * 0
+
+    def velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool) -> Tensor:
+        if not grad:
+            return self.predict(latent, timestep, prompt, None, 1.0)
+        self._note("gradient", latent.shape[0], None, "velocity", self._share(latent))
+        return latent * 1
 
     def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity
@@ -324,7 +330,7 @@ def _unit_cost(key: _ByText, kind: Kind, block: int | None, output: str, grid: G
     config, frames = key.value
     wan = _networks(config)
     if kind in ("partial", "gradient"):
-        return _partial_cost(config, _Where(frames, cast("int", block), output, grid), wan, kind)
+        return _partial_cost(config, _Where(frames, block, output, grid), wan, kind)
     total = sum(_count(lambda: WHOLE[kind](config, frames, wan)))
     return Cost(total, total)
 
@@ -333,7 +339,7 @@ class _Where(NamedTuple):
     """A partial forward: clip length, where it stops, and the token grid if it is not the clip's."""
 
     frames: int
-    block: int
+    block: int | None
     output: str
     grid: Grid | None
 
@@ -402,7 +408,8 @@ def _forward(config: CostableBackbone, frames: int, wan: Any) -> None:
 def _captured(config: CostableBackbone, where: _Where, wan: Any, grad: bool) -> tuple[Tensor, ...]:
     latent, timestep, prompt = _inputs(config, where.frames, wan, where.grid)
     latent.requires_grad_(grad)
-    captured = getattr(wan, where.output)(latent, timestep, prompt, where.block, grad=grad)
+    at = () if where.block is None else (where.block,)
+    captured = getattr(wan, where.output)(latent, timestep, prompt, *at, grad=grad)
     return captured if isinstance(captured, tuple) else (captured,)
 
 
@@ -461,7 +468,7 @@ def limits(method: Method, config: BackboneConfig, frames: int) -> Limits:
     costable = _costable(config)
     expected = _expected(_ByText((config, method, frames)))
     saved = [
-        _saved_both(costable, _Where(frames, cast("int", call.block), call.output, call.grid))
+        _saved_both(costable, _Where(frames, call.block, call.output, call.grid))
         for call in expected
         if call.kind == "gradient"
     ]
@@ -490,7 +497,7 @@ def _work(
     config, frames = key.value
     wan = _networks(config)
     if kind in ("partial", "gradient"):
-        where = _Where(frames, cast("int", block), output, grid)
+        where = _Where(frames, block, output, grid)
         return _operators(lambda: _partial(config, where, wan, grad=kind == "gradient"))
     return _operators(lambda: WHOLE[kind](config, frames, wan))
 
@@ -571,18 +578,19 @@ def _saved_both(config: CostableBackbone, where: _Where) -> tuple[int, int]:
     """
     wan = _networks(config, recompute=False)
 
-    def saved(block: int) -> int:
+    def saved(where: _Where) -> int:
         with _fused_attention(), counting_saved(wan.transformer) as found:
-            held = _captured(config, where._replace(block=block), wan, True)
+            held = _captured(config, where, wan, True)
             total = found.bytes
         del held
         return total
 
-    whole = saved(where.block)
-    blocks = where.block + (where.output == "hidden_states")
-    if not blocks:
+    whole = saved(where)
+    blocks = config.num_blocks if where.block is None else where.block + (where.output == "hidden_states")
+    if blocks < 2:
         return whole, whole
-    one = (whole - saved(0)) // where.block if where.block else whole
+    first, second = (where._replace(block=block, output="queries_keys") for block in (0, 1))
+    one = saved(second) - saved(first)
     frames, height, width = where.grid or config.grid(where.frames)
     tokens = frames * height * width * wan.heads * wan.head_dim * wan.dtype.itemsize
     return whole, whole - (blocks - 1) * one + blocks * tokens
@@ -694,9 +702,12 @@ def describe(call: Call) -> str:
         return names[call.kind]
     if call.kind == "forward":
         return "DiT forward"
-    what = "queries and keys" if call.output == "queries_keys" else "hidden states"
+    what = {"queries_keys": "queries and keys", "hidden_states": "hidden states"}.get(
+        call.output, call.output
+    )
+    where = "" if call.block is None else f" of block {call.block}"
     size = f" at {'x'.join(map(str, call.grid))}" if call.grid else ""
-    return f"{'gradient' if call.kind == 'gradient' else 'partial'}, {what} of block {call.block}{size}"
+    return f"{'gradient' if call.kind == 'gradient' else 'partial'}, {what}{where}{size}"
 
 
 __all__ = [

@@ -63,8 +63,8 @@ class Backbone(Protocol):
 
     ``calls`` counts, since its last ``clear()``: ``forward`` (whole DiT forwards,
     one per batch element, so a CFG prediction counts 2), ``partial`` (partial
-    forwards without gradient), ``gradient`` (partial forwards followed by a
-    backward pass).
+    forwards without gradient), ``gradient`` (partial or whole forwards followed
+    by a backward pass).
     """
 
     num_blocks: int
@@ -99,6 +99,13 @@ class Backbone(Protocol):
         guidance_scale: float,
     ) -> Tensor:
         """Velocity with classifier-free guidance (none when the scale is 1 or negative is None)."""
+        ...
+
+    def velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool) -> Tensor:
+        """Velocity of one prompt at full depth, without classifier-free guidance.
+
+        With ``grad`` the result is differentiable, as in ``queries_keys``.
+        """
         ...
 
     def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:

@@ -47,7 +47,7 @@ def detect(frames: NDArray[np.uint8], hues: Sequence[float], detector: Detector)
         places.setdefault(hue, []).append(place)
     centroids = np.full((len(frames), len(hues), 2), np.nan)
     for t, frame in enumerate(frames):
-        for hue, cover in zip(places, _cover(frame, list(places), detector), strict=True):
+        for hue, cover in zip(places, colour_masks(frame, list(places), detector), strict=True):
             found = _regions(cover, len(places[hue]), detector.area)
             if len(places[hue]) > 1:
                 found = _in_order(found, centroids[:t, places[hue]])
@@ -55,7 +55,7 @@ def detect(frames: NDArray[np.uint8], hues: Sequence[float], detector: Detector)
     return centroids
 
 
-def _cover(frame: NDArray[np.uint8], hues: Sequence[float], detector: Detector) -> NDArray[np.bool_]:
+def colour_masks(frame: NDArray[np.uint8], hues: Sequence[float], detector: Detector) -> NDArray[np.bool_]:
     """Pixels (K, H, W) of each hue."""
     import cv2
 

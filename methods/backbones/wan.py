@@ -482,7 +482,7 @@ class Wan:
         layer = self.transformer.blocks[block]
         grid = self.grid(latent)
         with self._partial(latent, grad):
-            hidden, _, modulation, rotary = self._until(latent, timestep, prompt, block, grad)
+            hidden, _, modulation, rotary, _ = self._until(latent, timestep, prompt, block, grad)
             shift, scale = (layer.scale_shift_table + modulation.float()).chunk(6, dim=1)[:2]
             normed = (layer.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
             attention = layer.attn1
@@ -504,6 +504,25 @@ class Wan:
             hidden = self._until(latent, timestep, prompt, block + 1, grad)[0]
             return hidden[0].unflatten(0, (self.grid(latent).frames, -1))
 
+    def velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool) -> Tensor:
+        """Velocity of one prompt, float32, without classifier-free guidance.
+
+        With ``grad`` differentiable: with respect to ``latent``, and to whatever inside a context
+        manager of this backbone takes part in the pass.
+        """
+        if not grad:
+            return self._velocity(latent, timestep, prompt)
+        model = self.transformer
+        grid = self.grid(latent)
+        with self._partial(latent, grad):
+            hidden, _, _, _, time = self._until(latent, timestep, prompt, self.num_blocks, grad)
+            shift, scale = (model.scale_shift_table.to(time.device) + time.unsqueeze(1)).chunk(2, dim=1)
+            hidden = (model.norm_out(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+            patches = model.proj_out(hidden).unflatten(2, (*model.config.patch_size, -1))
+            # (1, tokens, patch frames, patch rows, patch columns, C) to (1, C, F, h, w)
+            cells = patches.unflatten(1, grid).permute(0, 7, 1, 4, 2, 5, 3, 6)
+        return cells.flatten(6, 7).flatten(4, 5).flatten(2, 3).float()
+
     def _velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
         import torch
 
@@ -520,8 +539,8 @@ class Wan:
 
     def _until(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, stop: int, grad: bool
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Tokens entering block ``stop``, the text, the timestep's modulation, and the rotary pair.
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Tokens entering block ``stop``, the text, the timestep's modulation, the rotary pair, the timestep.
 
         The same sequence as diffusers' ``models/transformers/transformer_wan.py``
         (0.42.1), ended early; a test compares the two.
@@ -532,7 +551,7 @@ class Wan:
         latent = latent.to(self.device, self.dtype)
         rotary = model.rope(latent)
         hidden = model.patch_embedding(latent).flatten(2).transpose(1, 2).contiguous()
-        _, modulation, text, _ = model.condition_embedder(
+        time, modulation, text, _ = model.condition_embedder(
             self._timesteps(timestep, 1), _batched(prompt).to(self.device, self.dtype), None
         )
         modulation = modulation.unflatten(1, (6, -1))
@@ -547,7 +566,7 @@ class Wan:
             else:
                 hidden = block(hidden, text, modulation, rotary)
         self.recomputed |= recompute
-        return hidden, text, modulation, rotary
+        return hidden, text, modulation, rotary, time
 
     def _too_much(self, needed: int) -> bool:
         """Whether saving this many bytes would leave too little for everything else."""

@@ -62,6 +62,12 @@ class FakeBackbone:
         unconditional = velocity(negative)
         return unconditional + guidance_scale * (velocity(prompt) - unconditional)
 
+    def velocity(self, latent, timestep, prompt, *, grad):
+        self.calls["gradient" if grad else "forward"] += 1
+        with torch.set_grad_enabled(grad):
+            mixed = torch.einsum("bcfhw,cd->bdfhw", latent, self.mix)
+            return torch.tanh(mixed + prompt.mean()) + latent * float(timestep) / 2000
+
     def step(self, latent, velocity, schedule, index):
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity
 
@@ -78,7 +84,11 @@ class FakeBackbone:
             )
 
     def hidden_states(self, latent, timestep, prompt, block, *, grad):
-        raise NotImplementedError
+        self.calls["gradient" if grad else "partial"] += 1
+        self.seen.append(("grad" if grad else "reference", float(timestep), float(prompt.mean())))
+        tokens = latent[0].permute(1, 2, 3, 0).flatten(1, 2)
+        with torch.set_grad_enabled(grad):
+            return torch.tanh(tokens @ self.to_q * (1 + block) + float(timestep) / 1000)
 
 
 class Recorder(Observer):

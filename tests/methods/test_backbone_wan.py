@@ -177,6 +177,14 @@ def test_hidden_states_are_a_block_s_output_in_the_full_forward(wan, latent):
         torch.testing.assert_close(ours.flatten(0, 1), outputs[0][0], rtol=0, atol=0)
 
 
+def test_a_differentiable_velocity_is_that_of_the_full_forward(wan, latent):
+    prompt = wan.embed(["a blue circle"])
+    ours = wan.velocity(latent.clone().requires_grad_(), TIMESTEP, prompt, grad=True)
+    theirs = wan.predict(latent, TIMESTEP, prompt, None, 1.0)
+    torch.testing.assert_close(ours.detach(), theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(wan.velocity(latent, TIMESTEP, prompt, grad=False), theirs, rtol=0, atol=0)
+
+
 def test_a_partial_forward_runs_no_later_block(wan, latent):
     prompt = wan.embed(["a"])
     ran = []
