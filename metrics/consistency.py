@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from metrics.clip_model import UsesClip
 from metrics.interface import Sample, Score
-from metrics.trackers.dis import flows, grey_frames
+from metrics.trackers.dis import bilinear, flows, grey_frames
 
 
 @dataclass(config={"extra": "forbid"})
@@ -58,7 +58,7 @@ class WarpConsistency:
     name: str
     min_side: Annotated[int, Field(ge=16)] = 256
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     outside_id: ClassVar[Sequence[str]] = ()
     label: ClassVar[str] = "Warp cons."
     unit: ClassVar[str] = ""
@@ -83,13 +83,7 @@ class WarpConsistency:
                 forward = cv2.resize(forward, (width, height), interpolation=cv2.INTER_AREA) / scale
                 share = cv2.resize(occluded.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
                 occluded = share > 0.5
-            warped = cv2.remap(
-                frames[t + 1].astype(np.float32),
-                pixels + forward.astype(np.float32),
-                None,
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
+            warped = bilinear(frames[t + 1].astype(np.float32), pixels + forward)
             error = np.abs(warped[~occluded] - frames[t][~occluded]) / 255
             used += len(error)
             if error.size:

@@ -285,7 +285,7 @@ class BackgroundFlowError:
     name: str
     min_side: Annotated[int, Field(ge=16)] = 256
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     outside_id: ClassVar[Sequence[str]] = ()
     label: ClassVar[str] = "Bg. flow err."
     unit: ClassVar[str] = "px/frame"

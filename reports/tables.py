@@ -63,7 +63,14 @@ COSTS = (
 SPEEDUP = Column("speedup", "Speed-up", "x")
 COUNT = Column("n", "n", "", None)
 
-SECONDARY = ("warp_consistency", "motion_fidelity_legacy", "motion_fidelity_speed")
+SECONDARY = (
+    "warp_consistency",
+    "motion_fidelity_legacy",
+    "motion_fidelity_speed",
+    "objects_right",
+    "background_right",
+    "count_right",
+)
 """Metrics that need ``everything=True`` to be shown, as do those without a value in any row."""
 
 MOTION = (

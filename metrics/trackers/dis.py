@@ -53,6 +53,18 @@ def sample(field: Floats, points: Floats) -> Floats:
     return np.concatenate(rows).reshape(len(points), -1)
 
 
+def bilinear(field: NDArray[np.floating], places: Floats) -> Floats:
+    """Values (H, W, C) of a field (H, W, C) at ``places`` (H, W, 2) x, y; beyond the border, the border's.
+
+    Slower than ``sample``, whose places OpenCV rounds to 1/32 of a pixel.
+    """
+    from scipy.ndimage import map_coordinates
+
+    at = (places[..., 1], places[..., 0])
+    channels = [map_coordinates(part, at, order=1, mode="nearest") for part in np.moveaxis(field, -1, 0)]
+    return np.stack(channels, -1)
+
+
 def missed(forward: Floats, backward: Floats) -> NDArray[np.bool_]:
     """|f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5, in pixels, over the last axis."""
     error = _square(forward + backward)
@@ -103,7 +115,7 @@ def flows(grey: Sequence[NDArray[np.uint8]]) -> Iterator[Flow]:
     for first, second in pairwise(grey):
         forward, backward = dis.calc(first, second, None), dis.calc(second, first, None)
         there = pixels + forward
-        back = cv2.remap(backward, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        back = bilinear(backward, there)
         yield Flow(forward, backward, missed(forward, back) | outside(there, height, width))
 
 
