@@ -329,9 +329,11 @@ class _ByText:
 def _unit_cost(key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None) -> Cost:
     config, frames = key.value
     wan = _networks(config)
-    if kind in ("partial", "gradient"):
-        return _partial_cost(config, _Where(frames, block, output, grid), wan, kind)
-    total = sum(_count(lambda: WHOLE[kind](config, frames, wan)))
+    if kind == "gradient":
+        return _gradient_cost(config, _Where(frames, block, output, grid), wan)
+    # The operators are needed for the roofline anyway, and a large network takes seconds to walk through.
+    operators = _work(key, kind, block, output, grid)
+    total = float(sum(times * flops for (_, flops, _), times in operators.items()))
     return Cost(total, total)
 
 
@@ -355,10 +357,8 @@ def _meta(config: _ByText) -> Any:
     return config.value.meta()
 
 
-def _partial_cost(config: CostableBackbone, where: _Where, wan: Any, kind: Kind) -> Cost:
-    attention, other = _count(lambda: _partial(config, where, wan, grad=False))
-    if kind == "partial":
-        return Cost(attention + other, attention + other)
+def _gradient_cost(config: CostableBackbone, where: _Where, wan: Any) -> Cost:
+    attention, _ = _count(lambda: _partial(config, where, wan, grad=False))
     plain = _networks(config, recompute=False)
     both, rest = _count(lambda: _partial(config, where, plain, grad=True))
     model = both + rest
@@ -509,6 +509,8 @@ def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
     from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry
 
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
     found: Counter[tuple[str, int, int]] = Counter()
     free = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "detach", "lift_fresh"}
 
@@ -525,9 +527,14 @@ def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
                 min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes())
                 for tensor in {id(tensor): tensor for tensor in tensors}.values()
             )
-            flops = (
-                int(flop_registry[packet](*args, **kwargs, out_val=result)) if packet in flop_registry else 0
-            )
+            # PyTorch's own counts of these two are 0 in some versions.
+            if packet is attention:
+                flops = _attention_flops(*args[:3])
+            elif packet is attention_backward:
+                flops = int(FUSED_BACKWARD * _attention_flops(*args[1:4]))
+            else:
+                count = flop_registry.get(packet)
+                flops = int(count(*args, **kwargs, out_val=result)) if count else 0
             half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors)
             single = "tf32" if "convolution" in packet.__name__ else "float32"
             found["bfloat16" if half else single, flops, moved] += 1
@@ -536,6 +543,12 @@ def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
     with _fused_attention(), Watch():  # type: ignore[no-untyped-call]
         run()
     return found
+
+
+def _attention_flops(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """Two products of (batch, heads, tokens, width) operands."""
+    batch, heads, queries, width = query.shape
+    return int(2 * batch * heads * queries * key.shape[2] * (width + value.shape[3]))
 
 
 @contextlib.contextmanager

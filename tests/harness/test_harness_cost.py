@@ -368,6 +368,22 @@ def test_the_operators_of_a_call_execute_its_flops():
         assert sum(times * flops for (_, flops, _), times in work.items()) == executed, call
 
 
+def test_what_passes_without_a_gradient_cost_is_what_torch_counts_of_unfused_attention():
+    wan = cost._networks(TINY)
+    for kind, run in cost.WHOLE.items():
+        counted = sum(cost._count(lambda run=run: run(TINY, FRAMES, wan)))
+        assert cost.unit_cost(TINY, FRAMES, Call("", kind)).model == counted, kind
+
+
+def test_a_velocity_s_gradient_passes_through_every_block_and_the_head():
+    velocity = cost.unit_cost(TINY, FRAMES, Call("", "gradient", None, "velocity"))
+    last = cost.unit_cost(TINY, FRAMES, Call("", "gradient", BLOCKS - 1, "hidden_states"))
+    assert velocity.model - last.model == 2 * PATCH
+    both = cost._saved_both(TINY, cost._Where(FRAMES, None, "velocity", None))
+    assert both[0] > cost._saved_both(TINY, cost._Where(FRAMES, BLOCKS - 1, "queries_keys", None))[0]
+    assert both[1] < both[0]
+
+
 def test_bytes_moved_are_operands_and_results_and_views_are_free():
     a, b = torch.empty(30, 40, device="meta"), torch.empty(40, 50, device="meta")
     work = cost._operators(lambda: (a @ b).t().reshape(-1).view(50, 30))
