@@ -4,8 +4,8 @@ First idea of FastVMT (https://github.com/mayuelala/FastVMT, after DiTFlow's AMF
 https://github.com/ditflow/ditflow): motion is local, so a tile of queries needs only a window
 of keys. One query, the tile's centre, attends to the whole frame and places the window; every
 query of the tile then attends inside it. Dense AMF is the same without windows. Neither keeps
-a map of S x S scores for the backward pass: frame pairs go through a few at a time, and the
-backward pass computes their scores again (``over_pairs``).
+a map of S x S scores for the backward pass: queries go through a few at a time, and the
+backward pass computes their scores again (``soft_argmax``).
 
 Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, N tiles,
 C channels after the reduction over heads. Positions and displacements are (row, column) in
@@ -25,9 +25,10 @@ from torch.autograd.function import once_differentiable
 Extractor = Literal["window", "dense"]
 Reduction = Literal["head_mean", "concat"]
 
-# Scores of the pairs that go through at once: one pair of Wan's 30 x 52 frames, 10 MiB in float32,
-# which a processor's cache holds; all pairs of a small grid.
-CHUNK_ELEMENTS = 2**22
+# Scores that go through at once: on a processor what its cache holds, 2 MiB in float32.
+CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
+# Up to so many scores of all pairs together, keeping them is quicker than computing them again.
+KEPT_ELEMENTS = 2**22
 
 
 class FramePairs(NamedTuple):
@@ -46,6 +47,11 @@ class Tiles(NamedTuple):
 
     of_token: Tensor
     centres: Tensor
+
+
+Cells = Callable[[int | slice, slice], tuple[Tensor | None, Tensor]]
+"""Which keys some queries of a pair, or of all pairs, look at: indices (..., n, m), or None for all
+keys, and (row, column) of those keys: (m, 2), or (..., n, m, 2) where they differ among queries."""
 
 
 class Motion(NamedTuple):
@@ -142,62 +148,31 @@ def extract_motion(
     positions = token_positions(height, width, queries)
     split = tiles(height, width, tile, queries.device)
 
-    def attend(queries: Tensor, keys: Tensor) -> Tensor:
-        return expected_position(queries, keys, positions, scale)
-
-    def attend_in_window(queries: Tensor, keys: Tensor, corners: Tensor) -> Tensor:
-        return expected_in_window(queries, keys, corners, window, width, scale)
+    def everywhere(pair: int | slice, query: slice) -> tuple[None, Tensor]:
+        return None, positions
 
     if extractor == "dense":
-        expected = over_pairs(attend, pairs, queries, keys)
+        expected = soft_argmax(queries, keys, pairs, everywhere, scale)
         centres = expected[:, split.centres]
     else:
         with torch.no_grad():
-            centres = over_pairs(attend, pairs, queries[:, split.centres], keys)
+            centres = soft_argmax(queries[:, split.centres], keys, pairs, everywhere, scale)
     if extractor == "window" or with_window_keys:
         corners = window_corners(centres, window, height, width)
     if extractor == "window":
-        expected = over_pairs(attend_in_window, pairs, queries, keys, corners[:, split.of_token])
+        corners_of_tokens = corners[:, split.of_token]
+        cells = token_positions(window, window, queries)
+        offset = (cells[:, 0] * width + cells[:, 1]).long()
+
+        def in_window(pair: int | slice, query: slice) -> tuple[Tensor, Tensor]:
+            corner = corners_of_tokens[pair, query]
+            return corner[..., :1] * width + corner[..., 1:] + offset, cells
+
+        expected = corners_of_tokens + soft_argmax(queries, keys, pairs, in_window, scale)
     window_keys = (
         mean_window_keys(keys, pairs.target, corners, window, height, width) if with_window_keys else None
     )
     return Motion(expected - positions, window_keys, pairs)
-
-
-def expected_position(queries: Tensor, keys: Tensor, positions: Tensor, scale: float) -> Tensor:
-    """Soft-argmax: (P, n, 2) expected key position of queries (P, n, C) over keys (P, S, C)."""
-    return torch.softmax((scale * queries) @ keys.mT, dim=-1) @ positions
-
-
-def expected_in_window(
-    queries: Tensor, keys: Tensor, corners: Tensor, window: int, width: int, scale: float
-) -> Tensor:
-    """Soft-argmax of each query inside its own window, whose top-left token is in ``corners`` (P, n, 2)."""
-    cells = token_positions(window, window, queries)
-    inside = corners[..., :1] * width + corners[..., 1:] + (cells[:, 0] * width + cells[:, 1]).long()
-    # All scores and then those of the window: the product is one large matrix product, while
-    # gathering the windows' keys for it would move C times as much as gathering scores.
-    scores = _Picked.apply((scale * queries) @ keys.mT, inside)
-    return corners + torch.softmax(scores, dim=-1) @ cells
-
-
-class _Picked(torch.autograd.Function):
-    """``scores.gather(-1, index)`` of indices that differ within a row.
-
-    Autograd would add the gradient up in one thread, for fear of indices that are the same.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.shape = scores.shape
-        return scores.gather(-1, index)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return gradient.new_zeros(ctx.shape).scatter_(-1, index, gradient), None
 
 
 def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:
@@ -230,62 +205,118 @@ def amf_loss(generated: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
     return (weight * error).sum() / weight.sum()
 
 
-def over_pairs(
-    function: Callable[..., Tensor], pairs: FramePairs, queries: Tensor, keys: Tensor, *others: Tensor
+def soft_argmax(
+    queries: Tensor,
+    keys: Tensor,
+    pairs: FramePairs,
+    cells: Cells,
+    scale: float,
+    *,
+    repeats: bool = False,
 ) -> Tensor:
-    """``function(queries[source], keys[target], *others)`` for all pairs, (P, n, ...).
+    """Expected position (P, n, 2) of the key that each query looks at, for all pairs of frames.
 
-    ``queries`` (F, n, C) and ``keys`` (F, S, C) are differentiable; ``others``, of P rows each, are
-    not. Unless the frames are small the pairs go through in chunks, whose intermediate results are
-    not kept but computed again in the backward pass.
+    Attention whose values are coordinates: softmax of ``scale`` q.k over the keys that ``cells``
+    names. ``queries`` (F, n, C) and ``keys`` (F, S, C) are differentiable, what ``cells`` returns is
+    not. ``repeats``: a query may look at one key several times.
     """
-    source, target = pairs.source.to(keys.device), pairs.target.to(keys.device)
-    tokens, width = keys.shape[1:]
-    size = max(1, CHUNK_ELEMENTS // (tokens * max(queries.shape[1], width)))
-    if size >= len(source):
-        return function(queries[source], keys[target], *others)
-    chunks = [slice(first, first + size) for first in range(0, len(source), size)]
-    return _Recomputed.apply(function, chunks, source, target, queries, keys, *others)
+    source, target = pairs.source, pairs.target
+    if len(source) * queries.shape[1] * keys.shape[1] > KEPT_ELEMENTS:
+        listed = list(zip(source.tolist(), target.tolist(), strict=True))
+        return _SoftArgmax.apply(queries, keys, listed, cells, scale, repeats)
+    source, target = source.to(keys.device), target.to(keys.device)
+    index, values = cells(slice(None), slice(None))
+    scores = (scale * queries[source]) @ keys[target].mT
+    if index is not None:
+        # All scores and then those of the window: the product is one large matrix product, while
+        # gathering the windows' keys for it would move C times as much as gathering scores.
+        scores = scores.gather(-1, index)
+    return _weighted(torch.softmax(scores, dim=-1), values)
 
 
-class _Recomputed(torch.autograd.Function):
-    """Chunks of pairs without their graph: gradients are added up in place, chunk by chunk.
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum of values (m, k) or (..., n, m, k) by weights (..., n, m): (..., n, k)."""
+    return weights @ values if values.ndim == 2 else (weights[..., None, :] @ values)[..., 0, :]
 
-    torch.utils.checkpoint would do, were it not for a gradient of the size of all frames that
-    autograd makes for every chunk.
+
+def _with_ones(values: Tensor) -> Tensor:
+    """A third coordinate, whose weighted sum is that of the weights."""
+    return torch.cat([values, torch.ones_like(values[..., :1])], -1)
+
+
+class _SoftArgmax(torch.autograd.Function):
+    """``soft_argmax`` a few queries at a time; what is kept are its result and a number for each query.
+
+    With the logarithm of a query's sum of exponentials the backward pass has its attention again from
+    one product and one exponential. Autograd would pass over the scores three times as often, and make
+    a gradient of the size of all frames for every chunk.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        function: Callable[..., Tensor],
-        chunks: list[slice],
-        source: Tensor,
-        target: Tensor,
         queries: Tensor,
         keys: Tensor,
-        *others: Tensor,
+        pairs: list[tuple[int, int]],
+        cells: Cells,
+        scale: float,
+        repeats: bool,
     ) -> Tensor:
-        ctx.function, ctx.chunks = function, chunks
-        ctx.save_for_backward(source, target, queries, keys, *others)
-        return torch.cat(
-            [function(queries[source[c]], keys[target[c]], *(other[c] for other in others)) for c in chunks]
-        )
+        queries = scale * queries
+        expected = queries.new_empty(len(pairs), queries.shape[1], 2)
+        log_sum = queries.new_empty(len(pairs), queries.shape[1], 1)
+        chunks = _chunks(queries, keys)
+        memory = queries.new_empty(chunks[0].stop, keys.shape[1])
+        for pair, (i, j) in enumerate(pairs):
+            for chunk in chunks:
+                index, values = cells(pair, chunk)
+                some = queries[i, chunk]
+                # Memory used again: fresh pages would cost as much as the product.
+                scores = torch.mm(some, keys[j].T, out=memory[: len(some)])
+                if index is not None:
+                    scores = scores.gather(-1, index)
+                top = scores.amax(-1, keepdim=True)
+                sums = _weighted(scores.sub_(top).exp_(), _with_ones(values))
+                expected[pair, chunk] = sums[:, :2] / sums[:, 2:]
+                log_sum[pair, chunk] = sums[:, 2:].log() + top
+        ctx.save_for_backward(queries, keys, expected, log_sum)
+        ctx.pairs, ctx.cells, ctx.scale, ctx.repeats = pairs, cells, scale, repeats
+        return expected
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        source, target, queries, keys, *others = ctx.saved_tensors
-        queries, keys = queries.detach(), keys.detach()
-        totals = torch.zeros_like(queries), torch.zeros_like(keys)
-        for c in ctx.chunks:
-            with torch.enable_grad():
-                inputs = queries[source[c]].requires_grad_(), keys[target[c]].requires_grad_()
-                output = ctx.function(*inputs, *(other[c] for other in others))
-            parts = torch.autograd.grad(output, inputs, gradient[c])
-            for total, index, part in zip(totals, (source, target), parts, strict=True):
-                total.index_add_(0, index[c], part)
-        return None, None, None, None, *totals, *(None for _ in others)
+        queries, keys, expected, log_sum = ctx.saved_tensors
+        to_queries, to_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+        # A score's gradient: its attention times the gradient along (its position - the expected one).
+        slopes = torch.cat([gradient, -(gradient * expected).sum(-1, keepdim=True)], -1)
+        chunks = _chunks(queries, keys)
+        memory, more = queries.new_empty(2, chunks[0].stop, keys.shape[1])
+        for pair, (i, j) in enumerate(ctx.pairs):
+            for chunk in chunks:
+                index, values = ctx.cells(pair, chunk)
+                some, slope, offset = queries[i, chunk], slopes[pair, chunk], log_sum[pair, chunk]
+                scores = torch.addmm(offset, some, keys[j].T, beta=-1, out=memory[: len(some)])
+                if index is None:
+                    along = torch.mm(slope, _with_ones(values).T, out=more[: len(some)])
+                    to_scores = scores.exp_().mul_(along)
+                else:
+                    attention = scores.gather(-1, index).exp_()
+                    inside = attention.mul_(_weighted(slope, _with_ones(values).mT))
+                    to_scores = more[: len(some)].zero_()
+                    # Adding up goes through one thread, for fear of indices that are the same.
+                    (to_scores.scatter_add_ if ctx.repeats else to_scores.scatter_)(-1, index, inside)
+                to_queries[i, chunk].addmm_(to_scores, keys[j])
+                to_keys[j].addmm_(to_scores.T, some)
+        return ctx.scale * to_queries, to_keys, None, None, None, None
+
+
+def _chunks(queries: Tensor, keys: Tensor) -> list[slice]:
+    """The queries of a frame, as many at once as ``CHUNK_ELEMENTS`` allows."""
+    budget = CHUNK_ELEMENTS.get(keys.device.type, CHUNK_ELEMENTS["cpu"])
+    count = queries.shape[1]
+    size = min(count, max(1, budget // keys.shape[1]))
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 __all__ = ["Extractor", "FramePairs", "Motion", "Reduction", "amf_loss", "extract_motion", "frame_pairs"]

@@ -255,34 +255,33 @@ def released_motion(
             for size, step in ((height, tile[0]), (width, tile[1]))
         )
         centre_tokens = (row[:, None] * width + column).flatten()
-    in_window = torch.arange(window, device=device)
+    in_row = torch.arange(window, device=device)
     counted = torch.ones(window * window, device=device, dtype=queries.dtype)
     if windows.checkerboard:
         counted[1::2] = 0
 
-    def attend(queries: Tensor, keys: Tensor) -> Tensor:
-        return amf.expected_position(queries, keys, positions, scale)
+    def everywhere(pair: int | slice, query: slice) -> tuple[None, Tensor]:
+        return None, positions
 
-    def attend_in_window(queries: Tensor, keys: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        scores = ((scale * queries) @ keys.mT).gather(-1, cell_tokens(rows, columns, width))
-        attention = (torch.softmax(scores, dim=-1) * counted).unflatten(-1, (window, window))
+    def in_window(pair: int | slice, query: slice) -> tuple[Tensor, Tensor]:
+        row, column = (cells[pair, split.of_token[query]] for cells in (rows, columns))
+        index = cell_tokens(row, column, width)
         if windows.positions == "window":
-            rows = columns = in_window
-        return torch.stack([(attention.sum(-1) * rows).sum(-1), (attention.sum(-2) * columns).sum(-1)], -1)
+            row = column = in_row
+        grid = torch.stack(torch.broadcast_tensors(row[..., :, None], column[..., None, :]), -1)
+        return index, grid.flatten(-3, -2) * counted[:, None]
 
     with torch.no_grad():
-        centres = amf.over_pairs(attend, apart, queries[:, centre_tokens], keys)
+        centres = amf.soft_argmax(queries[:, centre_tokens], keys, apart, everywhere, scale)
     rows = window_cells(centres[..., 0], window, height, windows)
     columns = window_cells(centres[..., 1], window, width, windows)
-    expected = amf.over_pairs(
-        attend_in_window, apart, queries, keys, rows[:, split.of_token], columns[:, split.of_token]
-    )
+    expected = amf.soft_argmax(queries, keys, apart, in_window, scale, repeats=windows.clamp == "cells")
     origin = positions
     if windows.positions == "window":
         origin = positions % torch.tensor(tile, device=device)
     displacement = expected - origin
     if len(itself.source):
-        of_itself = amf.over_pairs(attend, itself, queries, keys) - positions
+        of_itself = amf.soft_argmax(queries, keys, itself, everywhere, scale) - positions
         order = torch.cat([same.nonzero(), (~same).nonzero()])[:, 0].argsort().to(device)
         displacement = torch.cat([of_itself, displacement])[order]
 

@@ -90,11 +90,13 @@ def loop_window_loss(means, frames, span):
     return sum(changes) / len(changes) if changes else torch.zeros(())
 
 
+@pytest.mark.parametrize("kept", [0, 2**22])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("reduction", ["head_mean", "concat"])
 @pytest.mark.parametrize("extractor", ["window", "dense"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_forward_and_gradient_agree_with_plain_loops(shape, extractor, reduction, dtype):
+def test_forward_and_gradient_agree_with_plain_loops(shape, extractor, reduction, dtype, kept, monkeypatch):
+    monkeypatch.setattr(amf, "KEPT_ELEMENTS", kept)
     frames, height, width, heads, head_dim, span, window, tile = shape
     reference = random_qk(frames, height, width, heads, head_dim, seed=1)
     plain = random_qk(frames, height, width, heads, head_dim, seed=2).requires_grad_()
@@ -126,7 +128,7 @@ def test_forward_and_gradient_agree_with_plain_loops(shape, extractor, reduction
 
 
 @pytest.mark.parametrize("extractor", ["window", "dense"])
-def test_chunks_of_pairs_change_nothing(extractor, monkeypatch):
+def test_chunks_of_queries_change_nothing(extractor, monkeypatch):
     qk = random_qk(5, 6, 8, 2, 4).requires_grad_()
 
     def run():
@@ -146,7 +148,8 @@ def test_chunks_of_pairs_change_nothing(extractor, monkeypatch):
         return motion.displacement, torch.autograd.grad(total, qk)[0]
 
     whole = run()
-    monkeypatch.setattr(amf, "CHUNK_ELEMENTS", 2 * 48 * 48)
+    monkeypatch.setattr(amf, "KEPT_ELEMENTS", 0)
+    monkeypatch.setitem(amf.CHUNK_ELEMENTS, "cpu", 20 * 48)
     for chunked, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(chunked, expected)
 
