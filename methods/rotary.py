@@ -1,10 +1,11 @@
-"""Where tokens are, for rotary position embeddings (``Backbone.rotary``)."""
+"""What methods share that steer a video by its rotary position embeddings (``Backbone.rotary``)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from methods.interface import Grid
+from methods.interface import Grid, Observer
 
 if TYPE_CHECKING:
     import torch
@@ -19,4 +20,39 @@ def token_positions(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
     return torch.cartesian_prod(*axes)
 
 
-__all__ = ["token_positions"]
+def descend(
+    optimiser: torch.optim.Optimizer,
+    losses: Callable[[], dict[str, Tensor]],
+    parameters: Sequence[Tensor],
+    iterations: int,
+    step: int,
+    observer: Observer,
+) -> None:
+    """Inner iterations of guided ``step`` on ``parameters``, which the optimiser holds.
+
+    ``losses`` gives the named terms (0-d) whose sum is minimised; each iteration adds them to the
+    trace, with their total and the norm of its gradient. Parameters of the optimiser that are not
+    among ``parameters`` stay as they are.
+    """
+    import torch
+
+    for iteration in range(iterations):
+        with torch.enable_grad():
+            terms = losses()
+            total = torch.stack(list(terms.values())).sum()
+        gradients = torch.autograd.grad(total, parameters)
+        optimiser.zero_grad()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimiser.step()
+        observer.trace(
+            step=step,
+            iteration=iteration,
+            true_gradient=True,
+            gradient_norm=float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))),
+            **{name: float(value.detach()) for name, value in terms.items()},
+            total=float(total.detach()),
+        )
+
+
+__all__ = ["descend", "token_positions"]
