@@ -8,11 +8,11 @@ backbone's own code runs on the meta device under torch's FLOP counter (``unit_c
 its forward pass where queries, keys and values all need gradients (in cross-attention
 only the queries do), and nothing is recomputed. ``executed`` FLOPs are what fused
 kernels do: they recompute the logits, so a backward pass is always 2.5 forward passes,
-and ``backbone.checkpoint`` runs blocks twice. A gradient is counted as if it went to the latent,
-also where rotary tables take it, which spares a part of the first block. One multiply-add is two operations; only
+and ``backbone.checkpoint`` runs blocks twice. One multiply-add is two operations; only
 matrix products and convolutions count. The guidance arithmetic outside the backbone
 (attention motion flow, losses, the optimiser) is left out: about 0.01 % of a forward
-of Wan.
+of Wan. A gradient is counted as one of the latent, also where rotary tables take it: that
+spares a part of the first block.
 
 Two limits stand beside the FLOPs (``limits``): the bytes that a gradient saves for its
 backward pass, and the time no GPU can beat (``Gpu``).
@@ -49,9 +49,9 @@ FUSED_BACKWARD = 2.5
 class Call(NamedTuple):
     """One way a method uses the backbone, in the observer's stage where it happens.
 
-    ``output`` (``queries_keys``, ``keys_values``, ``hidden_states`` or ``velocity``) and ``block`` say where a
-    pass stops; a velocity has no block. Empty and None for the other kinds. ``grid`` is the token
-    grid of a latent smaller than the clip's, else None.
+    ``output`` (``queries_keys``, ``keys_values``, ``hidden_states`` or ``velocity``) and ``block`` say
+    where a pass stops; a velocity has no block. Empty and None for the other kinds. ``grid`` is the
+    token grid of a latent smaller than the clip's, else None.
     """
 
     stage: str
@@ -224,9 +224,7 @@ class CountingBackbone:
         tokens = self.hidden_states(latent, timestep, prompt, block, grad=grad, output="keys_values")
         return tokens.unsqueeze(-1), tokens.unsqueeze(-1)
 
-    def injected(
-        self, block: int, keys: Tensor, values: Tensor
-    ) -> contextlib.AbstractContextManager[None]:
+    def injected(self, block: int, keys: Tensor, values: Tensor) -> contextlib.AbstractContextManager[None]:
         return self._holding(keys, values)
 
     def rotary(self, latent: Tensor, positions: Tensor | None = None) -> Rotary:

@@ -135,13 +135,14 @@ class Guidance(Generic[Signal]):
 
 
 class Moment(NamedTuple):
-    """A denoising step about to be taken: its 0-based index, noise level, latent, and target prompt."""
+    """A denoising step about to be taken; ``index`` is 0-based, prompts are embedded."""
 
     index: int
     timestep: Tensor
     sigma: float
     latent: Tensor
     prompt: Tensor
+    negative: Tensor
 
 
 Around = Callable[[Moment], AbstractContextManager[object]]
@@ -198,7 +199,8 @@ def sample(
             if around is not None:
                 surroundings.close()
                 sigma = float(schedule.sigmas[index])
-                surroundings.enter_context(around(Moment(index, timestep, sigma, latent, target)))
+                moment = Moment(index, timestep, sigma, latent, target, negative)
+                surroundings.enter_context(around(moment))
             if guidance and reuse and index < guided:
                 if guidance.reference == "renoised":
                     with observer.stage("extract"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from methods.interface import Grid, Observer
@@ -10,6 +11,8 @@ from methods.interface import Grid, Observer
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from methods.guidance import Optimiser
 
 
 def token_positions(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
@@ -22,31 +25,35 @@ def token_positions(grid: Grid, device: torch.device | str = "cpu") -> Tensor:
 
 def descend(
     optimiser: torch.optim.Optimizer,
-    losses: Callable[[], dict[str, Tensor]],
     parameters: Sequence[Tensor],
-    iterations: int,
-    step: int,
+    held: Callable[[], AbstractContextManager[object]],
+    losses: Callable[[], dict[str, Tensor]],
+    options: Optimiser,
+    index: int,
+    steps: int,
     observer: Observer,
 ) -> None:
-    """Inner iterations of guided ``step`` on ``parameters``, which the optimiser holds.
+    """Inner iterations of guided step ``index`` of ``steps`` on ``parameters``, which the optimiser holds.
 
-    ``losses`` gives the named terms (0-d) whose sum is minimised; each iteration adds them to the
-    trace, with their total and the norm of its gradient. Parameters of the optimiser that are not
-    among ``parameters`` stay as they are.
+    In each, ``held`` makes the context from the parameters in which ``losses`` and their gradients
+    are computed: named terms (0-d) whose sum is minimised. A row of the trace has them, their total
+    and the norm of its gradient. What the optimiser holds beside ``parameters`` stays as it is.
     """
     import torch
 
-    for iteration in range(iterations):
-        with torch.enable_grad():
+    for iteration in range(options.iterations):
+        with torch.enable_grad(), held():
             terms = losses()
             total = torch.stack(list(terms.values())).sum()
-        gradients = torch.autograd.grad(total, parameters)
+            gradients = torch.autograd.grad(total, parameters)
         optimiser.zero_grad()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+        for group in optimiser.param_groups:
+            group["lr"] = options.learning_rate(index, steps, iteration)
         optimiser.step()
         observer.trace(
-            step=step,
+            step=index,
             iteration=iteration,
             true_gradient=True,
             gradient_norm=float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))),
