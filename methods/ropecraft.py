@@ -72,6 +72,7 @@ class Warp:
     """How flow moves tokens; ``conf/method/ropecraft.yaml`` says what each key is."""
 
     flow: Literal["dis", "raft", "none"]
+    path: Literal["forward", "traced"]
     divisor: Annotated[float, Field(gt=0)] | None
     kernel: Annotated[int, Field(ge=1)]
     sigma: Annotated[float, Field(gt=0)]
@@ -167,7 +168,11 @@ class RoPECraft:
         plain = token_positions(grid, reference.device)
         if self.warp.flow == "none":
             return plain
-        flow = latent_flow(backbone.decode(reference), grid, self.warp.flow, reference.device)
+        frames = backbone.decode(reference)
+        if self.warp.path == "traced":
+            flow = latent_flow(frames[::-1], grid, self.warp.flow, reference.device).flip(0)
+        else:
+            flow = latent_flow(frames, grid, self.warp.flow, reference.device)
         shift = token_shift(flow, grid, self.warp)
         plain[:, 1:] += shift.flatten(0, 2)
         return plain
@@ -264,9 +269,12 @@ def raft_weights() -> Path:
 def token_shift(flow: Tensor, grid: Grid, options: Warp) -> Tensor:
     """How far each token's position moves, (F, h, w, 2) rows and columns in tokens; 0 in the first frame.
 
-    ``flow`` (F - 1, H, W, 2) in pixels: averaged over each token, smoothed by a Gaussian of ``kernel``
-    tokens a side and deviation ``sigma``, divided, and added up over time at each token. A flow that
-    differs from the next one's by more than ``limit`` tokens counts less by that factor.
+    ``flow`` (F - 1, H, W, 2) in pixels, with ``path: forward`` from each latent frame to the next, with
+    ``traced`` from each but the first to the one before. It is averaged over each token, smoothed by a
+    Gaussian of ``kernel`` tokens a side and deviation ``sigma``, and divided; one that differs from the
+    next one's by more than ``limit`` tokens counts less by that factor. Forward flow is added up over
+    time at each token; the other from where it leads to, so that a token gets the position that its
+    content had in the first frame.
     """
     import torch
     import torch.nn.functional as F
@@ -285,7 +293,25 @@ def token_shift(flow: Tensor, grid: Grid, options: Warp) -> Tensor:
     if options.limit is not None:
         change = moved.diff(dim=0, append=moved[-1:]).square().sum(-1).mean((1, 2)).sqrt()
         moved = moved * (options.limit / change.clamp(min=options.limit))[:, None, None, None]
-    return torch.cat([torch.zeros_like(moved[:1]), moved.cumsum(0)])
+    shifts = [torch.zeros_like(moved[0])]
+    for step in moved:
+        before = shifts[-1] if options.path == "forward" else _sampled(shifts[-1], step)
+        shifts.append(step + before)
+    return torch.stack(shifts)
+
+
+def _sampled(field: Tensor, step: Tensor) -> Tensor:
+    """Bilinear values of a field (h, w, 2) a step (h, w, 2) away from each token; the border's beyond it."""
+    import torch
+    import torch.nn.functional as F
+
+    height, width = field.shape[:2]
+    rows, columns = (torch.arange(size, device=field.device) for size in (height, width))
+    at_row, at_column = rows[:, None] + step[..., 0], columns + step[..., 1]
+    at = torch.stack([(2 * at_column + 1) / width - 1, (2 * at_row + 1) / height - 1], -1)
+    planes = field.permute(2, 0, 1)[None]
+    values = F.grid_sample(planes, at[None], padding_mode="border", align_corners=False)
+    return values[0].permute(1, 2, 0)
 
 
 __all__ = ["RoPECraft", "latent_flow", "phase_loss", "token_shift"]

@@ -28,7 +28,7 @@ from methods.rotary import token_positions
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 OPTIMISER = {"lr_start": 0.02, "lr_end": 0.02, "iterations": 6, "guided_fraction": 0.4, "weight_decay": 0.01}
-WARP = {"flow": "dis", "divisor": None, "kernel": 3, "sigma": 1.0, "limit": 1.0}
+WARP = {"flow": "dis", "path": "forward", "divisor": None, "kernel": 3, "sigma": 1.0, "limit": 1.0}
 FLAT = {**WARP, "flow": "none"}
 
 
@@ -138,7 +138,7 @@ def loop_shift(flow, grid, kernel, sigma, limit):
 def test_the_shift_is_that_of_a_plain_loop(limit):
     flow = np.random.default_rng(1).normal(0, 6, (3, 24, 20, 2)).astype(np.float32)
     grid = Grid(4, 6, 5)
-    options = Warp(flow="dis", divisor=None, kernel=3, sigma=0.8, limit=limit)
+    options = Warp(**{**WARP, "sigma": 0.8, "limit": limit})
     ours = token_shift(torch.from_numpy(flow), grid, options)
     expected = loop_shift(flow, grid, 3, 0.8, limit)
     torch.testing.assert_close(ours, torch.from_numpy(expected).float(), rtol=1e-4, atol=1e-5)
@@ -153,6 +153,28 @@ def test_positions_follow_the_decoded_reference_and_frames_stay():
     centre = moved[:, 1:3, 1:3, 1:].mean((1, 2))
     torch.testing.assert_close(centre[1], torch.tensor([0.25, -0.125]), rtol=0, atol=0.04)
     torch.testing.assert_close(centre[2], 2 * centre[1], rtol=0, atol=0.04)
+
+
+def test_traced_positions_are_where_the_content_was_at_first():
+    traced = ropecraft(warp={**WARP, "path": "traced"}).positions(Filmed(), latents(5, 8, 8)[0])
+    moved = (traced - token_positions(Grid(5, 8, 8))).view(5, 8, 8, 3)
+    for frame in range(5):
+        # A token's side is eight pixels; four pixels down and two to the left a latent frame.
+        expected = torch.tensor([0.0, -0.5 * frame, 0.25 * frame])
+        centre = moved[frame, 3:5, 3:5].mean((0, 1))
+        torch.testing.assert_close(centre, expected, rtol=0, atol=0.06 * max(frame, 1))
+
+
+def test_a_path_is_traced_through_a_flow_that_differs_from_place_to_place():
+    # Each token came from the one above it, but the top row from itself.
+    flow = torch.zeros(3, 4, 4, 2)
+    flow[:, 1:, :, 0] = -1.0
+    options = Warp(**{**WARP, "path": "traced", "kernel": 1, "limit": None})
+    shift = token_shift(flow, Grid(4, 4, 4), options)
+    for frame in range(4):
+        rows = [-float(min(row, frame)) for row in range(4)]
+        torch.testing.assert_close(shift[frame, :, 0, 0], torch.tensor(rows))
+    assert not shift[..., 1].any()
 
 
 # --- the loss ---
