@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-# Frames are enlarged to this side for DIS, which matches 8x8 patches at half resolution, and to at
-# least RAFT's smallest; both need a multiple of 8.
+# Smaller frames are enlarged to these shorter sides: DIS matches 8x8 patches at half resolution, and
+# RAFT's coarsest level would be empty.
 DIS_SIDE = 256
 RAFT_SIDE = 128
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -46,12 +46,40 @@ JOINT_TOKENS = 2048
 
 
 @dataclass(config={"extra": "forbid"})
+class TableGuidance:
+    """Of methods that optimise rotary tables; the learning rates are of their entries."""
+
+    lr_start: float
+    lr_end: float
+    iterations: PositiveInt
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(config={"extra": "forbid"})
+class DiTFlowGuidance(TableGuidance):
+    """Of DiTFlow on latents, whose learning rates these are."""
+
+    temperature: PositiveFloat
+
+
+@dataclass(config={"extra": "forbid"})
+class WarpGuidance:
+    """Of methods that warp rotary tables: a Gaussian's side and deviation in tokens, and the optimisation."""
+
+    kernel: PositiveInt
+    sigma: PositiveFloat
+    lr: float
+    iterations: PositiveInt
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(config={"extra": "forbid"})
 class Guidance:
     """Defaults for guidance methods on this backbone; methods interpolate them.
 
     ``window`` is a side in tokens, ``tile`` rows and columns in tokens, ``span``
-    a distance in latent frames, ``guided_fraction`` a share of the denoising steps. ``ditflow``,
-    ``ditflow_rope`` and ``ropecraft``: what these methods interpolate, and check.
+    a distance in latent frames, ``guided_fraction`` a share of the denoising steps.
+    ``ditflow``, ``ditflow_rope`` and ``ropecraft`` are for the methods of these names.
     """
 
     block: NonNegativeInt
@@ -66,9 +94,9 @@ class Guidance:
     amf_weight: float
     window_weight: float
     reduction: Literal["head_mean", "concat"] = "head_mean"
-    ditflow: dict[str, Any] = field(default_factory=dict)
-    ditflow_rope: dict[str, Any] = field(default_factory=dict)
-    ropecraft: dict[str, Any] = field(default_factory=dict)
+    ditflow: DiTFlowGuidance | None = None
+    ditflow_rope: TableGuidance | None = None
+    ropecraft: WarpGuidance | None = None
 
 
 @dataclass(config={"extra": "forbid"})
