@@ -19,6 +19,9 @@ Where this differs:
   the flow over one frame, of the four that a latent frame spans, and divides it by 8: half of what the
   object moved. In our units that is ``divisor: 32``. The right one is the default, because half has no
   reason on record, and because it holds for any backbone's token and frame rate.
+* ``path: traced`` is ours. A token then counts as where its content was in the first frame, so that
+  attention by position finds it there. Theirs, the default, adds flow up at each token: it counts as
+  where its content would go, which is the other way.
 * The first frame stays where it is; theirs moves it by the first flow.
 * A token's flow is the mean over its pixels (theirs interpolates between four of them), and smoothing
   ignores what lies beyond the border (theirs takes it for standing still).
