@@ -11,7 +11,8 @@ kernels do: they recompute the logits, so a backward pass is always 2.5 forward 
 and ``backbone.checkpoint`` runs blocks twice. One multiply-add is two operations; only
 matrix products and convolutions count. The guidance arithmetic outside the backbone
 (attention motion flow, losses, the optimiser) is left out: about 0.01 % of a forward
-of Wan.
+of Wan. A gradient is counted as one of the latent, also where rotary tables take it: that
+spares a part of the first block.
 
 Two limits stand beside the FLOPs (``limits``): the bytes that a gradient saves for its
 backward pass, and the time no GPU can beat (``Gpu``).
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 from datasets.errors import InputError
 from harness.records import Flops
 from methods.backbones.saved import counting_saved
-from methods.interface import Backbone, BackboneConfig, Grid, Method, Observer, Schedule
+from methods.interface import Backbone, BackboneConfig, Grid, Method, Observer, Rotary, Schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,9 +49,9 @@ FUSED_BACKWARD = 2.5
 class Call(NamedTuple):
     """One way a method uses the backbone, in the observer's stage where it happens.
 
-    ``output`` (``queries_keys``, ``hidden_states`` or ``velocity``) and ``block`` say where a
-    pass stops; a velocity has no block. Empty and None for the other kinds. ``grid`` is the token
-    grid of a latent smaller than the clip's, else None.
+    ``output`` (``queries_keys``, ``keys_values``, ``hidden_states`` or ``velocity``) and ``block`` say
+    where a pass stops; a velocity has no block. Empty and None for the other kinds. ``grid`` is the
+    token grid of a latent smaller than the clip's, else None.
     """
 
     stage: str
@@ -144,6 +145,7 @@ class CountingBackbone:
         self.calls: Counter[str] = Counter()
         self.log: Counter[Call] = Counter()
         self._stages = stages
+        self._held: list[Tensor] = []
 
     def grid(self, latent: Tensor) -> Grid:
         return Grid(*latent.shape[2:])
@@ -191,7 +193,7 @@ class CountingBackbone:
         if not grad:
             return self.predict(latent, timestep, prompt, None, 1.0)
         self._note("gradient", latent.shape[0], None, "velocity", self._share(latent))
-        return latent * 1
+        return self._reached(latent * 1)
 
     def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity
@@ -214,7 +216,39 @@ class CountingBackbone:
     ) -> Tensor:
         self._note("gradient" if grad else "partial", 1, block, output, self._share(latent))
         tokens = latent[0, 0].flatten(1).unsqueeze(-1)
-        return tokens if grad else tokens.detach()
+        return self._reached(tokens) if grad else tokens.detach()
+
+    def keys_values(
+        self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        tokens = self.hidden_states(latent, timestep, prompt, block, grad=grad, output="keys_values")
+        return tokens.unsqueeze(-1), tokens.unsqueeze(-1)
+
+    def injected(self, block: int, keys: Tensor, values: Tensor) -> contextlib.AbstractContextManager[None]:
+        return self._holding(keys, values)
+
+    def rotary(self, latent: Tensor, positions: Tensor | None = None) -> Rotary:
+        import torch
+
+        tokens = latent[0, 0].numel()
+        return torch.ones(tokens, 2), torch.zeros(tokens, 2)
+
+    def rotated(self, query: Rotary, key: Rotary) -> contextlib.AbstractContextManager[None]:
+        return self._holding(*query, *key)
+
+    @contextlib.contextmanager
+    def _holding(self, *tensors: Tensor) -> Iterator[None]:
+        before, self._held = self._held, [*self._held, *tensors]
+        try:
+            yield
+        finally:
+            self._held = before
+
+    def _reached(self, values: Tensor) -> Tensor:
+        """The values, with a gradient of zero with respect to what passes are given from outside."""
+        for tensor in self._held:
+            values = values + 0 * tensor.sum()
+        return values
 
     def _share(self, latent: Tensor) -> Grid | None:
         grid = self.grid(latent)
@@ -715,9 +749,11 @@ def describe(call: Call) -> str:
         return names[call.kind]
     if call.kind == "forward":
         return "DiT forward"
-    what = {"queries_keys": "queries and keys", "hidden_states": "hidden states"}.get(
-        call.output, call.output
-    )
+    what = {
+        "queries_keys": "queries and keys",
+        "keys_values": "keys and values",
+        "hidden_states": "hidden states",
+    }.get(call.output, call.output)
     where = "" if call.block is None else f" of block {call.block}"
     size = f" at {'x'.join(map(str, call.grid))}" if call.grid else ""
     return f"{'gradient' if call.kind == 'gradient' else 'partial'}, {what}{where}{size}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import pydantic
 from pydantic import Field
@@ -133,6 +134,20 @@ class Guidance(Generic[Signal]):
     reference: Reference
 
 
+class Moment(NamedTuple):
+    """A denoising step about to be taken; ``index`` is 0-based, prompts are embedded."""
+
+    index: int
+    timestep: Tensor
+    sigma: float
+    latent: Tensor
+    prompt: Tensor
+    negative: Tensor
+
+
+Around = Callable[[Moment], AbstractContextManager[object]]
+
+
 def sample(
     backbone: Backbone,
     reference: Tensor,
@@ -141,8 +156,12 @@ def sample(
     observer: Observer,
     sampling: Sampling,
     guidance: Guidance[Signal] | None = None,
+    around: Around | None = None,
 ) -> Tensor:
     """Sample a latent from ``noise``, guided by the reference's motion.
+
+    Each step, guided or not, runs inside the context that ``around`` makes for it (it may use the
+    observer's stages itself, and nothing in it is differentiated unless it says so).
 
     ``reference`` and ``noise``: (1, C, F, h, w), the reference's clean normalised latent and
     standard normal noise. Returns the final float32 latent of that shape. FloatingPointError
@@ -156,7 +175,7 @@ def sample(
     reference = reference.float()
     latent = noise = noise.to(reference)
 
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as surroundings:
         if sampling.start.strength is not None:
             latent = backbone.add_noise(reference, noise, float(schedule.sigmas[0]))
         with observer.stage("text"):
@@ -177,6 +196,11 @@ def sample(
         velocity_at = sampling.velocities(backbone, schedule, target, negative, sampling.guidance_scale)
         for index, timestep in enumerate(schedule.timesteps):
             observer.step(index, steps)
+            if around is not None:
+                surroundings.close()
+                sigma = float(schedule.sigmas[index])
+                moment = Moment(index, timestep, sigma, latent, target, negative)
+                surroundings.enter_context(around(moment))
             if guidance and reuse and index < guided:
                 if guidance.reference == "renoised":
                     with observer.stage("extract"):
@@ -283,4 +307,15 @@ def fixed_noise(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like)
 
 
-__all__ = ["Guidance", "Objective", "Optimiser", "Reference", "Sampling", "Start", "every_pass", "sample"]
+__all__ = [
+    "Around",
+    "Guidance",
+    "Moment",
+    "Objective",
+    "Optimiser",
+    "Reference",
+    "Sampling",
+    "Start",
+    "every_pass",
+    "sample",
+]

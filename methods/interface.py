@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Value = TypeVar("Value")
+
+# cos and sin of a rotary position embedding, each (F * S, head_dim): see ``Backbone.rotary``.
+Rotary: TypeAlias = "tuple[Tensor, Tensor]"
 
 
 class Grid(NamedTuple):
@@ -61,6 +64,7 @@ class Observer:
 class Backbone(Protocol):
     """A loaded video diffusion transformer. Latents are float32, normalised, (1, C, F, h, w).
 
+    Context managers hold for the passes made inside them, nest, and put back what they found.
     ``calls`` counts, since its last ``clear()``: ``forward`` (whole DiT forwards,
     one per batch element, so a CFG prediction counts 2), ``partial`` (partial
     forwards without gradient), ``gradient`` (partial or whole forwards followed
@@ -126,6 +130,43 @@ class Backbone(Protocol):
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
     ) -> Tensor:
         """Output of ``block``, (F, S, width); the forward pass stops there."""
+        ...
+
+    def keys_values(
+        self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Self-attention keys (after RoPE) and values of ``block``'s video tokens, as ``queries_keys``."""
+        ...
+
+    def injected(self, block: int, keys: Tensor, values: Tensor) -> AbstractContextManager[None]:
+        """Inside, the video tokens' keys and values in ``block``'s self-attention are these.
+
+        Shapes and meaning as ``keys_values`` returns them: keys are not turned again. They hold for
+        every pass and every batch element (both sides of classifier-free guidance), and gradients
+        reach them. What ``queries_keys`` and ``keys_values`` return of ``block`` itself stays the
+        latent's own.
+        A backward pass belongs inside too: recomputed blocks would otherwise run without them.
+        """
+        ...
+
+    def rotary(self, latent: Tensor, positions: Tensor | None = None) -> Rotary:
+        """The rotary tables of a latent's video tokens: cos and sin, each (F * S, head_dim), float32.
+
+        ``positions`` (F * S, 3): the frame, row and column of each token in tokens, whole or not;
+        None: where they are, ``methods.rotary.token_positions``. Differentiable with respect to it.
+        Components 2i and 2i + 1 of a query or key, (a, b), become
+        (a cos[2i] - b sin[2i], b cos[2i + 1] + a sin[2i + 1]); as returned, both entries of a pair
+        are the same. InputError on a backbone without rotary embedding.
+        """
+        ...
+
+    def rotated(self, query: Rotary, key: Rotary) -> AbstractContextManager[None]:
+        """Inside, the self-attention of every block turns video queries and keys by these tables.
+
+        As ``rotary`` returns them; of any values, and any floating dtype. They hold for every pass,
+        and with ``grad`` gradients reach them, also where the latent needs none. A backward pass
+        belongs inside too, as in ``injected``; the two nest in either order.
+        """
         ...
 
 
@@ -212,5 +253,6 @@ __all__ = [
     "Grid",
     "Method",
     "Observer",
+    "Rotary",
     "Schedule",
 ]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -23,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
 from methods.backbones.saved import counting_saved, free_bytes
-from methods.interface import Grid, Schedule
+from methods.interface import Grid, Rotary, Schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,11 +46,40 @@ JOINT_TOKENS = 2048
 
 
 @dataclass(config={"extra": "forbid"})
+class TableGuidance:
+    """Of methods that optimise rotary tables; the learning rates are of their entries."""
+
+    lr_start: float
+    lr_end: float
+    iterations: PositiveInt
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(config={"extra": "forbid"})
+class DiTFlowGuidance(TableGuidance):
+    """Of DiTFlow on latents, whose learning rates these are."""
+
+    temperature: PositiveFloat
+
+
+@dataclass(config={"extra": "forbid"})
+class WarpGuidance:
+    """Of methods that warp rotary tables: a Gaussian's side and deviation in tokens, and the optimisation."""
+
+    kernel: PositiveInt
+    sigma: PositiveFloat
+    lr: float
+    iterations: PositiveInt
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(config={"extra": "forbid"})
 class Guidance:
     """Defaults for guidance methods on this backbone; methods interpolate them.
 
     ``window`` is a side in tokens, ``tile`` rows and columns in tokens, ``span``
     a distance in latent frames, ``guided_fraction`` a share of the denoising steps.
+    ``ditflow``, ``ditflow_rope`` and ``ropecraft`` are for the methods of these names.
     """
 
     block: NonNegativeInt
@@ -64,6 +94,9 @@ class Guidance:
     amf_weight: float
     window_weight: float
     reduction: Literal["head_mean", "concat"] = "head_mean"
+    ditflow: DiTFlowGuidance | None = None
+    ditflow_rope: TableGuidance | None = None
+    ropecraft: WarpGuidance | None = None
 
 
 @dataclass(config={"extra": "forbid"})
@@ -479,22 +512,50 @@ class Wan:
 
         Of ``block`` itself only the norm, its modulation and the two projections run.
         """
-        layer = self.transformer.blocks[block]
-        grid = self.grid(latent)
+        frames = self.grid(latent).frames
         with self._partial(latent, grad):
-            hidden, _, modulation, rotary, _ = self._until(latent, timestep, prompt, block, grad)
-            shift, scale = (layer.scale_shift_table + modulation.float()).chunk(6, dim=1)[:2]
-            normed = (layer.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-            attention = layer.attn1
-            projected = (
-                attention.norm_q(attention.to_q(normed)),
-                attention.norm_k(attention.to_k(normed)),
+            attention, normed, query_tables, key_tables = self._entering(
+                latent, timestep, prompt, block, grad
             )
-            query, key = (
-                _rotate(x.unflatten(2, (self.heads, -1)), *rotary)[0].unflatten(0, (grid.frames, -1))
-                for x in projected
-            )
-        return query, key
+            query = _turned(attention.norm_q(attention.to_q(normed)), self.heads, query_tables)
+            key = _turned(attention.norm_k(attention.to_k(normed)), self.heads, key_tables)
+        return query[0].unflatten(0, (frames, -1)), key[0].unflatten(0, (frames, -1))
+
+    def keys_values(
+        self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Keys, after RoPE, and values of ``block``'s self-attention, each (F, S, heads, head_dim)."""
+        frames = self.grid(latent).frames
+        with self._partial(latent, grad):
+            attention, normed, _, key_tables = self._entering(latent, timestep, prompt, block, grad)
+            key = _turned(attention.norm_k(attention.to_k(normed)), self.heads, key_tables)
+            value = attention.to_v(normed).unflatten(2, (self.heads, -1))
+        return key[0].unflatten(0, (frames, -1)), value[0].unflatten(0, (frames, -1))
+
+    def injected(self, block: int, keys: Tensor, values: Tensor) -> AbstractContextManager[None]:
+        """Inside, the keys and values (F, S, heads, head_dim) of ``block``'s self-attention are these."""
+        both = tuple(tensor.to(self.device).flatten(0, 1) for tensor in (keys, values))
+        return self._attending([block], injected=both)
+
+    def rotary(self, latent: Tensor, positions: Tensor | None = None) -> Rotary:
+        """cos and sin, (F * S, head_dim) float32, where tokens are or at ``positions`` (F * S, 3)."""
+        import torch
+
+        rope = self.transformer.rope
+        with self._placed(self.transformer):
+            if positions is None:
+                cos, sin = rope(latent.to(self.device))
+                return cos[0, :, 0], sin[0, :, 0]
+            # What the tables turn by from one position to the next: at most one radian.
+            frequency = torch.atan2(rope.freqs_sin[1], rope.freqs_cos[1]).to(self.device)
+        widths = torch.tensor([rope.t_dim, rope.h_dim, rope.w_dim], device=self.device)
+        angle = positions.to(self.device).repeat_interleave(widths, dim=1) * frequency
+        return angle.cos(), angle.sin()
+
+    def rotated(self, query: Rotary, key: Rotary) -> AbstractContextManager[None]:
+        """Inside, every block turns its queries and keys by these tables, (F * S, head_dim) each."""
+        tables = [tuple(table.to(self.device).unsqueeze(1) for table in pair) for pair in (query, key)]
+        return self._attending(range(self.num_blocks), query=tables[0], key=tables[1])
 
     def hidden_states(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
@@ -568,6 +629,33 @@ class Wan:
         self.recomputed |= recompute
         return hidden, text, modulation, rotary, time
 
+    def _entering(
+        self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, grad: bool
+    ) -> tuple[Any, Tensor, Rotary, Rotary]:
+        """``block``'s self-attention, the tokens it is given, and the tables of queries and of keys."""
+        layer = self.transformer.blocks[block]
+        hidden, _, modulation, rotary, _ = self._until(latent, timestep, prompt, block, grad)
+        shift, scale = (layer.scale_shift_table + modulation.float()).chunk(6, dim=1)[:2]
+        normed = (layer.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+        processor = layer.attn1.processor
+        if isinstance(processor, _SelfAttention):
+            return layer.attn1, normed, processor.query or rotary, processor.key or rotary
+        return layer.attn1, normed, rotary, rotary
+
+    @contextmanager
+    def _attending(self, blocks: Iterable[int], **changes: Any) -> Iterator[None]:
+        """Inside, these blocks' self-attention is ``_SelfAttention``, with these fields changed."""
+        modules = [self.transformer.blocks[block].attn1 for block in blocks]
+        before = [module.processor for module in modules]
+        try:
+            for module, old in zip(modules, before, strict=True):
+                ours = old if isinstance(old, _SelfAttention) else _SelfAttention(old._attention_backend)
+                module.set_processor(replace(ours, **changes))
+            yield
+        finally:
+            for module, old in zip(modules, before, strict=True):
+                module.set_processor(old)
+
     def _too_much(self, needed: int) -> bool:
         """Whether saving this many bytes would leave too little for everything else."""
         free = free_bytes(self.device)
@@ -603,13 +691,50 @@ class Wan:
         yield
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of interleaved pairs. ``x`` (B, tokens, heads, head_dim)."""
+@plain_dataclass(frozen=True)
+class _SelfAttention:
+    """Self-attention of Wan with rotary tables, or keys and values, other than its own.
+
+    An attention processor as diffusers' ``WanAttnProcessor`` (models/transformers/transformer_wan.py,
+    0.42.1), which it equals while the fields are None; a test compares the two. ``query`` and ``key``:
+    cos and sin, (tokens, 1, head_dim) each; ``injected``: keys and values, (tokens, heads, head_dim) each.
+    """
+
+    backend: Any
+    query: Rotary | None = None
+    key: Rotary | None = None
+    injected: tuple[Tensor, Tensor] | None = None
+
+    def __call__(
+        self, attention: Any, hidden: Tensor, text: None = None, mask: None = None, rotary: Any = None
+    ) -> Tensor:
+        from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+        heads = attention.heads
+        query = _turned(attention.norm_q(attention.to_q(hidden)), heads, self.query or rotary)
+        if self.injected is None:
+            key = _turned(attention.norm_k(attention.to_k(hidden)), heads, self.key or rotary)
+            value = attention.to_v(hidden).unflatten(2, (heads, -1))
+        else:
+            key, value = (
+                tensor.type_as(query).expand(len(query), -1, -1, -1).contiguous() for tensor in self.injected
+            )
+        attended = dispatch_attention_fn(query, key, value, backend=self.backend)
+        out, dropout = attention.to_out
+        return dropout(out(attended.flatten(2, 3).type_as(query)))
+
+
+def _turned(projected: Tensor, heads: int, tables: Rotary) -> Tensor:
+    """Heads of (B, tokens, width), turned in interleaved pairs: (B, tokens, heads, head_dim).
+
+    ``tables``: cos and sin, whose last dimension is head_dim and whose others broadcast to the heads'.
+    """
     import torch
 
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[..., 0::2], sin[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
+    even, odd = projected.unflatten(2, (heads, -1, 2)).unbind(-1)
+    cos, sin = (table.unflatten(-1, (-1, 2)).unbind(-1) for table in tables)
+    turned = even * cos[0] - odd * sin[0], even * sin[1] + odd * cos[1]
+    return torch.stack(turned, dim=-1).flatten(-2).type_as(projected)
 
 
 def _batched(embedding: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from methods.interface import Grid, Observer, Schedule
+from methods.rotary import token_positions
 
 
 class FakeBackbone:
@@ -29,6 +31,8 @@ class FakeBackbone:
         self.mix = torch.randn(channels, channels, generator=generator, dtype=torch.float64).to(dtype) / 3
         self.shift = shift
         self.calls: Counter[str] = Counter()
+        self.tables = None
+        self.injections: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.seen: list[tuple[str, float, float]] = []
 
     def grid(self, latent):
@@ -54,8 +58,7 @@ class FakeBackbone:
     def predict(self, latent, timestep, prompt, negative, guidance_scale):
         def velocity(embedding):
             self.calls["forward"] += 1
-            mixed = torch.einsum("bcfhw,cd->bdfhw", latent, self.mix)
-            return torch.tanh(mixed + embedding.mean()) + latent * float(timestep) / 2000
+            return self.whole(latent, timestep, embedding)
 
         if negative is None or guidance_scale == 1:
             return velocity(prompt)
@@ -65,8 +68,11 @@ class FakeBackbone:
     def velocity(self, latent, timestep, prompt, *, grad):
         self.calls["gradient" if grad else "forward"] += 1
         with torch.set_grad_enabled(grad):
-            mixed = torch.einsum("bcfhw,cd->bdfhw", latent, self.mix)
-            return torch.tanh(mixed + prompt.mean()) + latent * float(timestep) / 2000
+            return self.whole(latent, timestep, prompt)
+
+    def whole(self, latent, timestep, embedding):
+        mixed = torch.einsum("bcfhw,cd->bdfhw", self.entering(latent, timestep, self.num_blocks), self.mix)
+        return torch.tanh(mixed + embedding.mean()) + latent * float(timestep) / 2000
 
     def step(self, latent, velocity, schedule, index):
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity
@@ -74,21 +80,77 @@ class FakeBackbone:
     def queries_keys(self, latent, timestep, prompt, block, *, grad):
         self.calls["gradient" if grad else "partial"] += 1
         self.seen.append(("grad" if grad else "reference", float(timestep), float(prompt.mean())))
-        tokens = latent[0].permute(1, 2, 3, 0).flatten(1, 2)
         with torch.set_grad_enabled(grad):
-            return tuple(
-                (2 * torch.tanh(tokens @ weight * (1 + block) + float(timestep) / 1000)).unflatten(
-                    -1, (self.heads, self.head_dim)
+            entering = self.entering(latent, timestep, block)
+            query, key = (self.projected(entering, w, timestep, block) for w in (self.to_q, self.to_k))
+            if self.tables:
+                query, key = (
+                    x + self.turned(x, latent, t) for x, t in zip((query, key), self.tables, strict=True)
                 )
-                for weight in (self.to_q, self.to_k)
-            )
+            return query, key
+
+    def keys_values(self, latent, timestep, prompt, block, *, grad):
+        self.calls["gradient" if grad else "partial"] += 1
+        self.seen.append(("keys and values", float(timestep), float(prompt.mean())))
+        with torch.set_grad_enabled(grad):
+            entering = self.entering(latent, timestep, block)
+            return tuple(self.projected(entering, w, timestep, block) for w in (self.to_k, self.to_q))
 
     def hidden_states(self, latent, timestep, prompt, block, *, grad):
         self.calls["gradient" if grad else "partial"] += 1
         self.seen.append(("grad" if grad else "reference", float(timestep), float(prompt.mean())))
-        tokens = latent[0].permute(1, 2, 3, 0).flatten(1, 2)
         with torch.set_grad_enabled(grad):
+            tokens = self.tokens(self.entering(latent, timestep, block + 1))
             return torch.tanh(tokens @ self.to_q * (1 + block) + float(timestep) / 1000)
+
+    def entering(self, latent, timestep, block):
+        """The latent, changed by what is injected into earlier blocks and by tables: not by its own."""
+        changes = []
+        for at, pair in self.injections.items():
+            if at < block:
+                own = (self.projected(latent, w, timestep, at) for w in (self.to_k, self.to_q))
+                changes += [theirs - ours for theirs, ours in zip(pair, own, strict=True)]
+        if self.tables and block:
+            query = self.projected(latent, self.to_q, timestep, 0)
+            changes += [self.turned(query, latent, tables) for tables in self.tables]
+        for factor, change in enumerate(changes, start=1):
+            cells = factor * change.flatten(2) @ self.to_q.T / self.heads / self.head_dim
+            latent = latent + cells.permute(2, 0, 1).reshape(latent.shape)
+        return latent
+
+    def tokens(self, latent):
+        return latent[0].permute(1, 2, 3, 0).flatten(1, 2)
+
+    def projected(self, latent, weight, timestep, block):
+        values = 2 * torch.tanh(self.tokens(latent) @ weight * (1 + block) + float(timestep) / 1000)
+        return values.unflatten(-1, (self.heads, self.head_dim))
+
+    def turned(self, x, latent, tables):
+        """What tables do to (F, S, heads, head_dim), less what the latent's own would."""
+        own = self.rotary(latent)
+        cos, sin = (
+            (table - usual).unflatten(0, x.shape[:2]).unsqueeze(2).to(x)
+            for table, usual in zip(tables, own, strict=True)
+        )
+        partner = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
+        return x * cos + partner * sin
+
+    def rotary(self, latent, positions=None):
+        positions = token_positions(self.grid(latent)) if positions is None else positions
+        angle = positions.repeat_interleave(2, dim=1) * torch.tensor([1.0, 1.0, 0.5, 0.5, 0.3, 0.3])
+        return angle.cos(), angle.sin()
+
+    @contextmanager
+    def rotated(self, query, key):
+        before, self.tables = self.tables, (query, key)
+        yield
+        self.tables = before
+
+    @contextmanager
+    def injected(self, block, keys, values):
+        before, self.injections = self.injections, {**self.injections, block: (keys, values)}
+        yield
+        self.injections = before
 
 
 class Recorder(Observer):

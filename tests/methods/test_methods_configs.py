@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
 REUSE = {"policy": "fixed", "interval": 3, "longest": 10, "turn": 30.0, "move": 5.0, "across_steps": False}
+RIVAL = {"lr_start": 2e-3, "lr_end": 1.1e-3, "iterations": 5, "guided_fraction": 0.2}
 BACKBONE = {
     "steps": 50,
     "guidance_scale": 5.0,
@@ -29,6 +30,9 @@ BACKBONE = {
         "span": 4,
         "amf_weight": 5.0,
         "window_weight": 1.0,
+        "ditflow": {"temperature": 2.0, **RIVAL},
+        "ditflow_rope": RIVAL,
+        "ropecraft": {"kernel": 21, "sigma": 11.0, "lr": 1e-3, "iterations": 5, "guided_fraction": 0.2},
     },
 }
 

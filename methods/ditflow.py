@@ -1,0 +1,157 @@
+"""DiTFlow: the reference's attention motion flow (AMF), matched by moving the latent.
+
+Pondaven et al., "Video Motion Transfer with Diffusion Transformers", CVPR 2025, arXiv:2412.07776;
+code: ditflow/ditflow (``motion_guidance.py``, ``guidance_utils/motion_flow_utils.py``,
+``guidance_utils/custom_modules.py``, ``configs/guidance_config.yaml``).
+
+As theirs: one block's self-attention logits are averaged over heads, each frame's queries attend to
+every frame (all ordered pairs, a frame with itself too); the reference, read once from its clean
+latent at timestep 0 with the empty prompt, displaces each token to its best match, in whole tokens;
+the generated video to the expected position; squared differences are averaged over the tokens that
+the reference displaces, the others being free; Adam, fresh at each guided step; and in guided steps
+block 0 attends to keys and values of the reference noised with the initial noise.
+
+Where this differs:
+
+* The pass that makes keys and values stops at the block they are for, and so does the gradient's at
+  the block that is read; theirs run all of the former, and all of the latter's first layers. The
+  numbers are the same.
+* Wan's blocks have no text in self-attention, so neither the injected keys and values nor the
+  features have text tokens to leave out.
+* Where the reference displaces no token the loss is 0; theirs is the mean of nothing, NaN.
+* Sampling is the backbone's (schedule, classifier-free guidance of one scale, Euler steps). Theirs is
+  CogVideoX's, whose dynamic scale is given a timestep where a step is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import pydantic
+from pydantic import Field
+
+from datasets.errors import InputError
+from methods.gradient_reuse import Reuse
+from methods.guidance import Guidance, Moment, Optimiser, Sampling, Start, sample
+from methods.interface import Backbone, Grid, Observer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class DiTFlow:
+    """DiTFlow with an optimised latent; ``conf/method/ditflow.yaml`` says what each key is."""
+
+    name: str
+    block: Annotated[int, Field(ge=0)]
+    temperature: Annotated[float, Field(gt=0)]
+    injection: Annotated[int, Field(ge=0)] | None
+    optimiser: Optimiser
+    start: Start
+    steps: Annotated[int, Field(ge=1)]
+    guidance_scale: float
+    negative_prompt: str
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    uses_backbone: ClassVar[bool] = True
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        """Raises InputError when a block is not the backbone's, or the clip has one latent frame."""
+        for key, block in (("block", self.block), ("injection", self.injection)):
+            if block is not None and block >= num_blocks:
+                raise InputError(
+                    f"method.{key}={block}: the backbone has blocks 0 to {num_blocks - 1}; lower method.{key}"
+                )
+        if grid.frames < 2:
+            raise InputError(
+                f"frames: motion needs at least 2 latent frames, not {grid.frames}; ask for more frames"
+            )
+
+    def transfer(
+        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
+    ) -> Tensor:
+        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
+        guidance = Guidance(self, self.optimiser, Reuse(interval=1), "clean")
+
+        def around(moment: Moment) -> AbstractContextManager[None]:
+            if moment.index >= self.optimiser.guided_steps(self.steps):
+                return nullcontext()
+            return self.injected(backbone, reference, noise, moment, observer)
+
+        return sample(backbone, reference, prompt, noise, observer, self.sampling(), guidance, around)
+
+    def sampling(self) -> Sampling:
+        return Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
+
+    @contextmanager
+    def injected(
+        self, backbone: Backbone, reference: Tensor, noise: Tensor, moment: Moment, observer: Observer
+    ) -> Iterator[None]:
+        """Inside, block ``injection`` has the keys and values of the reference, noised with ``noise``."""
+        if self.injection is None:
+            yield
+            return
+        with observer.stage("extract"):
+            noised = backbone.add_noise(reference.float(), noise.to(reference).float(), moment.sigma)
+            both = backbone.keys_values(noised, moment.timestep, moment.prompt, self.injection, grad=False)
+        with backbone.injected(self.injection, *both):
+            yield
+
+    def extract(
+        self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
+    ) -> Tensor:
+        """Displacements (F * F, S, 2) in tokens: to the expected position with ``grad``, else to the best."""
+        grid = backbone.grid(latent)
+        queries, keys = backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad)
+        return displacements(queries, keys, grid.height, grid.width, self.temperature, soft=grad)
+
+    def losses(self, generated: Tensor, reference: Tensor) -> dict[str, Tensor]:
+        """The term ``amf``: ``masked_loss``."""
+        return {"amf": masked_loss(generated, reference)}
+
+
+def displacements(
+    queries: Tensor, keys: Tensor, height: int, width: int, temperature: float, *, soft: bool
+) -> Tensor:
+    """Attention motion flow over all ordered frame pairs, (F * F, S, 2) rows and columns in tokens.
+
+    ``queries``, ``keys``: (F, S, heads, d). Pairs are ordered by source, then target. ``soft``: to the
+    expected position under softmax(temperature x mean of the heads' logits); else to the key of the
+    largest logit, without gradient.
+    """
+    import torch
+
+    from methods import amf
+
+    queries, keys, scale = amf.reduce_heads(queries, keys, "concat", temperature)
+    positions = amf.token_positions(height, width, queries)
+    source, target = torch.cartesian_prod(*(torch.arange(len(queries)),) * 2).unbind(1)
+    pairs = amf.FramePairs(source, target, torch.ones(len(source)))
+
+    def expected(queries: Tensor, keys: Tensor) -> Tensor:
+        return amf.expected_position(queries, keys, positions, scale)
+
+    def best(queries: Tensor, keys: Tensor) -> Tensor:
+        return positions[(queries @ keys.mT).argmax(-1)]
+
+    if soft:
+        return amf.over_pairs(expected, pairs, queries, keys) - positions
+    with torch.no_grad():
+        return amf.over_pairs(best, pairs, queries, keys) - positions
+
+
+def masked_loss(generated: Tensor, reference: Tensor) -> Tensor:
+    """Mean squared difference over rows and columns of the tokens that the reference displaces.
+
+    Displacements (P, S, 2); tokens squared. 0 where the reference displaces none.
+    """
+    moves = (reference != 0).any(-1)
+    error = (generated - reference).square().mean(-1)
+    return (error * moves).sum() / moves.sum().clamp(min=1)
+
+
+__all__ = ["DiTFlow", "displacements", "masked_loss"]
