@@ -45,6 +45,33 @@ JOINT_TOKENS = 2048
 
 
 @dataclass(config={"extra": "forbid"})
+class FeatureGuidance:
+    """Of methods that read the output of ``block``; the learning rates are of latents."""
+
+    block: NonNegativeInt
+    lr_start: float
+    lr_end: float
+    iterations: PositiveInt
+
+
+@dataclass(config={"extra": "forbid"})
+class ScoreGuidance:
+    """Of methods that add a gradient after the Euler step; ``strength`` is its factor."""
+
+    strength: float
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
+    reference_sigma: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(config={"extra": "forbid"})
+class FlowGuidance:
+    """Of methods that optimise the latent through the predicted clean one."""
+
+    lr: float
+    iterations: PositiveInt
+
+
+@dataclass(config={"extra": "forbid"})
 class Guidance:
     """Defaults for guidance methods on this backbone; methods interpolate them.
 
@@ -64,6 +91,9 @@ class Guidance:
     amf_weight: float
     window_weight: float
     reduction: Literal["head_mean", "concat"] = "head_mean"
+    features: FeatureGuidance | None = None
+    score: ScoreGuidance | None = None
+    flow: FlowGuidance | None = None
 
 
 @dataclass(config={"extra": "forbid"})

@@ -29,6 +29,9 @@ BACKBONE = {
         "span": 4,
         "amf_weight": 5.0,
         "window_weight": 1.0,
+        "features": {"block": 14, "lr_start": 2e-3, "lr_end": 1.1e-3, "iterations": 5},
+        "score": {"strength": 2e4, "guided_fraction": 0.5, "reference_sigma": 0.61},
+        "flow": {"lr": 3e-3, "iterations": 3},
     },
 }
 
