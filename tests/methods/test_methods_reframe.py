@@ -102,7 +102,9 @@ def test_the_warp_is_a_loop_over_tokens_that_asks_where_each_came_from(options):
         for token in range(height * width):
             row, column = divmod(token, width)
             was = moved(back, row, column)
-            inside = all(-0.5 <= at <= size - 0.5 for at, size in zip(was, (height, width), strict=True))
+            inside = all(
+                -1e-6 <= at + 0.5 <= size + 1e-6 for at, size in zip(was, (height, width), strict=True)
+            )
             assert bool(seen[token]) == inside
             if not inside:
                 continue
