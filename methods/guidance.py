@@ -299,11 +299,11 @@ def compressed_schedule(backbone: Backbone, steps: int, strength: float | None) 
     return Schedule(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
 
 
-def fixed_noise(like: Tensor) -> Tensor:
+def fixed_noise(like: Tensor, seed: int = RENOISE_SEED) -> Tensor:
     """Standard normal noise of a fixed seed, drawn on the CPU so that every device has the same."""
     import torch
 
-    generator = torch.Generator().manual_seed(RENOISE_SEED)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn(like.shape, generator=generator).to(like)
 
 

@@ -74,6 +74,33 @@ class WarpGuidance:
 
 
 @dataclass(config={"extra": "forbid"})
+class FeatureGuidance:
+    """Of methods that read the output of ``block``; the learning rates are of latents."""
+
+    block: NonNegativeInt
+    lr_start: float
+    lr_end: float
+    iterations: PositiveInt
+
+
+@dataclass(config={"extra": "forbid"})
+class ScoreGuidance:
+    """Of methods that add a gradient after the Euler step; ``strength`` is its factor."""
+
+    strength: float
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
+    reference_sigma: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(config={"extra": "forbid"})
+class FlowGuidance:
+    """Of methods that optimise the latent through the predicted clean one."""
+
+    lr: float
+    iterations: PositiveInt
+
+
+@dataclass(config={"extra": "forbid"})
 class Guidance:
     """Defaults for guidance methods on this backbone; methods interpolate them.
 
@@ -97,6 +124,9 @@ class Guidance:
     ditflow: DiTFlowGuidance | None = None
     ditflow_rope: TableGuidance | None = None
     ropecraft: WarpGuidance | None = None
+    features: FeatureGuidance | None = None
+    score: ScoreGuidance | None = None
+    flow: FlowGuidance | None = None
 
 
 @dataclass(config={"extra": "forbid"})

@@ -1,0 +1,158 @@
+"""MotionClone: score guidance by where tokens attend to over time.
+
+MotionClone: Training-Free Motion Cloning for Controllable Video Generation (Ling et al., ICLR 2025,
+arXiv:2406.05338). Source: LPengYang/MotionClone:motionclone/utils/motionclone_functions.py,
+configs/t2v_object.yaml and configs/t2v_camera.yaml. In the original each token of AnimateDiff's
+temporal attention attends to the same place in all frames. Of the reference, every row's largest
+probability is kept, and the generated video is to give the same entry the same probability; the
+gradient of that is added to the predicted noise.
+
+This is a port to diffusion transformers, which have no temporal attention. Where it differs:
+
+* The attention over frames is made from one block's queries and keys, after RoPE: for each head and place
+  the softmax over the keys of all frames at the same place. The original sums over six such layers.
+* The shift is the original's written for flow matching: it adds strength * (1 - abar_t)^.5 grad L to
+  the noise, which moves x_next by strength * sigma_t * sigma_next * grad L, downwards.
+* ``strength`` goes with a loss that is a mean over heads, places and frames, and depends on
+  their number and on the network; the backbone's YAML has it.
+* The gradient comes from a pass of its own that stops at the block, not from the conditional pass.
+* Warm-up and cool-down are shares of the guided steps: the original has 10 steps each, of 50 guided
+  (camera) or 180 (object). Its guided steps lie closer together than the others; ours do not.
+* The reference is noised once, to ``reference_sigma``. AnimateDiff's timestep 400 has the
+  signal-to-noise ratio of sigma 0.61.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import pydantic
+from pydantic import Field
+
+from methods.checks import check_block, check_frames
+from methods.guidance import Sampling, Start, fixed_noise
+from methods.interface import Backbone, Grid, Observer
+from methods.steering import Run, Steer, steer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class MotionClone:
+    """Score guidance by attention over frames; ``conf/method/motionclone.yaml`` says what each key is."""
+
+    name: str
+    block: Annotated[int, Field(ge=0)]
+    strength: Annotated[float, Field(ge=0)]
+    reference_sigma: Share
+    guided_fraction: Share
+    warm_up: Share
+    cool_down: Share
+    start: Start
+    steps: Annotated[int, Field(ge=1)]
+    guidance_scale: float
+    negative_prompt: str
+
+    version: ClassVar[str] = "1"
+    outside_id: ClassVar[Sequence[str]] = ()
+    uses_backbone: ClassVar[bool] = True
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        """Raises InputError for a block there is not, and for a single latent frame."""
+        check_block(self.block, num_blocks)
+        check_frames(grid)
+
+    @property
+    def guided(self) -> int:
+        """How many steps are guided: ``guided_fraction`` of them, rounded up."""
+        return math.ceil(self.guided_fraction * self.steps - 1e-9)
+
+    def transfer(
+        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
+    ) -> Tensor:
+        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
+        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
+        return steer(backbone, reference, prompt, noise, observer, sampling, self.guided, self.score_guidance)
+
+    def score_guidance(self, run: Run) -> Steer:
+        """Reads the reference, and returns the shift of each guided step."""
+        import torch
+
+        with run.observer.stage("extract"):
+            wanted, at = run.observer.shared("reference", partial(self.reference_motion, run))
+
+        def shifted(index: int, latent: Tensor) -> tuple[Tensor, Tensor]:
+            with run.observer.stage("guide"), torch.enable_grad():
+                optimised = latent.detach().requires_grad_()
+                timestep = run.schedule.timesteps[index]
+                attention = self.attention(run.backbone, optimised, timestep, run.prompt, grad=True)
+                loss = motion_loss(attention, wanted, at)
+                (gradient,) = torch.autograd.grad(loss, optimised)
+                share = ramp(index, self.guided, self.warm_up, self.cool_down)
+                sigma, following = (float(run.schedule.sigmas[i]) for i in (index, index + 1))
+                shift = -(self.strength * share * sigma * following) * gradient
+                run.observer.trace(
+                    step=index,
+                    iteration=0,
+                    total=float(loss.detach()),
+                    gradient_norm=float(gradient.norm()),
+                    shift=float(shift.square().mean().sqrt()),
+                )
+            return latent, shift
+
+        return shifted
+
+    def reference_motion(self, run: Run) -> tuple[Tensor, Tensor]:
+        """Each row's largest probability, and its frame, (S, heads, F, 1) each, of the noised reference."""
+        sigma = self.reference_sigma
+        noised = run.backbone.add_noise(run.reference, fixed_noise(run.reference), sigma)
+        timestep = sigma * run.schedule.timesteps[0] / run.schedule.sigmas[0]
+        attention = self.attention(run.backbone, noised, timestep, run.empty, grad=False)
+        wanted, at = attention.max(-1, keepdim=True)
+        return wanted, at
+
+    def attention(
+        self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
+    ) -> Tensor:
+        return frame_attention(*backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad))
+
+
+def frame_attention(queries: Tensor, keys: Tensor) -> Tensor:
+    """Attention of each token to the tokens at its place in all frames, per head.
+
+    Queries and keys (F, S, heads, d) to probabilities (S, heads, F, F), rows summing to 1; the logits are
+    scaled by d^-0.5. In float32 or better.
+    """
+    import torch
+
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    queries, keys = (vectors.to(dtype).permute(1, 2, 0, 3) for vectors in (queries, keys))
+    return torch.softmax(queries @ keys.mT / queries.shape[-1] ** 0.5, dim=-1)
+
+
+def motion_loss(attention: Tensor, wanted: Tensor, at: Tensor) -> Tensor:
+    """Mean squared difference of the probabilities ``attention`` (S, heads, F, F) has at frames ``at``.
+
+    ``wanted`` and ``at`` (S, heads, F, 1): the reference's largest probability of each row and its frame.
+    """
+    return (attention.gather(-1, at) - wanted).square().mean()
+
+
+def ramp(index: int, guided: int, warm_up: float, cool_down: float) -> float:
+    """Share of the strength at guided step ``index``: linear over the first and the last steps, else 1."""
+    rising, falling = round(warm_up * guided), round(cool_down * guided)
+    share = 1.0
+    if index < rising:
+        share *= (index + 1) / rising
+    if index > guided - falling:
+        share *= (guided - index) / falling
+    return share
+
+
+__all__ = ["MotionClone", "frame_attention", "motion_loss", "ramp"]
