@@ -62,8 +62,8 @@ class MotionEmbedding:
 class TemporalConvolution:
     """Beside self-attention, in every block: convolutions along time, place by place, added to its output.
 
-    ``parameters``: ``blocks.<i>.down.weight`` (width, C, kernel) standard normal, then GELU, then
-    ``blocks.<i>.up.weight`` (C, width, kernel), which starts at 0, as do both ``bias``.
+    ``parameters``: ``blocks.<i>.down`` (width, C, kernel), standard normal; then GELU; then
+    ``blocks.<i>.up`` (C, width, kernel), which starts at 0. ``kernel`` is odd; there is no bias.
     """
 
     width: int

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ class FakeBackbone:
         )
         self.mix = torch.randn(channels, channels, generator=generator, dtype=torch.float64).to(dtype) / 3
         self.shift = shift
+        self.adapters: list[SimpleNamespace] = []
         self.calls: Counter[str] = Counter()
         self.seen: list[tuple[str, float, float]] = []
 
@@ -55,7 +58,7 @@ class FakeBackbone:
         def velocity(embedding):
             self.calls["forward"] += 1
             mixed = torch.einsum("bcfhw,cd->bdfhw", latent, self.mix)
-            return torch.tanh(mixed + embedding.mean()) + latent * float(timestep) / 2000
+            return torch.tanh(mixed + embedding.mean()) + latent * float(timestep) / 2000 + self.bias(latent)
 
         if negative is None or guidance_scale == 1:
             return velocity(prompt)
@@ -66,7 +69,22 @@ class FakeBackbone:
         self.calls["gradient" if grad else "forward"] += 1
         with torch.set_grad_enabled(grad):
             mixed = torch.einsum("bcfhw,cd->bdfhw", latent, self.mix)
-            return torch.tanh(mixed + prompt.mean()) + latent * float(timestep) / 2000
+            return torch.tanh(mixed + prompt.mean()) + latent * float(timestep) / 2000 + self.bias(latent)
+
+    @contextlib.contextmanager
+    def adapted(self, adapter, grid, weights=None):
+        """Whatever the adapter, a bias for each channel and frame of the velocity."""
+        bias = torch.zeros(self.mix.shape[0], grid.frames, dtype=self.mix.dtype)
+        parameters = {"bias": bias.requires_grad_()} if weights is None else dict(weights)
+        self.adapters.append(SimpleNamespace(parameters=parameters, scale=1.0))
+        try:
+            yield self.adapters[-1]
+        finally:
+            self.adapters.pop()
+
+    def bias(self, latent):
+        found = sum(one.scale * one.parameters["bias"] for one in self.adapters)
+        return found[None, :, : latent.shape[2], None, None] if self.adapters else 0
 
     def step(self, latent, velocity, schedule, index):
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity

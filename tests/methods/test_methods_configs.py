@@ -30,6 +30,16 @@ BACKBONE = {
         "amf_weight": 5.0,
         "window_weight": 1.0,
     },
+    "tuning": {
+        "motion_director": {"rank": 32, "steps": 150, "learning_rate": 5e-4},
+        "motion_inversion": {
+            "steps": 400,
+            "learning_rate": 2e-2,
+            "value_frames": False,
+            "debias": "drop",
+        },
+        "det": {"steps": 500, "learning_rate": 1e-5},
+    },
 }
 
 
