@@ -1,4 +1,4 @@
-"""MotionDirector (ECCV 2024, arXiv 2310.08465): two LoRAs, one for what a clip looks like, one for how it moves.
+"""MotionDirector (ECCV 2024, arXiv 2310.08465): one LoRA for a clip's appearance, one for its motion.
 
 Source: showlab/MotionDirector, MotionDirector_train.py (``finetune_unet``) and
 configs/config_single_video.yaml. Each step trains a spatial LoRA on one random frame, then a temporal LoRA
@@ -9,7 +9,7 @@ out (``without_appearance``). Only the temporal LoRA is sampled with.
 Where we differ, and why:
 
 * Its U-Net has spatial and temporal layers, a diffusion transformer has one full attention: both LoRAs are
-  on self- attention and feed-forward of every block, and only what they are trained on tells them apart.
+  on self-attention and feed-forward of every block, and only what they are trained on tells them apart.
 * Velocities instead of noise, at the backbone's noise levels; the empty prompt (``methods/tuning.py``).
 * The spatial LoRA's step is taken before the temporal loss is computed, which spares a second graph.
 * Sampling starts from the noise every method starts from: the authors' configuration blends in the

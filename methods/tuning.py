@@ -7,6 +7,7 @@ what the reference shows, and training on the target prompt would bind it to the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -87,11 +88,11 @@ class Trainer:
         )
 
     def update(self, loss: Tensor) -> float:
-        """One step down the gradient of ``loss`` (0-d), and its value. FloatingPointError when it is not finite."""
+        """One step down the gradient of ``loss`` (0-d). Its value; FloatingPointError when not finite."""
         import torch
 
         value = float(loss.detach())
-        if value - value != 0:
+        if not math.isfinite(value):
             raise FloatingPointError(f"the training loss is {value}")
         gradients = torch.autograd.grad(loss, self._parameters)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):

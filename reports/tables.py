@@ -777,7 +777,7 @@ def _cost_notes(rows: list[Row]) -> Iterator[str]:
         yield f"weights=random ({names}): quality means nothing and is not shown."
     timed = [record for row in rows for record in row.finished if record.timing.total is not None]
     if any(record.timing.once for record in timed):
-        yield "Time: to the first video of a clip; Further video: to one more of it, with what is done once a clip done."
+        yield "Time: to the first video of a clip. Further video: to one more of the same clip."
     if any(record.timing.amortised for record in timed):
         yield "Forward eq. leaves out what is done once a clip (measure.amortise=true)."
     trained = {row.label: _median_seconds(row, _training)[0] for row in rows}

@@ -1,4 +1,4 @@
-"""Adapters on a small random Wan: of no effect at first, what their formula says later, and gone afterwards."""
+"""Adapters on a small random Wan: no effect at first, what their formula says later, gone afterwards."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_convolutions_run_along_time_at_each_place_beside_self_attention(wan, la
 
 
 class Joint(torch.nn.Module):
-    """Joint attention as in CogVideoX: called by keyword, text first inside, video first in what it returns."""
+    """Joint attention as in CogVideoX: called by keyword, text first inside, video first outside."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The tuning-based methods: training on the clip, what their losses are, and that nothing trained changes nothing."""
+"""The tuning-based methods: training on the clip, their losses, and that untrained they change nothing."""
 
 from __future__ import annotations
 
@@ -250,7 +250,6 @@ def test_the_spatial_lora_sees_single_frames_and_the_temporal_one_the_clip(wan):
 
 
 def test_only_the_temporal_lora_is_sampled_with(wan):
-    """With no rate for the temporal loss's part left, its second factor stays 0 whatever the spatial one learns."""
     clean = latents(8, 3, 8, 12)[0]
     weights = director(training={**TRAINING, "learning_rate": 0.0}).train(wan, clean, Recorder())
     assert all(not value.any() for name, value in weights.items() if "lora_B" in name)
@@ -280,7 +279,7 @@ def test_debiasing_takes_the_difference_of_successive_frames_of_the_values_only(
 
 
 def test_values_without_frames_have_no_difference():
-    with pytest.raises(InputError, match="method.debias=difference") as error:
+    with pytest.raises(InputError, match=r"method\.debias=difference") as error:
         inversion(value_frames=False).check(GRID, 2)
     assert "\n" not in str(error.value)
     inversion(value_frames=False, debias="drop").check(GRID, 2)
