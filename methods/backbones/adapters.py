@@ -8,6 +8,7 @@ diffusers. The other adapters are hooks, which leave the network's modules alone
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -227,7 +228,8 @@ def _low_rank(
             layer.scaling[name] = scale
 
     try:
-        with _same_gradients(transformer):
+        with _same_gradients(transformer), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
             transformer.add_adapter(config, name)
             transformer.set_adapter([*before, name])
         layers = [

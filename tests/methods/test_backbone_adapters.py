@@ -222,7 +222,7 @@ def test_a_lora_can_be_saved_and_loaded_by_diffusers(wan, latent, tmp_path):
         ours = velocity(wan, latent)
         wan.transformer.save_lora_adapter(tmp_path, adapter_name="adapter0")
     other = backbone().load("cpu")
-    other.transformer.load_lora_adapter(tmp_path, prefix=None)
+    other.transformer.load_lora_adapter(tmp_path, prefix=None, use_safetensors=True)
     torch.testing.assert_close(velocity(other, latent), ours, rtol=1e-5, atol=1e-6)
 
 
