@@ -101,7 +101,7 @@ def resolve(target: Any, key: str, trust: Sequence[str] = ()) -> Any:
 
 
 def build(node: Mapping[str, Any], key: str, trust: Sequence[str] = ()) -> Any:
-    """Call the node's ``_target_`` with the node's other keys.
+    """Call the node's ``_target_`` with the node's other keys, nodes of plug-ins among them built first.
 
     ``key`` is where the node stands in the configuration (``method``); ``trust`` names
     packages besides ours that ``_target_`` may come from. Raises InputError, one line that
@@ -110,7 +110,13 @@ def build(node: Mapping[str, Any], key: str, trust: Sequence[str] = ()) -> Any:
     if "_target_" not in node:
         raise InputError(f"{key}._target_: no value; name the plug-in's class, as package.module.Class")
     factory = resolve(node["_target_"], key, trust)
-    values = {name: value for name, value in node.items() if name != "_target_"}
+    values = {
+        name: build(value, f"{key}.{name}", trust)
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for name, value in node.items()
+        if name != "_target_"
+    }
     try:
         return factory(**values)
     except ValidationError as error:

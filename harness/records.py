@@ -57,6 +57,21 @@ class Timing(Strict):
     values: list[dict[str, float]] = Field(default_factory=list)
     amortised: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def first_video(self) -> float | None:
+        """Seconds to a clip's first video: everything, also what its other cells share."""
+        return None if self.total is None else self.total + sum(self.amortised.values())
+
+    @property
+    def further_video(self) -> float | None:
+        """Seconds to one more video of the same clip: without training, and without what was shared."""
+        return None if self.total is None else self.total - self.stages.get("train", 0.0)
+
+    @property
+    def once(self) -> bool:
+        """Whether part of the time is spent only once a clip."""
+        return bool(self.amortised) or "train" in self.stages
+
 
 class Memory(Strict):
     """Peak bytes of a stage; None where it cannot be had."""

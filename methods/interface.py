@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,59 @@ class Schedule(NamedTuple):
     timesteps: Tensor
 
 
+Part = Literal["self_attention", "cross_attention", "feed_forward"]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """LoRA (arXiv 2106.09685) of ``rank`` on the linear maps of these parts of every block, scaling 1.
+
+    A part that a backbone does not have is left out. ``dropout`` is active only while it is trained.
+    ``parameters`` are named as diffusers saves them.
+    """
+
+    parts: tuple[Part, ...]
+    rank: int
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class MotionEmbedding:
+    """Vectors added to what self-attention takes its queries, keys and values from, in every block.
+
+    ``parameters``: ``blocks.<i>.queries_keys`` (F, C), one vector a frame, for queries and keys;
+    ``blocks.<i>.values`` (h, w, C), one a place, or (F, h, w, C) with ``value_frames``. They start at 0.
+    """
+
+    value_frames: bool = False
+
+
+@dataclass(frozen=True)
+class TemporalConvolution:
+    """Beside self-attention, in every block: convolutions along time, place by place, added to its output.
+
+    ``parameters``: ``blocks.<i>.down`` (width, C, kernel), standard normal; then GELU; then
+    ``blocks.<i>.up`` (C, width, kernel), which starts at 0. ``kernel`` is odd; there is no bias.
+    """
+
+    width: int
+    kernel: int = 3
+
+
+Adapter = LowRank | MotionEmbedding | TemporalConvolution
+
+
+class Adapted(Protocol):
+    """An adapter that is in place.
+
+    ``parameters``: its float32 weights by name, on the backbone's device. ``scale`` may be set at any
+    time: what the adapter adds is multiplied by it, and at 0 it might as well not be there.
+    """
+
+    parameters: Mapping[str, Tensor]
+    scale: float
+
+
 class Observer:
     """What a method tells whoever watches it. This one listens to nothing.
 
@@ -41,14 +95,14 @@ class Observer:
     """
 
     def stage(self, name: str) -> AbstractContextManager[object]:
-        """Time what happens inside. Names: text, encode, extract, guide, denoise, decode.
+        """Time what happens inside. Names: text, encode, train, extract, guide, denoise, decode.
 
         Stages do not nest.
         """
         return nullcontext()
 
     def step(self, index: int, total: int) -> None:
-        """Denoising step ``index`` (0-based) of ``total`` is about to start."""
+        """Step ``index`` (0-based) of ``total`` is about to start: of denoising, or of training."""
 
     def shared(self, name: str, compute: Callable[[], Value]) -> Value:
         """What depends on the reference and the method's options alone, by a name of its own.
@@ -169,6 +223,18 @@ class Backbone(Protocol):
         """
         ...
 
+    def adapted(
+        self, adapter: Adapter, grid: Grid, weights: Mapping[str, Tensor] | None = None
+    ) -> AbstractContextManager[Adapted]:
+        """Inside, every pass goes through ``adapter`` as well; afterwards all is as before, to the bit.
+
+        Without ``weights`` it is fresh (drawn from torch's global generator, and of no effect yet) and
+        trainable: ``velocity(grad=True)`` is then differentiable with respect to its ``parameters``.
+        With ``weights``, named as they were, it is frozen. ``grid``: the token grid of the clip; except
+        with ``LowRank``, latents of another size are a ValueError. Adapters may be nested.
+        """
+        ...
+
 
 class BackboneConfig(Protocol):
     """A backbone plug-in before loading: a pydantic dataclass whose fields are its YAML keys."""
@@ -247,12 +313,17 @@ class FinishedVideos(Protocol):
 
 
 __all__ = [
+    "Adapted",
+    "Adapter",
     "Backbone",
     "BackboneConfig",
     "FinishedVideos",
     "Grid",
+    "LowRank",
     "Method",
+    "MotionEmbedding",
     "Observer",
     "Rotary",
     "Schedule",
+    "TemporalConvolution",
 ]

@@ -306,7 +306,9 @@ def _values(record: Record, columns: Sequence[Column]) -> Iterator[Value]:
     """The record's numbers under the table's columns, its secondary metrics left to the record."""
     for column in columns:
         if column.key == "time":
-            number = record.timing.total
+            number = record.timing.first_video
+        elif column.key == "further":
+            number = record.timing.further_video
         elif column.key in record.metrics:
             number = record.metrics[column.key].value
         else:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ without their yellow: both have to show on white paper and on a dark page."""
 
 MARKERS = "osD^vPX*<>"
 
-STAGES = ("encode", "text", "extract", "guide", "denoise", "decode")
+STAGES = ("encode", "text", "train", "extract", "guide", "denoise", "decode")
 """In the order of their first call."""
 REST = "not in a stage"
 
@@ -257,7 +258,7 @@ def quality_against_time(group: Group, table: Table) -> Figure | str:
 
 
 def stage_seconds(row: Row) -> dict[str, float]:
-    """Mean seconds of each stage over clips (prompts and seeds averaged within).
+    """Mean seconds of each stage of a clip's first video over clips (prompts and seeds averaged within).
 
     ``REST`` is what no stage holds; empty when nothing was timed.
     """
@@ -265,10 +266,11 @@ def stage_seconds(row: Row) -> dict[str, float]:
     if not timed:
         return {}
     clips = [record.clip for record in timed]
-    every = {name for record in timed for name in record.timing.stages}
+    spent = [Counter(record.timing.stages) + Counter(record.timing.amortised) for record in timed]
+    every = {name for stages in spent for name in stages}
     names = [*(name for name in STAGES if name in every), *sorted(every - set(STAGES))]
-    found = {name: _mean([record.timing.stages.get(name, 0.0) for record in timed], clips) for name in names}
-    rest = _mean([record.timing.total or 0.0 for record in timed], clips) - sum(found.values())
+    found = {name: _mean([stages[name] for stages in spent], clips) for name in names}
+    rest = _mean([record.timing.first_video or 0.0 for record in timed], clips) - sum(found.values())
     return found | ({REST: rest} if rest > 0 else {})
 
 

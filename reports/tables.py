@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from datasets.errors import InputError
-from harness.records import PlannedCell, Record, Variant, load_plan, load_record
+from harness.records import PlannedCell, Record, Timing, Variant, load_plan, load_record
 from reports.statistics import (
     Difference,
     Pair,
@@ -60,6 +60,7 @@ COSTS = (
     Column("memory", "Memory", "B", False),
     Column("forward_equivalents", "Forward eq.", "", False),
 )
+FURTHER = Column("further", "Further video", "s", False)
 SPEEDUP = Column("speedup", "Speed-up", "x")
 COUNT = Column("n", "n", "", None)
 
@@ -335,6 +336,8 @@ def _table(
     metrics = _metric_columns(rows)
     dropped = {column.key: _null_somewhere(rows, column.key) for column in metrics}
     columns, hidden = _shown(rows, metrics, everything)
+    if any(record.timing.once for row in rows for record in row.finished):
+        columns.insert(columns.index(COSTS[0]) + 1, FURTHER)
     base = _named_base(rows, plans)
     if base is not None and len(rows) > 1:
         columns.insert(columns.index(COSTS[0]) + 1, SPEEDUP)
@@ -454,19 +457,6 @@ def _quality(row: Row, key: str, dropped: set[Pair]) -> tuple[float, float, floa
 def _costs(row: Row) -> dict[str, tuple[float, float, float]]:
     """Median seconds over clips with their interval, the highest peak, mean forward-equivalents, clips."""
     nothing = (math.nan, math.nan)
-    timed = [record for record in row.finished if record.timing.total is not None]
-    seconds = list(
-        cluster_means(
-            (float(record.timing.total or 0.0) for record in timed),
-            (record.clip for record in timed),
-            np.median,
-        ).values()
-    )
-    time = (
-        (float(np.median(seconds)), *bootstrap_interval(seconds, np.median, method="percentile"))
-        if seconds
-        else (math.nan, *nothing)
-    )
     forwards = [
         (record.flops.forward_equivalents, record.clip)
         for record in row.finished
@@ -476,11 +466,24 @@ def _costs(row: Row) -> dict[str, tuple[float, float, float]]:
     forward = float(np.mean(list(per_clip.values()))) if per_clip else math.nan
     peak = _peak(row)[0]
     return {
-        "time": time,
+        "time": _median_seconds(row, lambda timing: timing.first_video),
+        "further": _median_seconds(row, lambda timing: timing.further_video),
         "memory": (math.nan if peak is None else float(peak), *nothing),
         "forward_equivalents": (forward, *nothing),
         "n": (float(len({record.clip for record in row.finished})), *nothing),
     }
+
+
+def _median_seconds(row: Row, read: Callable[[Timing], float | None]) -> tuple[float, float, float]:
+    """Median over clips (of the medians within each) with its interval; NaN when nothing was timed."""
+    timed = [
+        (seconds, record.clip) for record in row.finished if (seconds := read(record.timing)) is not None
+    ]
+    clips = cluster_means((seconds for seconds, _ in timed), (clip for _, clip in timed), np.median)
+    if not clips:
+        return math.nan, math.nan, math.nan
+    seconds = list(clips.values())
+    return float(np.median(seconds)), *bootstrap_interval(seconds, np.median, method="percentile")
 
 
 def _peak(row: Row) -> tuple[int | None, str]:
@@ -502,12 +505,13 @@ def _peak_of(records: Sequence[Record]) -> tuple[int | None, str]:
 
 def _by_pair(row: Row, key: str) -> dict[Pair, float]:
     """A column's number for each finished cell that has one; seconds, bytes, or the metric's value."""
-    if key not in {column.key for column in COSTS}:
+    if key not in {column.key for column in (*COSTS, FURTHER)}:
         return {} if row.untrained else row.pairs(key)
     found: dict[Pair, float] = {}
     for record in row.finished:
         value = {
-            "time": record.timing.total,
+            "time": record.timing.first_video,
+            "further": record.timing.further_video,
             "memory": _peak_of([record])[0],
             "forward_equivalents": record.flops.forward_equivalents,
         }[key]
@@ -532,7 +536,7 @@ def _withheld(rows: list[Row], key: str) -> bool:
         found = {row.setting(SETTINGS[name]) for row in rows}
         if name == "device":
             # Finished videos were made on a device nobody told us.
-            if key in ("time", "memory") and len(found) > 1:
+            if key in ("time", "further", "memory") and len(found) > 1:
                 return True
         elif len(found - {()}) > 1:
             return True
@@ -779,6 +783,15 @@ def _cost_notes(rows: list[Row]) -> Iterator[str]:
         names = ", ".join(row.label for row in rows if row.untrained)
         yield f"weights=random ({names}): quality means nothing and is not shown."
     timed = [record for row in rows for record in row.finished if record.timing.total is not None]
+    if any(record.timing.once for record in timed):
+        yield "Time: to the first video of a clip. Further video: to one more of the same clip."
+    if any(record.timing.amortised for record in timed):
+        yield "Forward eq. leaves out what is done once a clip (measure.amortise=true)."
+    trained = {row.label: _median_seconds(row, _training)[0] for row in rows}
+    trained = {label: seconds for label, seconds in trained.items() if math.isfinite(seconds)}
+    if trained:
+        whose = ", ".join(f"{label} {seconds:.1f} s" for label, seconds in trained.items())
+        yield f"Training, once a clip, part of the time to its first video: {whose}."
     if any(record.timing.repeats == 1 for record in timed):
         yield "Times from one run (measure.repeats=1) are indicative."
     beside = sorted({str(r.environment["launcher"]) for r in timed if r.environment.get("launcher")})
@@ -798,6 +811,13 @@ def _cost_notes(rows: list[Row]) -> Iterator[str]:
     pooled = sorted({len({cell.seed for cell in row.cells.values()}) for row in rows})
     if pooled and pooled[-1] > 1:
         yield "Prompts and seeds are averaged within a clip; intervals are over clips."
+
+
+def _training(timing: Timing) -> float | None:
+    """Seconds of training, in the cell or shared; None where nothing was trained."""
+    if timing.total is None or not {"train"} & (timing.stages.keys() | timing.amortised.keys()):
+        return None
+    return timing.stages.get("train", 0.0) + timing.amortised.get("train", 0.0)
 
 
 def ending(record: Record) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
@@ -23,8 +23,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
+from methods.backbones.adapters import Sites, adapted
 from methods.backbones.saved import counting_saved, free_bytes
-from methods.interface import Grid, Rotary, Schedule
+from methods.interface import Adapted, Adapter, Grid, Rotary, Schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ SHIPPED = Path(__file__).parent / "checkpoints"
 WEIGHTED = ("text_encoder", "transformer", "vae")
 COMPONENTS = ("tokenizer", *WEIGHTED)
 HUB_TIMEOUT = 5.0  # seconds for the one question whether the hub answers
+
+SITES = Sites(blocks="blocks", self_attention="attn1", cross_attention="attn2", feed_forward="ffn")
 
 # With ``checkpoint=auto`` blocks may save this share of the free memory; the backward pass needs the rest.
 MEMORY_SHARE = 0.8
@@ -130,6 +133,15 @@ class Guidance:
 
 
 @dataclass(config={"extra": "forbid"})
+class Tuning:
+    """Defaults for the tuning-based methods on this backbone, by method; methods interpolate them."""
+
+    motion_director: dict[str, float]
+    motion_inversion: dict[str, float | bool | str]
+    det: dict[str, float]
+
+
+@dataclass(config={"extra": "forbid"})
 class Architecture:
     """diffusers' and transformers' ``config.json`` values of the three networks."""
 
@@ -149,7 +161,7 @@ class WanBackbone:
     names a diffusers attention backend (null: PyTorch's own). ``checkpoint``
     recomputes blocks in the backward pass of ``queries_keys`` and ``hidden_states``,
     for memory; ``auto`` only where what they would save does not fit. ``steps``, ``guidance_scale``,
-    ``negative_prompt`` and ``guidance`` are read by methods, not by the backbone.
+    ``negative_prompt``, ``guidance`` and ``tuning`` are read by methods, not by the backbone.
     """
 
     name: str
@@ -172,6 +184,7 @@ class WanBackbone:
     vae_tiling: bool = False
     cpu_offload: bool = False
     own_world_only: bool = False
+    tuning: Tuning | None = None
     architecture: Architecture | None = None
 
     version: ClassVar[str] = "1"
@@ -186,6 +199,7 @@ class WanBackbone:
         "guidance_scale",
         "negative_prompt",
         "guidance",
+        "tuning",
         "checkpoint",
         "cpu_offload",
         "own_world_only",
@@ -614,6 +628,12 @@ class Wan:
             cells = patches.unflatten(1, grid).permute(0, 7, 1, 4, 2, 5, 3, 6)
         return cells.flatten(6, 7).flatten(4, 5).flatten(2, 3).float()
 
+    def adapted(
+        self, adapter: Adapter, grid: Grid, weights: Mapping[str, Tensor] | None = None
+    ) -> AbstractContextManager[Adapted]:
+        """Inside, every pass of the transformer goes through ``adapter``; blocks then run uncompiled."""
+        return adapted(self.transformer, SITES, adapter, grid, self.device, weights)
+
     def _velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
         import torch
 
@@ -924,4 +944,4 @@ def _digest(stamps: tuple[tuple[str, str, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["Architecture", "Guidance", "Wan", "WanBackbone"]
+__all__ = ["Architecture", "Guidance", "Tuning", "Wan", "WanBackbone"]

@@ -108,3 +108,30 @@ def test_nearest_lists_the_names_when_none_is_close() -> None:
     assert nearest("fastvm", ["none", "fastvmt"], "method=") == "did you mean method=fastvmt?"
     assert nearest("zzz", ["b", "a"]) == "there are: a, b"
     assert nearest("zzz", []) == "there are none"
+
+
+def test_plug_ins_inside_a_plug_in_are_built_too_and_their_errors_named():
+    inner = {"_target_": "metrics.trackers.dis.Dis", "name": "dis", "grid": 7}
+    keys = {
+        "width": 8,
+        "kernel": 3,
+        "tracking": {"weight": 0.1, "points": 5, "below_sigma": 0.4},
+        "scale": 1.0,
+    }
+    training = {
+        "steps": 1,
+        "learning_rate": 0.1,
+        "weight_decay": 0,
+        "beta2": 0.9,
+        "clip_norm": None,
+        "seed": 0,
+    }
+    keys |= {"training": training, "start": {}, "steps": 2, "guidance_scale": 1.0, "negative_prompt": ""}
+    node = {"_target_": "methods.det.DeT", "name": "det", "tracker": inner, **keys}
+    assert build(node, "method").tracker.grid == 7
+    with pytest.raises(
+        InputError, match=r"^method\.tracker\.grd: no such key; did you mean method\.tracker\.grid"
+    ):
+        build({**node, "tracker": {**inner, "grd": 3}}, "method")
+    with pytest.raises(InputError, match=r"^method\.tracker\._target_: .*outside our packages"):
+        build({**node, "tracker": {**inner, "_target_": "os.system"}}, "method")

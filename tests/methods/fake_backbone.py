@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class FakeBackbone:
         )
         self.mix = torch.randn(channels, channels, generator=generator, dtype=torch.float64).to(dtype) / 3
         self.shift = shift
+        self.adapters: list[SimpleNamespace] = []
         self.calls: Counter[str] = Counter()
         self.tables = None
         self.injections: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -72,7 +74,22 @@ class FakeBackbone:
 
     def whole(self, latent, timestep, embedding):
         mixed = torch.einsum("bcfhw,cd->bdfhw", self.entering(latent, timestep, self.num_blocks), self.mix)
-        return torch.tanh(mixed + embedding.mean()) + latent * float(timestep) / 2000
+        return torch.tanh(mixed + embedding.mean()) + latent * float(timestep) / 2000 + self.bias(latent)
+
+    @contextmanager
+    def adapted(self, adapter, grid, weights=None):
+        """Whatever the adapter, a bias for each channel and frame of the velocity."""
+        bias = torch.zeros(self.mix.shape[0], grid.frames, dtype=self.mix.dtype)
+        parameters = {"bias": bias.requires_grad_()} if weights is None else dict(weights)
+        self.adapters.append(SimpleNamespace(parameters=parameters, scale=1.0))
+        try:
+            yield self.adapters[-1]
+        finally:
+            self.adapters.pop()
+
+    def bias(self, latent):
+        found = sum(one.scale * one.parameters["bias"] for one in self.adapters)
+        return found[None, :, : latent.shape[2], None, None] if self.adapters else 0
 
     def step(self, latent, velocity, schedule, index):
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity

@@ -37,6 +37,16 @@ BACKBONE = {
         "score": {"strength": 2e4, "guided_fraction": 0.5, "reference_sigma": 0.61},
         "flow": {"lr": 3e-3, "iterations": 3},
     },
+    "tuning": {
+        "motion_director": {"rank": 32, "steps": 150, "learning_rate": 5e-4},
+        "motion_inversion": {
+            "steps": 400,
+            "learning_rate": 2e-2,
+            "value_frames": False,
+            "debias": "drop",
+        },
+        "det": {"steps": 500, "learning_rate": 1e-5},
+    },
 }
 
 
