@@ -371,11 +371,13 @@ def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
     """What one cell would cost, and how many there are, if the dataset can say so."""
     from datasets.errors import InputError
     from harness.cost import limit_lines
+    from methods.interface import VideoProgram
 
     name = job.part.label if job.part else job.method.name
     print(f"{name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
     if not rows:
-        print("  nothing: its videos are finished")
+        program = isinstance(job.method, VideoProgram)
+        print("  not known: a program of its own" if program else "  nothing: its videos are finished")
         return
     print(f"  {'stage':<9} {'operation':<50} {'calls':>6} {'TFLOPs':>12} {'executed':>12} {'forwards':>9}")
     for row in rows:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
@@ -166,7 +168,7 @@ class Method(Protocol):
     """A method plug-in: a pydantic dataclass whose fields are its YAML keys.
 
     ``version`` changes when its code changes the output. With ``uses_backbone``
-    False (finished videos), ``video`` is called instead of ``transfer``.
+    False ``transfer`` is never called: it is a ``VideoProgram`` or has ``FinishedVideos``.
     """
 
     name: str
@@ -205,6 +207,43 @@ class FinishedVideos(Protocol):
         ...
 
 
+class VideoRequest(NamedTuple):
+    """One video that a ``VideoProgram`` is asked for.
+
+    ``reference``: frames (T, H, W, 3) uint8 RGB, ``fps`` of them a second, ``caption`` what they
+    show, if known. ``device``: the harness's (``cpu``, ``cuda``, ``cuda:1``). ``folder``: where the
+    program's files of this cell belong; it need not exist.
+    """
+
+    clip: str
+    reference: NDArray[np.uint8]
+    fps: float
+    caption: str | None
+    prompt: str
+    seed: int
+    device: str
+    folder: Path
+
+
+@runtime_checkable
+class VideoProgram(Protocol):
+    """A method that makes its videos by itself, pixels to pixels (``uses_backbone`` False)."""
+
+    def identity(self) -> dict[str, str]:
+        """What, beside the configuration, determines the video; it enters the cell id.
+
+        Raises InputError when the program cannot be run at all.
+        """
+        ...
+
+    def make(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float]:
+        """Frames (T, H, W, 3) uint8 RGB, as many as the reference has, and the seconds it took.
+
+        Raises TimeoutError when it took too long, any other exception when it failed.
+        """
+        ...
+
+
 __all__ = [
     "Backbone",
     "BackboneConfig",
@@ -213,4 +252,6 @@ __all__ = [
     "Method",
     "Observer",
     "Schedule",
+    "VideoProgram",
+    "VideoRequest",
 ]
