@@ -288,7 +288,7 @@ def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], li
     """One Hydra job's plans (or costs), one for each variant, and the variants that do not fit."""
     from datasets.errors import InputError
     from harness.config import make_job
-    from harness.plan import DoesNotFit, make_plan
+    from harness.plan import DoesNotFit, check_operations, make_plan
     from harness.records import VariantOut
 
     planned: list[Planned] = []
@@ -310,6 +310,7 @@ def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], li
             elif job.action == "cost":
                 from harness.cost import cost_report
 
+                check_operations(job)
                 costed.append((job, cost_report(job.method, job.backbone, job.frames)))
             else:
                 planned.append((job, *make_plan(job)))

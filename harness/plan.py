@@ -133,6 +133,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         try:
             grid = job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
             job.method.check(grid, job.backbone.num_blocks)
+            check_operations(job)
         except InputError as error:
             raise DoesNotFit(str(error)) from error
     listing = job.dataset.listing()
@@ -293,6 +294,16 @@ def together(plans: Sequence[records.Plan], job: Job, out: Sequence[records.Vari
         left_out=list(clips.values()),
         variants_out=left_out,
     )
+
+
+def check_operations(job: Job) -> None:
+    """InputError when the method ``needs`` an operation that the backbone ``lacks``."""
+    for name in getattr(job.method, "needs", ()):
+        if name in getattr(job.backbone, "lacks", ()):
+            raise InputError(
+                f"method={job.method.name} needs {name}, which backbone={job.backbone.name} does not have; "
+                "use another backbone or method"
+            )
 
 
 def check_required(job: Job) -> None:

@@ -132,7 +132,10 @@ class Backbone(Protocol):
 
 
 class BackboneConfig(Protocol):
-    """A backbone plug-in before loading: a pydantic dataclass whose fields are its YAML keys."""
+    """A backbone plug-in before loading: a pydantic dataclass whose fields are its YAML keys.
+
+    One that cannot offer all operations of ``Backbone`` names those it cannot in ``lacks``.
+    """
 
     name: str
     height: int
@@ -169,6 +172,7 @@ class Method(Protocol):
 
     ``version`` changes when its code changes the output. With ``uses_backbone``
     False ``transfer`` is never called: it is a ``VideoProgram`` or has ``FinishedVideos``.
+    A method names in ``needs`` the operations of ``Backbone`` that not every one offers (``rotary``).
     """
 
     name: str
