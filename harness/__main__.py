@@ -288,7 +288,7 @@ def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], li
     """One Hydra job's plans (or costs), one for each variant, and the variants that do not fit."""
     from datasets.errors import InputError
     from harness.config import make_job
-    from harness.plan import DoesNotFit, make_plan
+    from harness.plan import DoesNotFit, check_operations, make_plan
     from harness.records import VariantOut
 
     planned: list[Planned] = []
@@ -310,6 +310,7 @@ def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], li
             elif job.action == "cost":
                 from harness.cost import cost_report
 
+                check_operations(job)
                 costed.append((job, cost_report(job.method, job.backbone, job.frames)))
             else:
                 planned.append((job, *make_plan(job)))
@@ -371,11 +372,13 @@ def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
     """What one cell would cost, and how many there are, if the dataset can say so."""
     from datasets.errors import InputError
     from harness.cost import limit_lines
+    from methods.interface import VideoProgram
 
     name = job.part.label if job.part else job.method.name
     print(f"{name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
     if not rows:
-        print("  nothing: its videos are finished")
+        program = isinstance(job.method, VideoProgram)
+        print("  not known: a program of its own" if program else "  nothing: its videos are finished")
         return
     print(f"  {'stage':<9} {'operation':<50} {'calls':>6} {'TFLOPs':>12} {'executed':>12} {'forwards':>9}")
     for row in rows:

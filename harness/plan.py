@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from datasets.clip import ClipInfo, Dataset, LeftOut, Prompt
 from datasets.errors import InputError
 from harness import records
 from harness.config import Job
-from methods.interface import FinishedVideos
+from methods.interface import FinishedVideos, VideoProgram
 from metrics.interface import MetricUnavailable
 
 
@@ -119,17 +119,21 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     finished video that is missing leaves its cell out; an error only when none remains, or
     none of a clip that ``dataset.names`` asks for.
 
-    ``action=score`` needs neither weights nor device: without the weights it goes by the
-    identity in the records of the plan of the same name.
+    ``action=score`` needs neither weights nor device: without the weights (or a program's
+    files) it goes by the identity in the records of the plan of the same name.
     """
     finished: FinishedVideos | None = None
-    if not job.method.uses_backbone:
+    program: VideoProgram | None = None
+    if isinstance(job.method, VideoProgram):
+        program = job.method
+    elif not job.method.uses_backbone:
         finished = cast("FinishedVideos", job.method)
     elif job.action != "score":
         # Only a run needs the device.
         try:
             grid = job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
             job.method.check(grid, job.backbone.num_blocks)
+            check_operations(job)
         except InputError as error:
             raise DoesNotFit(str(error)) from error
     listing = job.dataset.listing()
@@ -147,7 +151,12 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         # The same video, but a time of another meaning: it shall not stand in for the other.
         common["amortise"] = named["amortise"] = True
     config = digest(named)
-    common["backbone"]["weights"] = None if finished is not None else _weights(job, config, clips)
+    common["backbone"]["weights"] = None
+    if program is not None:
+        common["method"]["program"] = _identity(job, config, clips, ("method", "program"), program.identity)
+    elif finished is None:
+        weights = _identity(job, config, clips, ("backbone", "weights"), job.backbone.identity)
+        common["backbone"]["weights"] = weights
     folder = Path("cells") / safe(job.method.name) / safe(job.dataset.name)
 
     cells: dict[str, Cell] = {}
@@ -219,10 +228,16 @@ def _name(job: Job, config: str, what: Sequence[str]) -> str:
     return job.name or f"{safe(job.method.name)}-{safe(job.backbone.name)}-{safe(job.dataset.name)}-{short}"
 
 
-def _weights(job: Job, config: str, clips: Sequence[ClipInfo]) -> str:
-    """Identity of the backbone's weights; when only scoring, that in the plan's records will do."""
+def _identity(
+    job: Job, config: str, clips: Sequence[ClipInfo], where: tuple[str, str], ask: Callable[[], Any]
+) -> Any:
+    """Identity of weights or a program, as ``ask`` has it; when only scoring, the plan's records will do.
+
+    ``where`` it stands in a cell's identity: part and key.
+    """
+    part, key = where
     try:
-        return job.backbone.identity()
+        return ask()
     except InputError:
         if job.action != "score":
             raise
@@ -235,7 +250,7 @@ def _weights(job: Job, config: str, clips: Sequence[ClipInfo]) -> str:
                     for cell in variant.cells:
                         record = job.results / cell.path / "record.json"
                         if record.exists():
-                            return str(records.load_record(record).identity["backbone"]["weights"])
+                            return records.load_record(record).identity[part][key]
             except (OSError, ValueError, LookupError):
                 continue
         raise
@@ -281,6 +296,16 @@ def together(plans: Sequence[records.Plan], job: Job, out: Sequence[records.Vari
     )
 
 
+def check_operations(job: Job) -> None:
+    """InputError when the method ``needs`` an operation that the backbone ``lacks``."""
+    for name in getattr(job.method, "needs", ()):
+        if name in getattr(job.backbone, "lacks", ()):
+            raise InputError(
+                f"method={job.method.name} needs {name}, which backbone={job.backbone.name} does not have; "
+                "use another backbone or method"
+            )
+
+
 def check_required(job: Job) -> None:
     """Ask the metrics in ``metrics.required``, and the tracker of those that use tracks, for their weights.
 
@@ -311,7 +336,7 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
     """A line for each list of finished videos that names some which no plan of the command compares."""
     wanted: dict[tuple[tuple[str, str, int], ...], set[tuple[str, str, int]]] = {}
     for job, plan in jobs:
-        if job.method.uses_backbone:
+        if job.method.uses_backbone or isinstance(job.method, VideoProgram):
             continue
         finished = cast("FinishedVideos", job.method)
         listed = tuple(finished.listed())

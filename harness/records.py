@@ -46,7 +46,8 @@ class Timing(Strict):
 
     ``total`` runs from reference frames in RAM to uint8 frames in RAM; ``load``
     (weights) stands apart, and so does ``amortised``, by stage: what was computed once for
-    all cells of a clip (``measure.amortise``). A precomputed video has only ``total``, or nothing.
+    all cells of a clip (``measure.amortise``). A program's video has only ``total``, a precomputed one
+    that or nothing.
     """
 
     stages: dict[str, float] = Field(default_factory=dict)

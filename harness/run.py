@@ -6,6 +6,7 @@ import gc
 import json
 import re
 import shutil
+import statistics
 import sys
 import time
 import traceback
@@ -35,12 +36,13 @@ from harness.records import (
     write_whole,
 )
 from harness.score import Outcome
+from methods.interface import VideoProgram, VideoRequest
 
 if TYPE_CHECKING:
     from datasets.clip import Clip
     from harness.config import Job
     from harness.plan import Cell
-    from methods.interface import Backbone, FinishedVideos
+    from methods.interface import Backbone, FinishedVideos, Method
 
 MARKER = "attempts"
 
@@ -105,13 +107,18 @@ class _Session:
     def environment(self) -> dict[str, Any]:
         if self.surroundings is None:
             self.surroundings = environment.describe(self.job.device)
-            if not self.job.method.uses_backbone:
+            if not made_here(self.job.method):
                 # Finished videos were made elsewhere, on a device nobody told us.
                 self.surroundings["device"] = None
             if self.job.launcher is not None:
                 # Other jobs ran beside this one: its times are not those of a machine of its own.
                 self.surroundings["launcher"] = self.job.launcher
         return dict(self.surroundings)
+
+
+def made_here(method: Method) -> bool:
+    """False for finished videos, whose times say nothing of this machine."""
+    return method.uses_backbone or isinstance(method, VideoProgram)
 
 
 def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = None) -> Outcome:
@@ -188,7 +195,7 @@ def keep_other_device(folder: Path, device: str, restore: bool = True) -> None:
 def _reuse(session: _Session, cell: Cell, outcome: Outcome) -> Record | None:
     """The cell's record if it need not be computed, scored again where that is due."""
     job, folder = session.job, session.job.results / cell.path
-    if job.method.uses_backbone:
+    if made_here(job.method):
         keep_other_device(folder, environment.device_model(job.device), restore=job.resume)
     if not job.resume:
         return None
@@ -277,6 +284,8 @@ def _generate_and_score(session: _Session, cell: Cell, clip: Clip, record: Recor
     try:
         if job.method.uses_backbone:
             frames, trace = _generated(session, cell, clip, record)
+        elif isinstance(job.method, VideoProgram):
+            frames, trace = _programmed(job, job.method, cell, clip, record), []
         else:
             frames, trace = _finished(job, cell, clip, record), []
         _save_videos(job, folder, clip, frames, trace)
@@ -329,13 +338,46 @@ def _generated(
 
 
 def _finished(job: Job, cell: Cell, clip: Clip, record: Record) -> NDArray[np.uint8]:
-    """A video made elsewhere, brought to the reference's size and cut to its length; both are noted."""
-    from datasets import video
-
+    """A video made elsewhere, brought to the reference's size and cut to its length."""
     method = cast("FinishedVideos", job.method)
     frames, seconds = method.video(cell.clip.name, cell.prompt.text, cell.seed)
     record.timing = Timing(total=seconds)
     record.flops = Flops(reason="the video was made elsewhere")
+    return _fitted(frames, clip, record)
+
+
+def _programmed(job: Job, program: VideoProgram, cell: Cell, clip: Clip, record: Record) -> NDArray[np.uint8]:
+    """A video that a program made, brought to the reference's size. Its time is that of the whole program."""
+    request = VideoRequest(
+        clip=cell.clip.name,
+        reference=clip.frames,
+        fps=clip.info.fps,
+        caption=clip.info.caption,
+        prompt=cell.prompt.text,
+        seed=cell.seed,
+        device=job.device,
+        folder=(job.results / cell.path / "program").absolute(),
+    )
+    frames, seconds = program.make(request)
+    values = [{"total": seconds}]
+    different = 0
+    for _ in range(job.repeats - 1):
+        again, seconds = program.make(request)
+        values.append({"total": seconds})
+        different += not np.array_equal(frames, again)
+    total = statistics.median(value["total"] for value in values)
+    record.timing = Timing(total=total, repeats=job.repeats, values=values)
+    record.notes.append("the time is the whole program's: its start and the loading of its weights are in it")
+    if different:
+        record.notes.append(f"{different} of {job.repeats - 1} repeats gave other frames than the first run")
+    record.flops = Flops(reason="a program of its own: its operations are not counted")
+    return _fitted(frames, clip, record)
+
+
+def _fitted(frames: NDArray[np.uint8], clip: Clip, record: Record) -> NDArray[np.uint8]:
+    """Frames brought to the reference's size and cut to its length; both are noted."""
+    from datasets import video
+
     count, height, width = frames.shape[:3]
     length, target_height, target_width = clip.frames.shape[:3]
     if (height, width) != (target_height, target_width):
@@ -381,6 +423,8 @@ def _status(error: Exception) -> Status:
     # torch's CPU allocator raises a plain RuntimeError.
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return "oom"
+    if isinstance(error, TimeoutError):
+        return "timeout"
     return "failed"
 
 

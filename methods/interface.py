@@ -6,9 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    runtime_checkable,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
@@ -237,7 +248,10 @@ class Backbone(Protocol):
 
 
 class BackboneConfig(Protocol):
-    """A backbone plug-in before loading: a pydantic dataclass whose fields are its YAML keys."""
+    """A backbone plug-in before loading: a pydantic dataclass whose fields are its YAML keys.
+
+    One that cannot offer all operations of ``Backbone`` names those it cannot in ``lacks``.
+    """
 
     name: str
     height: int
@@ -273,7 +287,8 @@ class Method(Protocol):
     """A method plug-in: a pydantic dataclass whose fields are its YAML keys.
 
     ``version`` changes when its code changes the output. With ``uses_backbone``
-    False (finished videos), ``video`` is called instead of ``transfer``.
+    False ``transfer`` is never called: it is a ``VideoProgram`` or has ``FinishedVideos``.
+    A method names in ``needs`` the operations of ``Backbone`` that not every one offers (``rotary``).
     """
 
     name: str
@@ -312,6 +327,43 @@ class FinishedVideos(Protocol):
         ...
 
 
+class VideoRequest(NamedTuple):
+    """One video that a ``VideoProgram`` is asked for.
+
+    ``reference``: frames (T, H, W, 3) uint8 RGB, ``fps`` of them a second, ``caption`` what they
+    show, if known. ``device``: the harness's (``cpu``, ``cuda``, ``cuda:1``). ``folder``: where the
+    program's files of this cell belong; it need not exist.
+    """
+
+    clip: str
+    reference: NDArray[np.uint8]
+    fps: float
+    caption: str | None
+    prompt: str
+    seed: int
+    device: str
+    folder: Path
+
+
+@runtime_checkable
+class VideoProgram(Protocol):
+    """A method that makes its videos by itself, pixels to pixels (``uses_backbone`` False)."""
+
+    def identity(self) -> dict[str, str]:
+        """What, beside the configuration, determines the video; it enters the cell id.
+
+        Raises InputError when the program cannot be run at all.
+        """
+        ...
+
+    def make(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float]:
+        """Frames (T, H, W, 3) uint8 RGB, as many as the reference has, and the seconds it took.
+
+        Raises TimeoutError when it took too long, any other exception when it failed.
+        """
+        ...
+
+
 __all__ = [
     "Adapted",
     "Adapter",
@@ -326,4 +378,6 @@ __all__ = [
     "Rotary",
     "Schedule",
     "TemporalConvolution",
+    "VideoProgram",
+    "VideoRequest",
 ]

@@ -9,136 +9,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
 from methods.backbones.adapters import Sites, adapted
-from methods.backbones.saved import counting_saved, free_bytes
+from methods.backbones.defaults import Guidance, Tuning
+from methods.backbones.pipeline import (
+    LoadedPipeline,
+    batched,
+    build_networks,
+    check_cuda,
+    dtype_named,
+    load_network,
+    public,
+    quiet,
+)
+from methods.backbones.saved import counting_saved
+from methods.backbones.weights import SHIPPED, WEIGHTED, Weights
 from methods.interface import Adapted, Adapter, Grid, Rotary, Schedule
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
-SHIPPED = Path(__file__).parent / "checkpoints"
-WEIGHTED = ("text_encoder", "transformer", "vae")
-COMPONENTS = ("tokenizer", *WEIGHTED)
-HUB_TIMEOUT = 5.0  # seconds for the one question whether the hub answers
-
 SITES = Sites(blocks="blocks", self_attention="attn1", cross_attention="attn2", feed_forward="ffn")
-
-# With ``checkpoint=auto`` blocks may save this share of the free memory; the backward pass needs the rest.
-MEMORY_SHARE = 0.8
-
-# Below this many tokens the two passes of classifier-free guidance run as one
-# batch: on a tiny grid the overhead of a pass dominates; on a large one memory does.
-JOINT_TOKENS = 2048
-
-
-@dataclass(config={"extra": "forbid"})
-class TableGuidance:
-    """Of methods that optimise rotary tables; the learning rates are of their entries."""
-
-    lr_start: float
-    lr_end: float
-    iterations: PositiveInt
-    guided_fraction: Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(config={"extra": "forbid"})
-class DiTFlowGuidance(TableGuidance):
-    """Of DiTFlow on latents, whose learning rates these are."""
-
-    temperature: PositiveFloat
-
-
-@dataclass(config={"extra": "forbid"})
-class WarpGuidance:
-    """Of methods that warp rotary tables: a Gaussian's side and deviation in tokens, and the optimisation."""
-
-    kernel: PositiveInt
-    sigma: PositiveFloat
-    lr: float
-    iterations: PositiveInt
-    guided_fraction: Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(config={"extra": "forbid"})
-class FeatureGuidance:
-    """Of methods that read the output of ``block``; the learning rates are of latents."""
-
-    block: NonNegativeInt
-    lr_start: float
-    lr_end: float
-    iterations: PositiveInt
-
-
-@dataclass(config={"extra": "forbid"})
-class ScoreGuidance:
-    """Of methods that add a gradient after the Euler step; ``strength`` is its factor."""
-
-    strength: float
-    guided_fraction: Annotated[float, Field(ge=0, le=1)]
-    reference_sigma: Annotated[float, Field(ge=0, le=1)]
-
-
-@dataclass(config={"extra": "forbid"})
-class FlowGuidance:
-    """Of methods that optimise the latent through the predicted clean one."""
-
-    lr: float
-    iterations: PositiveInt
-
-
-@dataclass(config={"extra": "forbid"})
-class Guidance:
-    """Defaults for guidance methods on this backbone; methods interpolate them.
-
-    ``window`` is a side in tokens, ``tile`` rows and columns in tokens, ``span``
-    a distance in latent frames, ``guided_fraction`` a share of the denoising steps.
-    ``ditflow``, ``ditflow_rope`` and ``ropecraft`` are for the methods of these names.
-    """
-
-    block: NonNegativeInt
-    temperature: PositiveFloat
-    lr_start: float
-    lr_end: float
-    iterations: PositiveInt
-    guided_fraction: Annotated[float, Field(ge=0, le=1)]
-    window: PositiveInt
-    tile: tuple[PositiveInt, PositiveInt]
-    span: PositiveInt
-    amf_weight: float
-    window_weight: float
-    reduction: Literal["head_mean", "concat"] = "head_mean"
-    ditflow: DiTFlowGuidance | None = None
-    ditflow_rope: TableGuidance | None = None
-    ropecraft: WarpGuidance | None = None
-    features: FeatureGuidance | None = None
-    score: ScoreGuidance | None = None
-    flow: FlowGuidance | None = None
-
-
-@dataclass(config={"extra": "forbid"})
-class Tuning:
-    """Defaults for the tuning-based methods on this backbone, by method; methods interpolate them."""
-
-    motion_director: dict[str, float]
-    motion_inversion: dict[str, float | bool | str]
-    det: dict[str, float]
 
 
 @dataclass(config={"extra": "forbid"})
@@ -217,7 +120,8 @@ class WanBackbone:
         """Configurations of the networks: those of the weights on this machine, else ``architecture``."""
         if self.untrained and self.architecture is not None:
             return self.architecture
-        folder = self._named_folder() or self.folder()
+        weights = self._weights()
+        folder = weights.named() or weights.folder()
         if folder is None and self.architecture is not None:
             return self.architecture
         if folder is None:
@@ -225,7 +129,7 @@ class WanBackbone:
                 f"backbone.architecture is null and backbone.model={self.model} is not on this machine: "
                 "give the architecture, or a local folder"
             )
-        return Architecture(**{part: _read_config(folder, part, self.model) for part in WEIGHTED})
+        return Architecture(**{part: weights.config(folder, part) for part in WEIGHTED})
 
     def grid(self, frames: int) -> Grid:
         """The token grid of a clip of ``frames``; InputError names the key and the nearest valid values."""
@@ -263,11 +167,11 @@ class WanBackbone:
         """The token grid; InputError for sizes, devices, attention backends or weights it cannot use."""
         grid = self.grid(frames)
         if device.startswith("cuda"):
-            _check_cuda(device)
+            check_cuda(device)
         if self.attention is not None:
             _check_attention(self.attention)
         if not self.untrained and self.folder() is None:
-            self._commit()
+            self._weights().commit()
         return grid
 
     def identity(self) -> str:
@@ -278,38 +182,14 @@ class WanBackbone:
         if self.untrained:
             sizes = json.dumps([self.sizes().transformer, self.sizes().vae], sort_keys=True)
             return f"random:{self.random_seed}-{hashlib.sha256(sizes.encode()).hexdigest()[:12]}"
-        named = self._named_folder()
-        if named is not None:
-            return f"sha256:{_digest(_stamps(named))}"
-        cached = self.folder()
-        return f"hub:{self.model}@{cached.name if cached else self._commit()}"
+        return self._weights().identity()
 
     def folder(self) -> Path | None:
         """Local folder of the complete weights, or None when they must be downloaded.
 
         Raises InputError when ``model`` names a local folder that is missing or incomplete.
         """
-        named = self._named_folder()
-        if named is not None:
-            missing = _missing(named)
-            if missing:
-                raise InputError(
-                    f"backbone.model={self.model}: {named / missing[0]} is missing; "
-                    "give a complete diffusers folder, or use backbone.weights=random"
-                )
-            return named
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        try:
-            cached = Path(snapshot_download(self.model, revision=self.revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return None
-        except HFValidationError:
-            raise InputError(
-                f"backbone.model={self.model}: no such folder, and no hub id; give a folder or an owner/name"
-            ) from None
-        return None if _missing(cached) else cached
+        return self._weights().folder()
 
     def load(self, device: str) -> Wan:
         """Load the networks onto ``device``, in evaluation mode, with frozen weights.
@@ -323,22 +203,13 @@ class WanBackbone:
         from diffusers import WanTransformer3DModel as Transformer
         from transformers import AutoTokenizer, UMT5EncoderModel
 
-        folder = self.folder() or self._download()
-        dtype = _dtype(self.dtype)
+        folder = self.folder() or self._weights().fetch()
+        dtype = dtype_named(self.dtype)
 
         def part(network: Any, name: str, precision: torch.dtype) -> Any:
-            loaded, report = network.from_pretrained(
-                folder, subfolder=name, output_loading_info=True, dtype=precision
-            )
-            # The libraries only warn, and go on with values nobody trained.
-            if report["missing_keys"]:
-                raise InputError(
-                    f"backbone.model={self.model}: {name} lacks {sorted(report['missing_keys'])[0]}; "
-                    "give a complete diffusers folder"
-                )
-            return loaded
+            return load_network(network, folder, name, self.model, precision)
 
-        with _quiet():
+        with quiet():
             pipeline = WanPipeline(
                 tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
                 text_encoder=part(UMT5EncoderModel, "text_encoder", dtype),
@@ -356,11 +227,11 @@ class WanBackbone:
         # Kernels, compilation and offloading need real tensors.
         always = self.checkpoint is True
         plain = replace(self, attention=None, compile=False, cpu_offload=False, checkpoint=always)
-        transformer, vae = _build(self.sizes(), torch.device("meta"), _dtype(self.dtype))
+        transformer, vae = _build(self.sizes(), torch.device("meta"), dtype_named(self.dtype))
         wan = Wan(plain, "meta", transformer, vae, None)
         if not self.untrained:
-            with torch.device("meta"), _quiet():
-                wan.text_encoder = UMT5EncoderModel(UMT5Config(**_public(self.sizes().text_encoder)))
+            with torch.device("meta"), quiet():
+                wan.text_encoder = UMT5EncoderModel(UMT5Config(**public(self.sizes().text_encoder)))
         return wan
 
     def _random(self, device: str) -> Wan:
@@ -369,146 +240,47 @@ class WanBackbone:
         target = torch.device(device)
         with torch.random.fork_rng([target] if target.type == "cuda" else []):
             torch.manual_seed(self.random_seed)
-            transformer, vae = _build(self.sizes(), target, _dtype(self.dtype))
+            transformer, vae = _build(self.sizes(), target, dtype_named(self.dtype))
         return Wan(self, device, transformer, vae, None)
 
-    def _named_folder(self) -> Path | None:
-        """The folder ``model`` names, shipped or local, or None for a hub id."""
-        if "/" not in self.model and (SHIPPED / self.model).is_dir():
-            return SHIPPED / self.model
-        path = Path(self.model).expanduser()
-        if path.is_dir():
-            return path
-        if self.model.count("/") == 1 and not self.model.startswith((".", "~", "/")):
-            return None
-        raise InputError(
-            f"backbone.model={self.model}: no such folder; give a diffusers folder, a hub id (owner/name), "
-            "or use backbone.weights=random with a published architecture"
-        )
-
-    def _commit(self) -> str:
-        """The commit the hub has for ``revision``; InputError when it cannot be had."""
-        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-        try:
-            return _hub_commit(self.model, self.revision)
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            raise InputError(
-                f"backbone.model={self.model}: the hub has no such model at revision {self.revision}"
-            ) from None
-        except Exception as error:  # the HTTP client's own exceptions change between versions
-            raise InputError(
-                f"backbone.model={self.model}: its weights are not on this machine and the hub cannot be "
-                f"reached ({type(error).__name__}); connect once, or set backbone.model=FOLDER, "
-                "or backbone.weights=random (speed and memory only)"
-            ) from error
-
-    def _download(self) -> Path:
-        """Fetch the commit that ``identity`` named, even if ``revision`` has moved on since."""
-        from huggingface_hub import snapshot_download
-
-        wanted = ["model_index.json", *(f"{part}/*" for part in COMPONENTS)]
-        commit = self._commit()
-        try:
-            folder = Path(snapshot_download(self.model, revision=commit, allow_patterns=wanted))
-            # So that the cache knows the branch by its name too, and the next run needs no network.
-            snapshot_download(self.model, revision=self.revision, allow_patterns=wanted[:1])
-        except Exception as error:
-            raise InputError(
-                f"backbone.model={self.model}: the download failed ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}); run again, finished files are kept"
-            ) from error
-        return folder
+    def _weights(self) -> Weights:
+        return Weights(self.model, self.revision)
 
 
-class Wan:
+class Wan(LoadedPipeline):
     """A loaded Wan: ``methods.interface.Backbone``.
 
-    Latents are float32 (1, C, F, h, w), normalised by the VAE's published mean
-    and deviation. The VAE runs in float32, the text encoder in ``dtype``, the
-    transformer in ``dtype`` less the modules diffusers keeps in float32. ``recomputed``
-    says whether a backward pass so far has recomputed blocks.
+    Latents are normalised by the VAE's published mean and deviation; embeddings are zero after the
+    prompt's end.
     """
 
     def __init__(
         self,
         config: WanBackbone,
         device: str,
-        transformer: torch.nn.Module,
-        vae: torch.nn.Module,
+        transformer: Any,
+        vae: Any,
         pipeline: Any | None,
     ) -> None:
-        import torch
-
-        self.config = config
-        self.device = torch.device(device)
-        self.dtype = _dtype(config.dtype)
-        self.transformer = transformer
-        self.vae = vae
-        self.pipeline = pipeline
-        self.text_encoder = None if pipeline is None else pipeline.text_encoder
-        self.calls: Counter[str] = Counter()
-        self.recomputed = False
-        self.num_blocks = len(transformer.blocks)
-        self.heads = transformer.config.num_attention_heads
-        self.head_dim = transformer.config.attention_head_dim
-        self.text_width = transformer.config.text_dim
-        for module in self._modules():
-            module.eval().requires_grad_(False)
-            if not config.cpu_offload:
-                module.to(self.device)
-        if config.vae_tiling:
-            vae.enable_tiling()
+        super().__init__(
+            config,
+            device,
+            transformer,
+            vae,
+            pipeline,
+            blocks=len(transformer.blocks),
+            text_width=transformer.config.text_dim,
+            mean=vae.config.latents_mean,
+            std=vae.config.latents_std,
+        )
         _set_attention(transformer, config.attention or "native")
         if config.compile:
             transformer.compile_repeated_blocks()
-        std = torch.tensor(vae.config.latents_std, device=self.device)
-        self._std = std.view(1, -1, 1, 1, 1)
-        self._mean = torch.tensor(vae.config.latents_mean, device=self.device).view(1, -1, 1, 1, 1)
 
     def grid(self, latent: Tensor) -> Grid:
         patch = self.transformer.config.patch_size
         frames, height, width = (size // p for size, p in zip(latent.shape[2:], patch, strict=True))
         return Grid(frames, height, width)
-
-    def encode(self, frames: NDArray[np.uint8]) -> Tensor:
-        """(T, H, W, 3) uint8 RGB to a normalised latent (1, C, F, h, w), the VAE's mode."""
-        import torch
-
-        pixels = torch.from_numpy(frames).to(self.device, torch.float32) / 127.5 - 1
-        with torch.no_grad(), self._placed(self.vae):
-            mode = self.vae.encode(pixels.permute(3, 0, 1, 2).unsqueeze(0)).latent_dist.mode()
-        return (mode - self._mean) / self._std
-
-    def decode(self, latent: Tensor) -> NDArray[np.uint8]:
-        """A normalised latent to (T, H, W, 3) uint8 RGB, rounded and clamped."""
-        import torch
-
-        raw = latent.to(self.device, torch.float32) * self._std + self._mean
-        with torch.no_grad(), self._placed(self.vae):
-            pixels = self.vae.decode(raw, return_dict=False)[0][0]
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
-
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings (n, max_tokens, width), zero after the prompt's end, as ``WanPipeline.encode_prompt``.
-
-        With random weights: standard normal, seeded by the sha256 of the prompt's text.
-        """
-        import torch
-
-        tokens = self.config.max_tokens
-        if self.pipeline is None:
-            return torch.stack([_random_embedding(text, tokens, self.text_width) for text in prompts]).to(
-                self.device, self.dtype
-            )
-        with torch.no_grad(), self._placed(self.text_encoder):
-            embedded, _ = self.pipeline.encode_prompt(
-                list(prompts),
-                do_classifier_free_guidance=False,
-                max_sequence_length=tokens,
-                device=self.device,
-            )
-        return embedded
 
     def schedule(self, steps: int) -> Schedule:
         """The Euler flow-matching schedule of ``steps`` with the configured shift."""
@@ -517,37 +289,6 @@ class Wan:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=self.config.shift)
         scheduler.set_timesteps(steps)
         return Schedule(scheduler.sigmas, scheduler.timesteps)
-
-    def add_noise(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        return (1 - sigma) * clean + sigma * noise
-
-    def predict(
-        self,
-        latent: Tensor,
-        timestep: Tensor,
-        prompt: Tensor,
-        negative: Tensor | None,
-        guidance_scale: float,
-    ) -> Tensor:
-        """Velocity, float32: ``uncond + scale (cond - uncond)``, or ``cond`` without guidance."""
-        import torch
-
-        if negative is None or guidance_scale == 1:
-            return self._velocity(latent, timestep, prompt)
-        frames, height, width = self.grid(latent)
-        if latent.shape[0] == 1 and frames * height * width <= JOINT_TOKENS:
-            texts = torch.cat([_batched(prompt), _batched(negative)])
-            both = self._velocity(latent.repeat(2, 1, 1, 1, 1), timestep, texts)
-            conditional, unconditional = both.chunk(2)
-        else:
-            conditional = self._velocity(latent, timestep, prompt)
-            unconditional = self._velocity(latent, timestep, negative)
-        return unconditional + guidance_scale * (conditional - unconditional)
-
-    def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:
-        """One Euler step from ``sigmas[index]`` to ``sigmas[index + 1]``, in float32."""
-        size = schedule.sigmas[index + 1] - schedule.sigmas[index]
-        return latent.float() + size.to(latent.device) * velocity.float()
 
     def queries_keys(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
@@ -643,7 +384,7 @@ class Wan:
             velocity = self.transformer(
                 hidden_states=latent.to(self.device, self.dtype),
                 timestep=self._timesteps(timestep, batch),
-                encoder_hidden_states=_batched(prompt).to(self.device, self.dtype).expand(batch, -1, -1),
+                encoder_hidden_states=batched(prompt).to(self.device, self.dtype).expand(batch, -1, -1),
                 return_dict=False,
             )[0]
         return velocity.float()
@@ -663,7 +404,7 @@ class Wan:
         rotary = model.rope(latent)
         hidden = model.patch_embedding(latent).flatten(2).transpose(1, 2).contiguous()
         time, modulation, text, _ = model.condition_embedder(
-            self._timesteps(timestep, 1), _batched(prompt).to(self.device, self.dtype), None
+            self._timesteps(timestep, 1), batched(prompt).to(self.device, self.dtype), None
         )
         modulation = modulation.unflatten(1, (6, -1))
         recompute = grad and self.config.checkpoint is True
@@ -705,40 +446,6 @@ class Wan:
         finally:
             for module, old in zip(modules, before, strict=True):
                 module.set_processor(old)
-
-    def _too_much(self, needed: int) -> bool:
-        """Whether saving this many bytes would leave too little for everything else."""
-        free = free_bytes(self.device)
-        return free is not None and needed > MEMORY_SHARE * free
-
-    @contextmanager
-    def _partial(self, latent: Tensor, grad: bool) -> Iterator[None]:
-        """Count a partial forward, place the transformer, and set the gradient mode."""
-        import torch
-
-        if latent.shape[0] != 1:
-            raise ValueError(f"partial forwards take one latent, not a batch of {latent.shape[0]}")
-        self.calls["gradient" if grad else "partial"] += 1
-        with torch.set_grad_enabled(grad), self._placed(self.transformer):
-            yield
-
-    def _timesteps(self, timestep: Tensor, batch: int) -> Tensor:
-        import torch
-
-        return timestep.to(self.device, torch.float32).reshape(-1).expand(batch)
-
-    def _modules(self) -> list[torch.nn.Module]:
-        return [m for m in (self.text_encoder, self.transformer, self.vae) if m is not None]
-
-    @contextmanager
-    def _placed(self, wanted: torch.nn.Module) -> Iterator[None]:
-        """With ``cpu_offload`` only the network in use is on the device, until another is wanted."""
-        if self.config.cpu_offload:
-            for module in self._modules():
-                if module is not wanted:
-                    module.to("cpu")
-            wanted.to(self.device)
-        yield
 
 
 @plain_dataclass(frozen=True)
@@ -787,80 +494,18 @@ def _turned(projected: Tensor, heads: int, tables: Rotary) -> Tensor:
     return torch.stack(turned, dim=-1).flatten(-2).type_as(projected)
 
 
-def _batched(embedding: Tensor) -> Tensor:
-    return embedding if embedding.ndim == 3 else embedding.unsqueeze(0)
-
-
-def _random_embedding(text: str, tokens: int, width: int) -> Tensor:
-    import torch
-
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
-
-
-def _dtype(name: str) -> torch.dtype:
-    import torch
-
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
 def _build(sizes: Architecture, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     """Transformer and VAE with fresh weights, made on ``device`` in their final precision."""
-    import torch
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-    with torch.device(device):
-        with _default_dtype(dtype):
-            transformer = WanTransformer3DModel(**_public(sizes.transformer))
-        vae = AutoencoderKLWan(**_public(sizes.vae))
-    kept = set(transformer._keep_in_fp32_modules)
-    for name, parameter in transformer.named_parameters():
-        if kept.intersection(name.split(".")):
-            parameter.data = parameter.data.float()
-    return transformer, vae
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars or notices of diffusers and transformers while loading."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggers = (diffusers_logging, transformers_logging)
-    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in loggers]
-    for log in loggers:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log, (verbosity, bars) in zip(loggers, before, strict=True):
-            log.set_verbosity(verbosity)
-            if bars:
-                log.enable_progress_bar()
+    return build_networks(WanTransformer3DModel, AutoencoderKLWan, sizes, device, dtype)
 
 
 def _set_attention(transformer: Any, name: str) -> None:
     """Give this transformer an attention backend; the process-wide choice is put back."""
     from diffusers.models.attention_dispatch import attention_backend
 
-    with attention_backend(name), _quiet():
+    with attention_backend(name), quiet():
         transformer.set_attention_backend(name)
 
 
@@ -881,67 +526,4 @@ def _check_attention(name: str) -> None:
         ) from error
 
 
-def _check_cuda(device: str) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InputError(f"device={device}: PyTorch finds no CUDA device; use device=cpu")
-    index = torch.device(device).index or 0
-    if index >= torch.cuda.device_count():
-        raise InputError(f"device={device}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0")
-
-
-def _read_config(folder: Path, part: str, model: str) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / part / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"backbone.model={model}: {folder / part / 'config.json'} cannot be read "
-            f"({type(error).__name__}); give a complete diffusers folder"
-        ) from error
-    return config
-
-
-def _missing(folder: Path) -> list[str]:
-    """Files a Wan folder needs and lacks, relative to it: configurations, tokenizer, every weight shard."""
-    missing = [f"{part}/config.json" for part in WEIGHTED if not (folder / part / "config.json").is_file()]
-    if not (folder / "tokenizer" / "tokenizer_config.json").is_file():
-        missing.append("tokenizer/tokenizer_config.json")
-    for part in WEIGHTED:
-        indices = sorted((folder / part).glob("*.safetensors.index.json"))
-        shards = {shard for path in indices for shard in json.loads(path.read_text())["weight_map"].values()}
-        missing += [f"{part}/{shard}" for shard in sorted(shards) if not (folder / part / shard).is_file()]
-        if not shards and not any((folder / part).glob("*.safetensors")):
-            missing.append(f"{part}/*.safetensors")
-    return missing
-
-
-def _stamps(folder: Path) -> tuple[tuple[str, str, int, int], ...]:
-    """(path, relative name, size, modification time) of the files that determine the networks."""
-    files = sorted(path for part in COMPONENTS for path in (folder / part).rglob("*") if path.is_file())
-    return tuple(
-        (str(path), path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in files
-    )
-
-
-@lru_cache(maxsize=8)
-def _hub_commit(model: str, revision: str) -> str:
-    """The hub's commit of a branch, asked once a process: what is planned is what is fetched."""
-    from huggingface_hub import HfApi
-
-    return str(HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT).sha)
-
-
-@lru_cache(maxsize=8)
-def _digest(stamps: tuple[tuple[str, str, int, int], ...]) -> str:
-    """sha256 over names and contents; remembered while sizes and times stay, for weights are large."""
-    digest = hashlib.sha256()
-    for path, name, size, _ in stamps:
-        digest.update(f"{name}\0{size}\0".encode())
-        with Path(path).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-__all__ = ["Architecture", "Guidance", "Tuning", "Wan", "WanBackbone"]
+__all__ = ["SHIPPED", "Architecture", "Guidance", "Tuning", "Wan", "WanBackbone"]

@@ -235,7 +235,7 @@ def test_every_shipped_experiment_plans_on_the_embedded_world(
     main = [variant.label for variant in plans["main_table"].variants]
     assert main[:3] == ["none", "full_attention", "fastvmt"]
     out = {one.label for one in plans["main_table"].variants_out}
-    assert set(main) | out == set(METHODS) - {"precomputed"}
+    assert set(main) | out == set(METHODS) - {"precomputed", "external"}
     window = {one.label: one.reason for one in plans["ablation_window"].variants_out}
     assert "8x8 token grid" in window["window 21"]
     shared = [

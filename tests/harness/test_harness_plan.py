@@ -15,7 +15,7 @@ from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.errors import InputError
 from harness import records
 from harness.config import Job
-from harness.plan import digest, make_plan, plan_path, safe, save_plan, unmatched
+from harness.plan import DoesNotFit, digest, make_plan, plan_path, safe, save_plan, unmatched
 from methods.interface import Grid
 from metrics.interface import MetricUnavailable
 
@@ -240,6 +240,18 @@ def test_rows_of_finished_videos_that_no_plan_compares_are_told_once(tmp_path: P
     assert len(unmatched(pairs[:1])) == 1 and "3 of 4" in unmatched(pairs[:1])[0]
     method.videos = {"a": "1", "b": "2"}
     assert unmatched(pairs) == []
+
+
+def test_a_method_that_needs_what_the_backbone_lacks_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Method, "needs", ("rotary",), raising=False)
+    assert ids(tmp_path)
+    monkeypatch.setattr(Backbone, "lacks", ("rotary",), raising=False)
+    with pytest.raises(
+        DoesNotFit, match="method=m needs rotary, which backbone=b does not have; use another"
+    ):
+        make_plan(job(tmp_path))
 
 
 def offline(self: Backbone, *_: object) -> str:

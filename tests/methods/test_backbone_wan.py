@@ -227,7 +227,7 @@ def test_checkpointing_changes_no_gradient(folder, wan, latent):
 
 @pytest.mark.parametrize("free, recomputed", [(10**15, False), (1, True), (None, False)])
 def test_blocks_are_recomputed_when_memory_demands_it(folder, wan, latent, monkeypatch, free, recomputed):
-    monkeypatch.setattr("methods.backbones.wan.free_bytes", lambda device: free)
+    monkeypatch.setattr("methods.backbones.pipeline.free_bytes", lambda device: free)
     loaded = backbone(folder, checkpoint="auto").load("cpu")
     prompt = wan.embed(["a red circle"])
     gradients = []
@@ -264,7 +264,7 @@ def test_embeddings_are_the_pipeline_s(wan, pipeline, prompt):
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("joint", [True, False])
 def test_sampling_without_guidance_is_the_pipeline_s_own(wan, pipeline, latent, monkeypatch, scale, joint):
-    monkeypatch.setattr("methods.backbones.wan.JOINT_TOKENS", 10**9 if joint else 0)
+    monkeypatch.setattr("methods.backbones.pipeline.JOINT_TOKENS", 10**9 if joint else 0)
     theirs = pipeline(
         prompt="a red square on sand",
         negative_prompt="a blue circle",
@@ -577,7 +577,7 @@ def test_a_download_that_breaks_off_is_bad_input(no_hub, monkeypatch):
     def fetch(model, revision, allow_patterns=None, local_files_only=False):
         raise LocalEntryNotFoundError("not cached") if local_files_only else OSError("disk\nfull")
 
-    monkeypatch.setattr("methods.backbones.wan._hub_commit", lambda model, revision: "0123abcd" * 5)
+    monkeypatch.setattr("methods.backbones.weights._hub_commit", lambda model, revision: "0123abcd" * 5)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     with pytest.raises(InputError, match=r"download failed \(OSError: disk full\); run again"):
         backbone("owner/broken").load("cpu")

@@ -1,0 +1,205 @@
+"""A program in its own interpreter: what it is told, what comes back, and what its failures say."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.errors import InputError
+from methods.external import External, ProgramFailed, ProgramTimeout
+from methods.interface import Grid, VideoProgram, VideoRequest
+from methods.precomputed import Precomputed
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "external_example.py"
+GRID = Grid(5, 8, 8)
+
+
+def external(*command, **changes):
+    return External(name="mine", **{"command": [sys.executable, *map(str, command)], **changes})
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Writes a program of a few lines, which finds its job in ``job``."""
+
+    def write(body, name="program.py"):
+        path = tmp_path / name
+        start = "import json, os, subprocess, sys, time\njob = json.load(open(sys.argv[-1]))\n"
+        path.write_text(start + body)
+        return path
+
+    return write
+
+
+def request(folder, frames=5):
+    pixels = np.random.default_rng(0).integers(0, 256, (frames, 16, 24, 3), dtype=np.uint8)
+    return VideoRequest("fox", pixels, 7.5, "a fox", "a dog, running", 3, "cpu", folder / "cell" / "program")
+
+
+def test_only_programs_are_video_programs():
+    assert isinstance(external("x"), VideoProgram)
+    assert not isinstance(Precomputed(name="precomputed"), VideoProgram)
+
+
+def test_the_worked_example_inverts_the_reference_in_an_interpreter_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    wanted = request(tmp_path)
+    frames, seconds = external("-I", EXAMPLE).make(wanted)
+    assert np.array_equal(frames, 255 - wanted.reference)
+    assert seconds > 0
+    assert sorted(path.name for path in wanted.folder.iterdir()) == ["job.json", "log.txt", "output.mkv"]
+    assert (wanted.folder / "log.txt").read_text() == "fox: 5 frames for 'a dog, running'\n"
+
+
+def test_the_job_says_all_there_is_to_know(tmp_path, script, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/ours")
+    monkeypatch.setenv("KEPT", "kept")
+    body = """
+known = {name: os.environ.get(name) for name in ("PYTHONPATH", "KEPT", "CUDA_VISIBLE_DEVICES")}
+print(json.dumps([job, known, os.getcwd(), sys.argv[1:-1]]))
+"""
+    place = tmp_path / "place"
+    place.mkdir()
+    method = external(
+        script(body),
+        "--fast",
+        folder=str(place),
+        options={"scale": 6.0, "weights": {"name": "w"}},
+        environment={"CUDA_VISIBLE_DEVICES": 0},
+        negative_prompt="blurry",
+    )
+    wanted = request(tmp_path)
+    with pytest.raises(ProgramFailed, match=r"mine wrote no video to output\.mkv; program/log\.txt"):
+        method.make(wanted)
+    job, known, folder, arguments = json.loads((wanted.folder / "log.txt").read_text())
+    assert job == {
+        "schema": 1,
+        "clip": "fox",
+        "reference": str(wanted.folder / "reference.mkv"),
+        "caption": "a fox",
+        "prompt": "a dog, running",
+        "negative_prompt": "blurry",
+        "seed": 3,
+        "frames": 5,
+        "height": 16,
+        "width": 24,
+        "fps": 7.5,
+        "device": "cpu",
+        "options": {"scale": 6.0, "weights": {"name": "w"}},
+        "output": str(wanted.folder / "output.mkv"),
+    }
+    assert known == {"PYTHONPATH": None, "KEPT": "kept", "CUDA_VISIBLE_DEVICES": "0"}
+    assert Path(folder) == place
+    assert arguments == ["--fast"]
+    # The reference stays where the program failed, so that it can be run again by hand.
+    from datasets.video import read_video
+
+    frames, fps = read_video(wanted.folder / "reference.mkv")
+    assert np.array_equal(frames, wanted.reference)
+    assert fps == 7.5
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        ("print('out of luck', file=sys.stderr)\nsys.exit(3)", r"exit status 3; .*ends with: out of luck"),
+        ("os.kill(os.getpid(), 9)", "signal 9; .*ends with: nothing"),
+        ("open(job['output'], 'w').write('no video')", r"output\.mkv: cannot be read as a video"),
+    ],
+)
+def test_a_program_that_fails_is_told_in_one_line(tmp_path, script, body, says):
+    with pytest.raises(ProgramFailed, match=says) as error:
+        external(script(body)).make(request(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_video_of_another_length_is_a_failure(tmp_path, script):
+    body = """
+import av, shutil
+with av.open(job["reference"]) as video, av.open(job["output"], "w") as short:
+    stream = short.add_stream("ffv1", rate=8)
+    stream.width, stream.height, stream.pix_fmt = job["width"], job["height"], "bgr0"
+    for number, frame in enumerate(video.decode(video=0)):
+        if number < 4:
+            short.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24")).reformat(format="bgr0")))
+    short.mux(stream.encode())
+"""
+    with pytest.raises(ProgramFailed, match="wrote 4 frames where 5 were asked for"):
+        external(script(body)).make(request(tmp_path))
+
+
+def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_path):
+    # A shell is there at once, on a busy machine too.
+    path = tmp_path / "slow.sh"
+    path.write_text("sleep 600 &\necho $!\nsleep 600\n")
+    wanted = request(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(ProgramTimeout, match=r"longer than method\.timeout=3 seconds"):
+        External(name="mine", command=["sh", str(path)], timeout=3).make(wanted)
+    assert time.monotonic() - started < 60
+    assert ended(int((wanted.folder / "log.txt").read_text()))
+
+
+def test_what_a_program_leaves_running_is_ended_with_it(tmp_path, script):
+    body = """
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+"""
+    wanted = request(tmp_path)
+    with pytest.raises(ProgramFailed, match="wrote no video"):
+        external(script(body)).make(wanted)
+    assert ended(int((wanted.folder / "log.txt").read_text()))
+
+
+def ended(pid):
+    """Whether a process is gone, or a zombie that nobody has collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        return True
+
+
+def test_the_identity_follows_the_files_of_the_command(tmp_path, script):
+    path = script("pass")
+    method = external(path, "--steps", 5)
+    assert set(method.identity()) == {sys.executable, str(path)}
+    assert external(path, "--steps", 6).identity() == method.identity(), "options are in the configuration"
+    before = method.identity()
+    path.write_text("# changed\n")
+    after = method.identity()
+    assert before[sys.executable] == after[sys.executable]
+    assert before[str(path)] != after[str(path)]
+
+
+def test_relative_files_count_from_the_folder_and_programs_of_the_path_are_not_hashed(tmp_path, script):
+    script("pass", "there.py")
+    method = External(name="mine", command=["sh", "there.py"], folder=str(tmp_path))
+    assert set(method.identity()) == {"there.py"}
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"command": None}, r"method\.command is not set"),
+        ({"command": []}, r"method\.command is not set"),
+        ({"command": ["no-such-program-9"]}, r"method\.command: no-such-program-9 does not exist"),
+        ({"command": ["./no/such/python", "x.py"]}, r"method\.command: \./no/such/python does not exist"),
+        ({"command": [__file__]}, r"method\.command: .*cannot be run"),
+        ({"command": [sys.executable, "gone.py"]}, r"method\.command: gone\.py does not exist in"),
+        ({"folder": "no/such/folder"}, r"method\.folder: .* is no folder"),
+    ],
+)
+def test_what_cannot_be_run_is_bad_input_in_one_line(changes, says):
+    method = External(**{"name": "mine", "command": [sys.executable, str(EXAMPLE)], **changes})
+    for use in (method.identity, lambda: method.check(GRID, 8)):
+        with pytest.raises(InputError, match=says) as error:
+            use()
+        assert "\n" not in str(error.value)
