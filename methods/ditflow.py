@@ -132,16 +132,14 @@ def displacements(
     source, target = torch.cartesian_prod(*(torch.arange(len(queries)),) * 2).unbind(1)
     pairs = amf.FramePairs(source, target, torch.ones(len(source)))
 
-    def expected(queries: Tensor, keys: Tensor) -> Tensor:
-        return amf.expected_position(queries, keys, positions, scale)
-
-    def best(queries: Tensor, keys: Tensor) -> Tensor:
-        return positions[(queries @ keys.mT).argmax(-1)]
+    def everywhere(pair: int | slice, query: slice) -> tuple[None, Tensor]:
+        return None, positions
 
     if soft:
-        return amf.over_pairs(expected, pairs, queries, keys) - positions
+        return amf.soft_argmax(queries, keys, pairs, everywhere, scale) - positions
     with torch.no_grad():
-        return amf.over_pairs(best, pairs, queries, keys) - positions
+        both = zip(source.tolist(), target.tolist(), strict=True)
+        return torch.stack([positions[(queries[i] @ keys[j].mT).argmax(-1)] for i, j in both]) - positions
 
 
 def masked_loss(generated: Tensor, reference: Tensor) -> Tensor:
