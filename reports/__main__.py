@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--p-values", action="store_true", help="paired p values (sign flips), Holm-corrected over the table"
     )
+    made.add_argument(
+        "--columns", nargs="+", default=(), metavar="KEY", help="only these columns, in this order"
+    )
     made.add_argument("--published", action="store_true", help="the paper's own numbers in blocks below")
     made.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     made.add_argument(
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(
                 "--published: not with --format csv, whose lines are ours alone; take md or latex"
             )
-        made = tables(given.results, plans, given.all, given.p_values)
+        made = tables(given.results, plans, given.all, given.p_values, given.columns)
         if not made:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
         if given.plots is not None or given.format == "html":

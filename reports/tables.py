@@ -293,16 +293,27 @@ def with_baseline(results: Path, plans: Sequence[Plan], baseline: str) -> list[P
 
 
 def tables(
-    results: Path, plans: Sequence[Plan], everything: bool = False, p_values: bool = False
+    results: Path,
+    plans: Sequence[Plan],
+    everything: bool = False,
+    p_values: bool = False,
+    only: Sequence[str] = (),
 ) -> list[Table]:
     """One table for each backbone and dataset of the plans, in their order.
 
-    ``everything`` shows the secondary metrics too, ``p_values`` the p of each paired difference.
-    Reads records from ``results``; one that cannot be read is named in the notes.
+    ``everything`` shows the secondary metrics too, ``p_values`` the p of each paired difference;
+    ``only`` names the columns to show, by key and in their order. Reads records from ``results``; one
+    that cannot be read is named in the notes. InputError for a column that no table has.
     """
+    found = groups(results, plans)
+    known = {column.key for group in found for column in _metric_columns(group.rows)}
+    known |= {column.key for column in (*COSTS, SPEEDUP, FURTHER)}
+    for key in only:
+        if key not in known:
+            raise InputError(f"--columns {key}: no such column{_nearest(key, sorted(known))}")
     return [
-        _table(group.backbone, group.dataset, group.rows, group.plans, everything, p_values)
-        for group in groups(results, plans)
+        _table(group.backbone, group.dataset, group.rows, group.plans, everything, p_values, only)
+        for group in found
     ]
 
 
@@ -329,18 +340,21 @@ def _table(
     rows: list[Row],
     plans: Sequence[Plan],
     everything: bool,
-    p_values: bool = False,
+    p_values: bool,
+    only: Sequence[str],
 ) -> Table:
     import pandas as pd
 
     metrics = _metric_columns(rows)
     dropped = {column.key: _null_somewhere(rows, column.key) for column in metrics}
-    columns, hidden = _shown(rows, metrics, everything)
+    columns, hidden = _shown(rows, metrics, everything or bool(only))
     if any(record.timing.once for row in rows for record in row.finished):
         columns.insert(columns.index(COSTS[0]) + 1, FURTHER)
     base = _named_base(rows, plans)
     if base is not None and len(rows) > 1:
         columns.insert(columns.index(COSTS[0]) + 1, SPEEDUP)
+    if only:
+        columns = [column for key in only for column in columns if column.key == key] + [COUNT]
     numbers: list[dict[str, tuple[float, float, float]]] = []
     for row in rows:
         of_row = {
@@ -365,14 +379,14 @@ def _table(
     shown = [column for column in columns if column in metrics]
     marks, ranked = _marks(rows, columns, values, dropped)
     # A metric without a value in any row is not shown, but why it has none is said.
-    told = [column for column in metrics if column in shown or column.key not in SECONDARY]
+    told = [column for column in metrics if column in shown or not (only or column.key in SECONDARY)]
     notes = [
         *_unlike(rows),
         *_level_notes(rows, shown, values),
         *_difference_notes(rows, shown, plans, dropped, p_values),
         *([_speedup_note(rows, base)] if SPEEDUP in columns and base is not None else []),
         *ranked,
-        *_cost_notes(rows),
+        *_cost_notes(rows, {column.key for column in columns}),
         *_failure_notes(rows),
         *_count_notes(rows, shown, dropped),
         *_null_notes(rows, told, shown, dropped),
@@ -778,15 +792,33 @@ def _difference_notes(
             yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
 
 
-def _cost_notes(rows: list[Row]) -> Iterator[str]:
+def _cost_notes(rows: list[Row], shown: set[str]) -> Iterator[str]:
     if any(row.untrained for row in rows):
         names = ", ".join(row.label for row in rows if row.untrained)
         yield f"weights=random ({names}): quality means nothing and is not shown."
     timed = [record for row in rows for record in row.finished if record.timing.total is not None]
-    if any(record.timing.once for record in timed):
+    if any(record.timing.once for record in timed) and "time" in shown:
         yield "Time: to the first video of a clip. Further video: to one more of the same clip."
-    if any(record.timing.amortised for record in timed):
+    if any(record.timing.amortised for record in timed) and "forward_equivalents" in shown:
         yield "Forward eq. leaves out what is done once a clip (measure.amortise=true)."
+    if shown & {"time", "further", "speedup"}:
+        yield from _time_notes(rows, timed)
+    devices = sorted({device for row in rows for device in row.setting(SETTINGS["device"])})
+    if devices:
+        yield f"Device: {'; '.join(devices)}."
+    kinds = {kind for row in rows if (kind := _peak(row)[1])} if "memory" in shown else set()
+    meaning = {"allocated": "allocated on the device", "process": "of the process, weights included"}
+    if len(kinds) > 1:
+        whose = _by_row(rows, [meaning.get(_peak(row)[1], "-") for row in rows])
+        yield f"Memory is not the same peak in all rows: {whose}."
+    elif kinds:
+        yield f"Memory: peak {meaning[kinds.pop()]}."
+    pooled = sorted({len({cell.seed for cell in row.cells.values()}) for row in rows})
+    if pooled and pooled[-1] > 1:
+        yield "Prompts and seeds are averaged within a clip; intervals are over clips."
+
+
+def _time_notes(rows: list[Row], timed: list[Record]) -> Iterator[str]:
     trained = {row.label: _median_seconds(row, _training)[0] for row in rows}
     trained = {label: seconds for label, seconds in trained.items() if math.isfinite(seconds)}
     if trained:
@@ -798,19 +830,6 @@ def _cost_notes(rows: list[Row]) -> Iterator[str]:
     if beside:
         which = f"hydra/launcher={', '.join(beside)}"
         yield f"Times were taken while other jobs ran ({which}): do not compare them."
-    devices = sorted({device for row in rows for device in row.setting(SETTINGS["device"])})
-    if devices:
-        yield f"Device: {'; '.join(devices)}."
-    kinds = {kind for row in rows if (kind := _peak(row)[1])}
-    meaning = {"allocated": "allocated on the device", "process": "of the process, weights included"}
-    if len(kinds) > 1:
-        whose = _by_row(rows, [meaning.get(_peak(row)[1], "-") for row in rows])
-        yield f"Memory is not the same peak in all rows: {whose}."
-    elif kinds:
-        yield f"Memory: peak {meaning[kinds.pop()]}."
-    pooled = sorted({len({cell.seed for cell in row.cells.values()}) for row in rows})
-    if pooled and pooled[-1] > 1:
-        yield "Prompts and seeds are averaged within a clip; intervals are over clips."
 
 
 def _training(timing: Timing) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from datasets.errors import InputError
 from harness.records import (
     Failure,
     Flops,
@@ -184,6 +185,22 @@ def test_means_and_intervals_are_over_clips(world):
     assert table.values["time"].to_dict() == {"none": 1.0, "fastvmt": 2.0, "full_attention": 3.0}
     assert table.values.at["fastvmt", "direction_cosine"] == 0.5
     assert table.values.at["none", "memory"] == 5e8
+
+
+def test_only_the_columns_asked_for_are_shown_in_their_order(world, capsys):
+    results, plan, _ = world
+    asked = ["forward_equivalents", "warp_consistency", "position_error"]
+    (table,) = tables(results, [plan], only=asked)
+    assert [column.key for column in table.columns] == [*asked, "n"]
+    everything = " ".join(table.notes)
+    assert "Position err." in everything and "Times from one run" not in everything
+    for other in ("Text sim.", "Motion fid.", "Memory"):
+        assert other not in everything
+    with pytest.raises(InputError, match=r"--columns motion_fidelty: no such column; nearest: motion_fid"):
+        tables(results, [plan], only=["motion_fidelty"])
+    assert main([str(results), "--columns", "time", "clip_t"]) == 0
+    printed = capsys.readouterr().out
+    assert "Time (s)" in printed and "Position err." not in printed
 
 
 def test_best_and_second_follow_each_columns_direction(world):
