@@ -44,6 +44,7 @@ class DiTFlowRope(DiTFlow):
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ()
+    needs: ClassVar[Sequence[str]] = ("rotary",)
     uses_backbone: ClassVar[bool] = True
 
     def transfer(

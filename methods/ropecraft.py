@@ -97,6 +97,7 @@ class RoPECraft:
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ()
+    needs: ClassVar[Sequence[str]] = ("rotary",)
     uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:

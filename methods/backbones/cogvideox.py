@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
@@ -33,7 +33,8 @@ from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
-from methods.backbones.defaults import Guidance
+from methods.backbones.adapters import Sites, adapted
+from methods.backbones.defaults import Guidance, Tuning
 from methods.backbones.pipeline import (
     LoadedPipeline,
     batched,
@@ -46,12 +47,14 @@ from methods.backbones.pipeline import (
 )
 from methods.backbones.saved import counting_saved
 from methods.backbones.weights import COMPONENTS, WEIGHTED, Weights
-from methods.interface import Grid, Schedule
+from methods.interface import Adapted, Adapter, Grid, Rotary, Schedule
+from methods.rotary import token_positions
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+SITES = Sites(blocks="transformer_blocks", self_attention="attn1", cross_attention=None, feed_forward="ff")
 TIMESTEPS = 1000
 THETA = 10000  # of the rotary embedding: diffusers' default, which CogVideoX uses
 
@@ -92,6 +95,7 @@ class CogVideoXBackbone:
     cpu_offload: bool = False
     own_world_only: bool = False
     architecture: CogVideoXArchitecture | None = None
+    tuning: Tuning | None = None
 
     version: ClassVar[str] = "1"
     # As for Wan: methods' configuration and the weights' identity hold these, or they change nothing.
@@ -104,6 +108,7 @@ class CogVideoXBackbone:
         "guidance_scale",
         "negative_prompt",
         "guidance",
+        "tuning",
         "checkpoint",
         "cpu_offload",
         "own_world_only",
@@ -384,7 +389,7 @@ class CogVideoX(LoadedPipeline):
         both = tuple(tensor.to(self.device).flatten(0, 1) for tensor in (keys, values))
         return self._attending([block], injected=both)
 
-    def rotary(self, latent: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def rotary(self, latent: Tensor, positions: Tensor | None = None) -> Rotary:
         """cos and sin, (F * S, head_dim) float32, where tokens are or at ``positions`` (F * S, 3).
 
         Rows and columns of a grid of another size than the published one are brought to its scale,
@@ -399,8 +404,7 @@ class CogVideoX(LoadedPipeline):
             )
         grid = self.grid(latent)
         if positions is None:
-            axes = [torch.arange(size, dtype=torch.float32, device=self.device) for size in grid]
-            positions = torch.cartesian_prod(*axes)
+            positions = token_positions(grid, self.device)
         scale, offset = self._places(grid)
         places = positions.to(self.device) * scale + offset
         eighth = self.head_dim // 8
@@ -412,12 +416,19 @@ class CogVideoX(LoadedPipeline):
         angle = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)
         return angle.cos(), angle.sin()
 
-    def rotated(
-        self, query: tuple[Tensor, Tensor], key: tuple[Tensor, Tensor]
-    ) -> AbstractContextManager[None]:
+    def rotated(self, query: Rotary, key: Rotary) -> AbstractContextManager[None]:
         """Inside, every block turns video queries and keys by these tables, (F * S, head_dim) each."""
         tables = [tuple(table.to(self.device) for table in pair) for pair in (query, key)]
         return self._attending(range(self.num_blocks), query=tables[0], key=tables[1])
+
+    def adapted(
+        self, adapter: Adapter, grid: Grid, weights: Mapping[str, Tensor] | None = None
+    ) -> AbstractContextManager[Adapted]:
+        """Inside, every pass of the transformer goes through ``adapter``, at the video tokens.
+
+        But for LoRA, which is in the linear maps that text tokens go through too.
+        """
+        return adapted(self.transformer, SITES, adapter, grid, self.device, weights)
 
     def _velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor) -> Tensor:
         import torch
@@ -437,7 +448,7 @@ class CogVideoX(LoadedPipeline):
 
     def _until(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, stop: int, grad: bool
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Tensor, Tensor, Tensor, Rotary | None]:
         """Video and text tokens entering block ``stop``, the timestep's embedding, the rotary tables.
 
         The same sequence as diffusers' ``models/transformers/cogvideox_transformer_3d.py`` (0.42.1),
@@ -467,7 +478,7 @@ class CogVideoX(LoadedPipeline):
 
     def _entering(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, grad: bool
-    ) -> tuple[Any, Tensor, tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
+    ) -> tuple[Any, Tensor, Rotary | None, Rotary | None]:
         """``block``'s attention, its video tokens, and the tables of queries and of keys."""
         layer = self._blocks[block]
         hidden, text, time, rotary = self._until(latent, timestep, prompt, block, grad)
@@ -491,7 +502,7 @@ class CogVideoX(LoadedPipeline):
             for module, old in zip(modules, before, strict=True):
                 module.set_processor(old)
 
-    def _tables(self, latent: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _tables(self, latent: Tensor) -> Rotary | None:
         return self.rotary(latent) if self.transformer.config.use_rotary_positional_embeddings else None
 
     def _places(self, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -533,8 +544,8 @@ class _JointAttention:
     cos and sin, (tokens, head_dim) each; ``injected``: keys and values, (tokens, heads, head_dim) each.
     """
 
-    query: tuple[Tensor, Tensor] | None = None
-    key: tuple[Tensor, Tensor] | None = None
+    query: Rotary | None = None
+    key: Rotary | None = None
     injected: tuple[Tensor, Tensor] | None = None
 
     def __call__(
@@ -543,7 +554,7 @@ class _JointAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        image_rotary_emb: Rotary | None = None,
     ) -> tuple[Tensor, Tensor]:
         import torch
         import torch.nn.functional as F
@@ -568,7 +579,7 @@ def _heads(
     attention: Any,
     projected: Tensor,
     norm: Any | None = None,
-    tables: tuple[Tensor, Tensor] | None = None,
+    tables: Rotary | None = None,
     words: int = 0,
 ) -> Tensor:
     """(B, tokens, width) to (B, tokens, heads, head_dim), normalised; all but the first ``words`` turned."""

@@ -20,7 +20,7 @@ from datasets.errors import InputError
 from harness import cost
 from methods.backbones.cogvideox import CogVideoXBackbone, _JointAttention
 from methods.backbones.wan import Guidance
-from methods.interface import Grid, Observer
+from methods.interface import Grid, LowRank, MotionEmbedding, Observer, TemporalConvolution
 
 CONF = Path(conf.__file__).parent
 GUIDANCE = Guidance(
@@ -488,6 +488,30 @@ def test_positions_are_differentiable(turning, latent):
     assert (where.grad.abs().sum(0) > 0).all()
 
 
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        LowRank(("self_attention", "cross_attention", "feed_forward"), 4),
+        MotionEmbedding(),
+        TemporalConvolution(6),
+    ],
+    ids=lambda adapter: type(adapter).__name__,
+)
+def test_adapters_start_without_effect_and_take_gradients(turning, latent, adapter):
+    prompt = turning.embed(["a red square"])
+    plain = turning.predict(latent, TIMESTEP, prompt, None, 1.0)
+    with turning.adapted(adapter, turning.grid(latent)) as found:
+        torch.testing.assert_close(turning.predict(latent, TIMESTEP, prompt, None, 1.0), plain)
+        turning.velocity(latent, TIMESTEP, prompt, grad=True).square().sum().backward()
+        gradients = {name: tensor.grad for name, tensor in found.parameters.items()}
+        assert any(grad is not None and grad.abs().max() > 0 for grad in gradients.values())
+        with torch.no_grad():
+            for tensor in found.parameters.values():
+                tensor += 0.1
+        assert (turning.predict(latent, TIMESTEP, prompt, None, 1.0) - plain).abs().max() > 1e-4
+    assert torch.equal(turning.predict(latent, TIMESTEP, prompt, None, 1.0), plain)
+
+
 # --- every method runs ---------------------------------------------------------------------------
 
 
@@ -499,6 +523,14 @@ METHODS = (
     "no_window_loss",
     "fastvmt_turbo",
     "fastvmt_released",
+    "ditflow",
+    "ditflow_rope",
+    "ropecraft",
+    "smm",
+    "moft",
+    "motionclone",
+    "flowmotion",
+    "reframe",
 )
 
 
@@ -515,6 +547,8 @@ def test_every_method_runs_on_it(name, turning, latent):
     config.backbone.guidance.update(
         {"block": 1, "window": 3, "tile": [2, 2], "span": 2, "iterations": 2, "guided_fraction": 0.5}
     )
+    if "features" in config.backbone.guidance:
+        config.backbone.guidance.features.block = 1
     parts = OmegaConf.create(
         {part: OmegaConf.to_container(config, resolve=False)[part] for part in ("method", "backbone")}
     )
