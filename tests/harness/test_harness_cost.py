@@ -257,7 +257,8 @@ def test_a_cell_s_flops_are_those_of_a_real_run():
 
 def test_the_report_adds_up_to_the_cell():
     rows = cost.cost_report(Toy(), TINY, FRAMES)
-    assert [row["stage"] for row in rows] == [*cost.STAGES, "total"]
+    untrained = [stage for stage in cost.STAGES if stage != "train"]
+    assert [row["stage"] for row in rows] == [*untrained, "total"]
     flops = cost.cell_flops(TINY, Toy(), FRAMES, {"forward": 8, "partial": 1, "gradient": 3})
     assert rows[-1]["flops"] == pytest.approx(flops.model_flops)
     assert rows[-1]["executed_flops"] == pytest.approx(flops.executed_flops)
