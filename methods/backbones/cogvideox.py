@@ -27,7 +27,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
@@ -40,6 +40,7 @@ from methods.backbones.pipeline import (
     batched,
     build_networks,
     check_cuda,
+    check_sizes,
     dtype_named,
     load_network,
     public,
@@ -129,17 +130,10 @@ class CogVideoXBackbone:
 
     def sizes(self) -> CogVideoXArchitecture:
         """Configurations of the networks: those of the weights on this machine, else ``architecture``."""
-        if self.untrained and self.architecture is not None:
-            return self.architecture
         weights = self._weights()
-        folder = weights.named() or weights.folder()
-        if folder is None and self.architecture is not None:
-            return self.architecture
+        folder = weights.described(self.architecture, self.untrained)
         if folder is None:
-            raise InputError(
-                f"backbone.architecture is null and backbone.model={self.model} is not on this machine: "
-                "give the architecture, or a local folder"
-            )
+            return cast("CogVideoXArchitecture", self.architecture)
         networks = {part: weights.config(folder, part) for part in WEIGHTED}
         scheduler = weights.config(folder, "scheduler", "scheduler_config.json")
         return CogVideoXArchitecture(**networks, scheduler=scheduler)
@@ -150,19 +144,10 @@ class CogVideoXBackbone:
         self._check_kind(sizes)
         patch = sizes.transformer.get("patch_size", 2)
         per_latent = sizes.vae.get("temporal_compression_ratio", 4)
-        # Its VAE decodes latent frames two at a time, after one that stands alone.
-        unit = 2 * per_latent
-        if frames < 1 or (frames - 1) % unit:
-            low = max(frames - 1, 0) // unit * unit + 1
-            raise InputError(
-                f"frames={frames}: backbone {self.name} takes {unit}k+1 frames; use {low} or {low + unit}"
-            )
         side = _spatial(sizes) * patch
-        for key, size in (("height", self.height), ("width", self.width)):
-            if size % side:
-                low = size // side * side
-                nearest = f"{low} or {low + side}" if low else str(side)
-                raise InputError(f"backbone.{key}={size} is no multiple of {side}; use {nearest}")
+        sides = {"height": (self.height, side), "width": (self.width, side)}
+        # Its VAE decodes latent frames two at a time, after one that stands alone.
+        check_sizes(self.name, frames, 2 * per_latent, sides)
         return Grid((frames - 1) // per_latent + 1, self.height // side, self.width // side)
 
     def latent_shape(self, frames: int) -> tuple[int, int, int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,6 +272,23 @@ def quiet() -> Iterator[None]:
             log.set_verbosity(verbosity)
             if bars:
                 log.enable_progress_bar()
+
+
+def check_sizes(name: str, frames: int, unit: int, sides: Mapping[str, tuple[int, int]]) -> None:
+    """Whether a clip has ``unit`` k + 1 frames, and ``sides`` (key: size, unit) in pixels are multiples.
+
+    Raises InputError that names the key and the nearest valid values.
+    """
+    if frames < 1 or (frames - 1) % unit:
+        low = max(frames - 1, 0) // unit * unit + 1
+        raise InputError(
+            f"frames={frames}: backbone {name} takes {unit}k+1 frames; use {low} or {low + unit}"
+        )
+    for key, (size, side) in sides.items():
+        if size % side:
+            low = size // side * side
+            nearest = f"{low} or {low + side}" if low else str(side)
+            raise InputError(f"backbone.{key}={size} is no multiple of {side}; use {nearest}")
 
 
 def check_cuda(device: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -28,6 +28,7 @@ from methods.backbones.pipeline import (
     batched,
     build_networks,
     check_cuda,
+    check_sizes,
     dtype_named,
     load_network,
     public,
@@ -118,17 +119,10 @@ class WanBackbone:
 
     def sizes(self) -> Architecture:
         """Configurations of the networks: those of the weights on this machine, else ``architecture``."""
-        if self.untrained and self.architecture is not None:
-            return self.architecture
         weights = self._weights()
-        folder = weights.named() or weights.folder()
-        if folder is None and self.architecture is not None:
-            return self.architecture
+        folder = weights.described(self.architecture, self.untrained)
         if folder is None:
-            raise InputError(
-                f"backbone.architecture is null and backbone.model={self.model} is not on this machine: "
-                "give the architecture, or a local folder"
-            )
+            return cast("Architecture", self.architecture)
         return Architecture(**{part: weights.config(folder, part) for part in WEIGHTED})
 
     def grid(self, frames: int) -> Grid:
@@ -137,18 +131,11 @@ class WanBackbone:
         _, patch_height, patch_width = sizes.transformer["patch_size"]
         per_latent = sizes.vae.get("scale_factor_temporal", 4)
         spatial = sizes.vae.get("scale_factor_spatial", 8)
-        if frames < 1 or (frames - 1) % per_latent:
-            low = max(frames - 1, 0) // per_latent * per_latent + 1
-            raise InputError(
-                f"frames={frames}: backbone {self.name} takes {per_latent}k+1 frames; "
-                f"use {low} or {low + per_latent}"
-            )
-        for key, size, patch in (("height", self.height, patch_height), ("width", self.width, patch_width)):
-            unit = spatial * patch
-            if size % unit:
-                low = size // unit * unit
-                nearest = f"{low} or {low + unit}" if low else str(unit)
-                raise InputError(f"backbone.{key}={size} is no multiple of {unit}; use {nearest}")
+        sides = {
+            "height": (self.height, spatial * patch_height),
+            "width": (self.width, spatial * patch_width),
+        }
+        check_sizes(self.name, frames, per_latent, sides)
         return Grid(
             (frames - 1) // per_latent + 1,
             self.height // (spatial * patch_height),

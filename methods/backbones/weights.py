@@ -66,6 +66,21 @@ class Weights:
             ) from None
         return None if _missing(cached) else cached
 
+    def described(self, architecture: object, untrained: bool) -> Path | None:
+        """The folder whose ``config.json`` files give the sizes, or None where ``architecture`` does.
+
+        Raises InputError when there is neither.
+        """
+        if untrained and architecture is not None:
+            return None
+        folder = self.named() or self.folder()
+        if folder is None and architecture is None:
+            raise InputError(
+                f"backbone.architecture is null and backbone.model={self.model} is not on this machine: "
+                "give the architecture, or a local folder"
+            )
+        return folder
+
     def identity(self) -> str:
         """``sha256:...`` of a local folder, or ``hub:repo@commit``.
 
