@@ -733,7 +733,7 @@ def test_fastvmt_has_a_cost_on_it(no_hub):
     config = composed("fastvmt")
     node = OmegaConf.create(OmegaConf.to_container(config, resolve=True)["method"])
     method = instantiate(node, _convert_="object")
-    rows = cost.cost_report(method, published("5b"), 49)
+    rows = cost.cost_report(method, published("2b"), 17)
     total = rows[-1]
     assert total["stage"] == "total"
     assert 100 < total["forward_equivalents"] < 200
