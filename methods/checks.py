@@ -6,11 +6,11 @@ from datasets.errors import InputError
 from methods.interface import Grid
 
 
-def check_block(block: int, num_blocks: int) -> None:
-    """InputError where the backbone has no such block."""
+def check_block(block: int, num_blocks: int, key: str = "block") -> None:
+    """InputError where the backbone has no such block; ``key`` is the method's."""
     if block >= num_blocks:
         raise InputError(
-            f"method.block={block}: the backbone has blocks 0 to {num_blocks - 1}; lower method.block"
+            f"method.{key}={block}: the backbone has blocks 0 to {num_blocks - 1}; lower method.{key}"
         )
 
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import pydantic
 from pydantic import Field
 
-from datasets.errors import InputError
+from methods.checks import check_block, check_frames
 from methods.gradient_reuse import Reuse
 from methods.guidance import Guidance, Moment, Optimiser, Sampling, Start, sample
 from methods.interface import Backbone, Grid, Observer
@@ -62,14 +62,9 @@ class DiTFlow:
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when a block is not the backbone's, or the clip has one latent frame."""
         for key, block in (("block", self.block), ("injection", self.injection)):
-            if block is not None and block >= num_blocks:
-                raise InputError(
-                    f"method.{key}={block}: the backbone has blocks 0 to {num_blocks - 1}; lower method.{key}"
-                )
-        if grid.frames < 2:
-            raise InputError(
-                f"frames: motion needs at least 2 latent frames, not {grid.frames}; ask for more frames"
-            )
+            if block is not None:
+                check_block(block, num_blocks, key)
+        check_frames(grid)
 
     def transfer(
         self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer

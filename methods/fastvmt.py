@@ -15,6 +15,7 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
+from methods.checks import check_block, check_frames
 from methods.gradient_reuse import Reuse
 from methods.guidance import (
     Guidance,
@@ -74,15 +75,8 @@ class FastVMT:
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when block, window or tile do not fit the backbone's token grid."""
         size = f"the {grid.height}x{grid.width} token grid"
-        if self.block >= num_blocks:
-            raise InputError(
-                f"method.block={self.block}: the backbone has blocks 0 to {num_blocks - 1}; "
-                "lower method.block (default: backbone.guidance.block)"
-            )
-        if grid.frames < 2:
-            raise InputError(
-                f"frames: motion needs at least 2 latent frames, not {grid.frames}; ask for more frames"
-            )
+        check_block(self.block, num_blocks)
+        check_frames(grid)
         if self.extractor == "dense" and not self.loss.window_weight:
             return
         if self.window > min(grid.height, grid.width):

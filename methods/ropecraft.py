@@ -46,6 +46,7 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
+from methods.checks import check_frames
 from methods.guidance import Moment, Optimiser, Sampling, Start, sample
 from methods.interface import Backbone, Grid, Observer, Rotary
 from methods.rotary import descend, token_positions
@@ -102,10 +103,7 @@ class RoPECraft:
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError for a clip of one latent frame, an even kernel, or RAFT without weights."""
-        if grid.frames < 2:
-            raise InputError(
-                f"frames: motion needs at least 2 latent frames, not {grid.frames}; ask for more frames"
-            )
+        check_frames(grid)
         if self.warp.kernel % 2 == 0:
             raise InputError(
                 f"method.warp.kernel={self.warp.kernel} has no middle; set {self.warp.kernel + 1}"

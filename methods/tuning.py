@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import pydantic
 from pydantic import Field
 
-from datasets.errors import InputError
+from methods.checks import check_frames
 from methods.guidance import Sampling, sample
 from methods.interface import Adapter, Backbone, Grid, Observer
 
@@ -143,10 +143,7 @@ def tuned_sample(
 
 def require_frames(grid: Grid) -> None:
     """InputError for a clip without motion."""
-    if grid.frames < 2:
-        raise InputError(
-            f"frames: motion needs at least 2 latent frames, not {grid.frames}; ask for more frames"
-        )
+    check_frames(grid)
 
 
 __all__ = [
