@@ -26,7 +26,7 @@ from pydantic import Field
 from datasets.clip import Clip, ClipInfo, Listing, Prompt
 from datasets.errors import InputError
 
-RENDERER = "1"
+RENDERER = "2"
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 OBJECT_HUES = {"red": 0.0, "yellow": 55.0, "green": 115.0, "blue": 225.0, "magenta": 305.0}
 BACKGROUNDS = {  # hue in degrees, saturation, value
@@ -264,7 +264,7 @@ def _path(
     progress = _progress(rng, motion, frames)
     for _ in range(1000):
         start = rng.uniform(room[0], room[1])
-        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(18.0, 40.0)
+        angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(16.0, 36.0)
         if motion == "curved":
             turn = rng.uniform(0.6, 1.6) * np.pi * rng.choice([-1, 1])
             radius = length / abs(turn) * 1.3
@@ -293,7 +293,7 @@ def draw(seed: int, frames: int = 17, height: int = 64, width: int = 64) -> Trut
     t = np.linspace(0, 1, frames)
     things = []
     for shape, colour in attributes.objects:
-        radius = rng.uniform(7.0, 8.5) if count == 2 else rng.uniform(8.0, 11.0)
+        radius = rng.uniform(8.0, 9.5) if count == 2 else rng.uniform(10.0, 12.5)
         margin = radius + 1.0
         room = np.stack([np.full(2, margin), box - 1 - margin])
         each: Motion = motion if motion != "two" else rng.choice(np.array(["straight", "curved"]))

@@ -21,6 +21,8 @@ from metrics.position import Detector, UsesDetector, colour_masks
 
 Attribute = Literal["objects", "background", "count"]
 
+BLURS = (0.0, 1.5, 3.0)
+"""Outlines are also tried rounded off by so many pixels of 64, as generated ones often are."""
 NOT_THE_GRAMMAR = "the prompt is not of the rendered world's grammar"
 
 
@@ -35,7 +37,7 @@ def read(frame: NDArray[np.uint8], detector: Detector) -> Reading:
     """Objects and background of one (H, W, 3) uint8 RGB frame of the rendered world.
 
     An object is a connected region of one object hue and at least ``detector.area`` of the frame; its shape
-    is the outline, at any size, that overlaps it best.
+    is the outline, at any size and sharp or rounded off, that overlaps it best.
     """
     from datasets.sprites import OBJECT_HUES
 
@@ -63,8 +65,11 @@ def _shape(region: NDArray[np.bool_]) -> str:
     centre = columns.mean(), rows.mean()
     best = {
         shape: max(
-            _overlap(region, _outline_mask(shape, radius * scale, region.shape, *_halves(centre)))
-            for radius in np.arange(5.0, 13.0, 0.5)
+            _overlap(
+                region, _outline_mask(shape, radius * scale, blur * scale, region.shape, *_halves(centre))
+            )
+            for radius in np.arange(5.0, 19.0, 0.5)
+            for blur in BLURS
         )
         for shape in _shapes()
     }
@@ -86,9 +91,11 @@ def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-@lru_cache(maxsize=20_000)
-def _outline_mask(shape: str, radius: float, size: tuple[int, int], x: float, y: float) -> NDArray[np.bool_]:
-    """Pixels (H, W) inside an outline whose centroid is at (x, y)."""
+@lru_cache(maxsize=60_000)
+def _outline_mask(
+    shape: str, radius: float, blur: float, size: tuple[int, int], x: float, y: float
+) -> NDArray[np.bool_]:
+    """Pixels (H, W) inside an outline with its centroid at (x, y), rounded off by ``blur`` px (Gaussian)."""
     import cv2
 
     from datasets.sprites import outline
@@ -96,7 +103,7 @@ def _outline_mask(shape: str, radius: float, size: tuple[int, int], x: float, y:
     mask = np.zeros(size, np.uint8)
     corners = outline(shape) * radius + (x, y)
     cv2.fillPoly(mask, [np.round(corners * 256).astype(np.int32)], 1, shift=8)
-    return mask.astype(bool)
+    return cv2.GaussianBlur(mask.astype(np.float32), (0, 0), blur) > 0.5 if blur else mask.astype(bool)
 
 
 def _background(pixels: NDArray[np.uint8]) -> str:
@@ -127,7 +134,7 @@ class PromptRead(UsesDetector):
     attribute: Attribute = "objects"
     area: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     outside_id: ClassVar[Sequence[str]] = ()
     unit: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True

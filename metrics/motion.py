@@ -52,19 +52,20 @@ class Fidelity(NamedTuple):
     moving_reference: int
 
 
-def paths(tracks: Tracks, size: Size, canvas: Size, still: float = 0.5, min_path: float = 0.01) -> Paths:
+def paths(tracks: Tracks, size: Size, canvas: Size, still: float = 0.5, min_path: float = 0.03) -> Paths:
     """Displacements of tracks in frames of ``size`` (height, width), on a ``canvas`` (height, width).
 
     A step counts only if its point is visible at both ends, and is zeroed otherwise: points that leave the
     frame or are hidden are extrapolated by every tracker. Steps shorter than ``still`` pixels (stated for 480
-    rows) are zeroed; a track moves if the rest of its path is at least ``min_path`` of the canvas height.
+    rows) are zeroed; a track moves if the rest of its path leads at least ``min_path`` of the canvas height
+    away from its start (not along the path: the trembling of a tracked point at rest would add up).
     """
     scale = np.array([canvas[1] / size[1], canvas[0] / size[0]])
     steps = np.diff(tracks.points.astype(np.float64), axis=0) * scale
     steps[~(tracks.visible[:-1] & tracks.visible[1:])] = 0
     steps[np.linalg.norm(steps, axis=-1) < still * canvas[0] / 480] = 0
-    length = np.linalg.norm(steps, axis=-1).sum(0)
-    moving = (length > 0) & (length >= min_path * canvas[0])
+    away = np.linalg.norm(steps.cumsum(0), axis=-1).max(0)
+    moving = (away > 0) & (away >= min_path * canvas[0])
     return Paths(steps.transpose(1, 0, 2).reshape(steps.shape[1], -1), moving)
 
 
@@ -134,16 +135,16 @@ def _unit_steps(points: NDArray[np.float32]) -> NDArray[np.float64]:
 class MotionFidelity:
     """MF-w on a canvas of the reference's size. Say which tracker made the tracks.
 
-    ``still``: shortest step that counts, in pixels of a 480-row frame. ``min_path``: shortest path of a
-    moving track, as a share of the frame height. The value is None when nothing moves in the reference and 0
-    when nothing moves in the generation.
+    ``still``: shortest step that counts, in pixels of a 480-row frame. ``min_path``: how far from its
+    start a moving track gets, as a share of the frame height. The value is None when nothing moves in the
+    reference and 0 when nothing moves in the generation.
     """
 
     name: str
     still: Annotated[float, Field(ge=0)] = 0.5
-    min_path: Annotated[float, Field(ge=0)] = 0.01
+    min_path: Annotated[float, Field(ge=0)] = 0.03
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     outside_id: ClassVar[Sequence[str]] = ()
     label: ClassVar[str] = "Motion fid."
     unit: ClassVar[str] = ""

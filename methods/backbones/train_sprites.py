@@ -5,10 +5,12 @@
 Stages, each resumable (run the same command again after an interruption):
 
 ``vae``      AutoencoderKLWan on crops, then on whole clips (L1; fixed noise on the latent)
-``latents``  encodes the training clips once, in shards; measures latents_mean and latents_std
+``latents``  encodes the training clips and images once, in shards; measures latents_mean and latents_std
 ``dit``      WanTransformer3DModel and UMT5 encoder together: rectified flow, shifted logit-normal
-             sigmas, dropped captions, an exponential moving average of the weights
-``export``   writes the bf16 WanPipeline folder and the training report
+             sigmas, dropped captions, an exponential moving average of the weights; images first, since
+             in the noise of a clip its shapes are seen before they need be read from the caption
+``export``   writes the bf16 WanPipeline folder with the losses (``training.json``), and beside the
+             checkpoints ``samples.png``, the samples over time, and ``losses.png``
 
 Clips are drawn from seeds below ``datasets.sprites.HELD_OUT``; evaluation never sees them.
 """
@@ -26,16 +28,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets import sprites
+from methods.backbones import train_sprites_report as report
 
 LATENT_CHANNELS = 8
 MAX_TOKENS = 16
 LATENT_NOISE = 0.05
+SHARD = 250
+SHAPES_FROM, FOCUS_FROM = 700, 800
 SHIFT = 3.0
+"""Of the sampler, as Wan's at 480p."""
 FRAMES, SIDE = 17, 64
+FIRST_IMAGE = 500_000
+"""Seed of the first training image; training clips start at 0."""
+SETTINGS = ("vae_steps", "dit_steps", "image_steps", "clips", "images", "batch", "seed")
+SAMPLE_EVERY = 400
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "sprites"
 
 
@@ -187,7 +196,7 @@ def schedule_lr(step: int, total: int, peak: float, warmup: int = 100) -> float:
 
 def vae_batch(step: int, steps: int) -> tuple[int, int, int]:
     """Clips, frames and side of a batch: images first, then short crops, at last whole clips."""
-    if step < 0.75 * steps:
+    if step < 0.4 * steps:
         return 16, 1, 32
     if step < 0.97 * steps:
         return 6, 9, 32
@@ -210,7 +219,7 @@ def train_vae(work: Path, steps: int, seed: int) -> nn.Module:
     optimiser = torch.optim.AdamW(vae.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
     run = Run(work, "vae", {"model": vae, "optimiser": optimiser})
     if run.step < steps:
-        pool = [sprites.render(i)[0] for i in range(500)]
+        pool = [sprites.render(i)[0] for i in range(800)]
     for step in run.steps(steps):
         rng = np.random.default_rng([seed, step])
         batch, length, side = vae_batch(step, steps)
@@ -247,25 +256,35 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:8]
 
 
-def encode_latents(work: Path, vae: nn.Module, count: int, shard: int = 250) -> tuple[Tensor, list[str]]:
-    """Unnormalised latents (count, C, F, h, w) float16 and captions of training clips."""
+def image_frame(number: int) -> int:
+    """Which frame of its clip a training image is."""
+    return number % SHARD % FRAMES
+
+
+def encode_latents(work: Path, vae: nn.Module, count: int, images: bool = False) -> tuple[Tensor, list[str]]:
+    """Unnormalised latents (count, C, F, h, w) float16 and captions of clips, or of single frames."""
     # Of this VAE: another one's latents lie in another folder.
     folder = work / f"latents-{fingerprint(vae)}"
     folder.mkdir(exist_ok=True)
     latents, captions = [], []
-    for first in range(0, count, shard):
-        seeds = range(first, min(first + shard, count))
-        path = folder / f"{first:06d}-{len(seeds)}.pt"
+    for first in range(0, count, SHARD):
+        number = min(SHARD, count - first)
+        path = folder / f"{'images' if images else 'clips'}-{first:06d}-{number}.pt"
         if not path.exists():
+            start_seed = first + (FIRST_IMAGE if images else 0)
+            truths = [sprites.draw(start_seed + i) for i in range(number)]
             parts = []
-            for start in range(0, len(seeds), 10):
-                clips = np.stack([sprites.render(s)[0] for s in seeds[start : start + 10]])
+            for start in range(0, number, 10):
+                clips = [
+                    sprites.paint(truth, [image_frame(start + i)] if images else None)
+                    for i, truth in enumerate(truths[start : start + 10])
+                ]
                 with torch.no_grad():
-                    parts.append(vae.encode(to_model_range(clips)).latent_dist.mode().half())
-            texts = [sprites.caption(sprites.draw(s).attributes) for s in seeds]
+                    parts.append(vae.encode(to_model_range(np.stack(clips))).latent_dist.mode().half())
+            texts = [sprites.caption(truth.attributes) for truth in truths]
             torch.save({"latents": torch.cat(parts), "captions": texts}, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
-            print(f"latents {first + len(seeds)}/{count}", flush=True)
+            print(f"{path.stem}: {first + number} of {count}", flush=True)
         saved = torch.load(path, weights_only=True)
         latents.append(saved["latents"])
         captions += saved["captions"]
@@ -352,10 +371,59 @@ def embed(text_encoder: nn.Module, tokenizer: Any, captions: list[str]) -> Tenso
     return text_encoder(tokens.input_ids, mask).last_hidden_state * mask[..., None]
 
 
+def is_image_step(step: int, image_steps: int) -> bool:
+    """Images only at first, then every fourth step, so that what they taught is not lost."""
+    return step < image_steps or step % 4 == 3
+
+
+def training_shift(step: int, image_step: bool) -> float:
+    """Shift of the logit-normal sigmas: in much noise where objects are is learnt, in less their shapes.
+
+    A clip shows in more noise what an image shows in less.
+    """
+    if step < SHAPES_FROM:
+        return SHIFT
+    return 1.5 if image_step else 2.5
+
+
+def object_masks(count: int, images: bool) -> Tensor:
+    """(count, 1, F, h, w) float32: 1 on the latent pixels that an object touches, of all training data."""
+    import cv2
+
+    side, scale = SIDE // 4, SIDE / 4 / SIDE
+    times = [[0]] if images else [[0], *([4 * k + i for i in range(1, 5)] for k in range((FRAMES - 1) // 4))]
+    masks = np.zeros((count, 1, len(times), side, side), np.uint8)
+    for number in range(count):
+        truth = sprites.draw(number + (FIRST_IMAGE if images else 0))
+        for place, frames in enumerate(times):
+            for frame in [image_frame(number)] if images else frames:
+                for thing in range(len(truth.things)):
+                    corners = (truth.polygon(thing, frame) + 0.5) * scale - 0.5
+                    fixed = [np.round(corners * 256).astype(np.int32)]
+                    cv2.fillPoly(masks[number, 0, place], fixed, 1, shift=8)
+    return torch.from_numpy(masks).float()
+
+
+def importance(masks: Tensor, sigma: Tensor) -> Tensor:
+    """Weight of each latent pixel's error: objects are a tenth of the frame, and their outlines still less.
+
+    In much noise, where no pixel is surely an object's, weights would bias the mean that is learnt.
+    """
+    return 1 + 5 * (1 - sigma) * masks
+
+
 def train_dit(
-    work: Path, vae: nn.Module, steps: int, clips: int, seed: int, batch: int, compile_: bool
+    work: Path,
+    vae: nn.Module,
+    steps: int,
+    image_steps: int,
+    clips: int,
+    images: int,
+    seed: int,
+    batch: int,
+    compile_: bool,
 ) -> Average:
-    """Transformer and text encoder together."""
+    """Transformer and text encoder together; a batch holds ``batch`` clips or images of as many tokens."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     modules = {"transformer": build_transformer(), "text_encoder": build_text_encoder(len(tokenizer))}
@@ -369,18 +437,27 @@ def train_dit(
     run = Run(work, "dit", {**modules, **optimisers, "average": average})
     if run.step >= steps:
         return average
-    latents, captions = encode_latents(work, vae, clips)
-    mean, std = statistics(latents)
+    moving, still = encode_latents(work, vae, clips), encode_latents(work, vae, images, images=True)
+    objects = {images_: object_masks(n, images_) for images_, n in ((False, clips), (True, images))}
+    mean, std = statistics(moving[0])
+    per_clip = moving[0].shape[2]
     forward: Callable[..., Any] = (
-        torch.compile(modules["transformer"]) if compile_ else modules["transformer"]
+        torch.compile(modules["transformer"], dynamic=False) if compile_ else modules["transformer"]
     )
+    sampled = build_vae(mean.flatten().tolist(), std.flatten().tolist()).eval()
+    sampled.load_state_dict(vae.state_dict())
     for step in run.steps(steps):
+        if step % SAMPLE_EVERY == 0:
+            write_samples(work, step, average, sampled)
         rng = np.random.default_rng([seed, step])
-        index = rng.integers(len(captions), size=batch)
+        image_step = is_image_step(step, image_steps)
+        latents, captions = still if image_step else moving
+        index = rng.integers(len(captions), size=batch * per_clip if image_step else batch)
         clean = (latents[index].float() - mean) / std
         texts = ["" if rng.random() < 0.1 else captions[i] for i in index]
-        u = 1 / (1 + np.exp(-rng.standard_normal(batch)))
-        sigma = torch.from_numpy(SHIFT * u / (1 + (SHIFT - 1) * u)).float()
+        shift = training_shift(step, image_step)
+        u = 1 / (1 + np.exp(-rng.standard_normal(len(index))))
+        sigma = torch.from_numpy(shift * u / (1 + (shift - 1) * u)).float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         weight = sigma.view(-1, 1, 1, 1, 1)
         noisy = (1 - weight) * clean + weight * noise
@@ -390,8 +467,11 @@ def train_dit(
             encoder_hidden_states=embed(modules["text_encoder"], tokenizer, texts),
             return_dict=False,
         )[0]
-        loss = F.mse_loss(velocity, noise - clean)
-        loss.backward()
+        error = (velocity - (noise - clean)).square()
+        loss = error.mean()
+        if step >= FOCUS_FROM:
+            error = error * importance(objects[image_step][index], weight)
+        error.mean().backward()
         norm = nn.utils.clip_grad_norm_(matrices + others, 1.0)
         for optimiser in optimisers.values():
             for group in optimiser.param_groups:
@@ -400,7 +480,27 @@ def train_dit(
             optimiser.zero_grad()
         average.update(step)
         run.note(20, loss=float(loss.detach()), gradient_norm=float(norm))
+    write_samples(work, steps, average, sampled)
     return average
+
+
+def write_samples(work: Path, step: int, average: Average, vae: nn.Module) -> None:
+    """``work/samples/STEP.png``: what the averaged weights make of ``train_sprites_report.CAPTIONS``."""
+    from PIL import Image
+
+    tokenizer = build_tokenizer()
+    transformer, text_encoder = build_transformer(), build_text_encoder(len(tokenizer))
+    transformer.load_state_dict(average.weights("transformer"))
+    text_encoder.load_state_dict(average.weights("text_encoder"))
+    with torch.no_grad():
+        prompts, empty = (
+            embed(text_encoder.eval(), tokenizer, texts) for texts in (list(report.CAPTIONS), [""])
+        )
+    shape = (LATENT_CHANNELS, (FRAMES - 1) // 4 + 1, SIDE // 4, SIDE // 4)
+    videos = report.sample(transformer.eval(), vae, prompts, empty, shape, SHIFT)
+    folder = work / "samples"
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(report.strip(videos)).save(folder / f"{step:05d}.png")
 
 
 def statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -453,7 +553,7 @@ def export(
         module.to(torch.bfloat16)
     pipeline.save_pretrained(out, safe_serialization=True)
     finished.float()
-    report = {
+    facts = {
         "command": " ".join(
             [
                 "python -m methods.backbones.train_sprites all",
@@ -477,8 +577,15 @@ def export(
             for file in [(work / f"{stage}_losses.csv").open()]
         },
     }
-    (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
-    print({k: v for k, v in report.items() if k != "losses"})
+    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    report.contact_sheet(work, work / "samples.png")
+    report.plot_losses(
+        work,
+        work / "losses.png",
+        vae=lambda step: f"{vae_batch(step, settings['vae_steps'])[1]} frames",
+        dit=lambda step: "images" if is_image_step(step, settings["image_steps"]) else "clips",
+    )
+    print({k: v for k, v in facts.items() if k != "losses"})
 
 
 def main() -> None:
@@ -488,10 +595,12 @@ def main() -> None:
     parser.add_argument("stage", choices=["vae", "latents", "dit", "export", "all"])
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints and logs")
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="the pipeline folder to write")
-    parser.add_argument("--vae-steps", type=int, default=1600)
-    parser.add_argument("--dit-steps", type=int, default=2700)
-    parser.add_argument("--clips", type=int, default=2500, help="training clips of the DiT")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--vae-steps", type=int, default=2200)
+    parser.add_argument("--dit-steps", type=int, default=3400)
+    parser.add_argument("--image-steps", type=int, default=1700, help="steps of the DiT on images alone")
+    parser.add_argument("--clips", type=int, default=2000, help="training clips of the DiT")
+    parser.add_argument("--images", type=int, default=8000, help="training images of the DiT")
+    parser.add_argument("--batch", type=int, default=16, help="clips; of images as many tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
@@ -501,18 +610,21 @@ def main() -> None:
     vae = train_vae(work, arguments.vae_steps, arguments.seed)
     if reached >= 1:
         encode_latents(work, vae, arguments.clips)
+        encode_latents(work, vae, arguments.images, images=True)
     if reached >= 2:
         average = train_dit(
             work,
             vae,
             arguments.dit_steps,
+            arguments.image_steps,
             arguments.clips,
+            arguments.images,
             arguments.seed,
             arguments.batch,
             not arguments.no_compile,
         )
     if reached >= 3:
-        settings = {k: getattr(arguments, k) for k in ("vae_steps", "dit_steps", "clips", "batch", "seed")}
+        settings = {k: getattr(arguments, k) for k in SETTINGS}
         export(work, vae, average, arguments.clips, arguments.out, settings)
 
 

@@ -21,10 +21,12 @@ from metrics.interface import Tracks
 
 Floats = NDArray[np.float32]
 
-CALM = 0.9
+CALM = 0.75
 """A point moves otherwise than most only if its surroundings then look more alike by this factor."""
 ALIKE = 10.0
 """Surroundings this alike (mean difference in grey levels) need no check there and back."""
+UNLIKE = 0.5
+"""Surroundings that differ by more than this share of what unrelated places differ by are another point's."""
 
 
 class Flow(NamedTuple):
@@ -228,10 +230,10 @@ class Dis:
     """DIS flow from a regular grid of frame 0, straight from there and step by step.
 
     In each frame a point has several candidate places: where the flow from frame 0 puts it and where the
-    flow from its last place does, each on every colour plane, and where it would be if it moved as most
-    points do (a still or moving camera). Among those that pass the forward-backward check the one whose
-    surroundings look most like the point's in frame 0 is taken; without any, the point is invisible until it
-    is found again.
+    flow from its last place does, each on every colour plane, where it was at first, and where it would be
+    if it moved as most points do (a moving camera). Among those that pass the forward-backward check the
+    one whose surroundings look most like the point's in frame 0 is taken; without any, or where even that
+    one looks like another point, it is invisible until it is found again.
 
     ``grid``: points a side. ``min_side``: smaller frames are enlarged to it before the flow is computed (the
     tracks stay in the frame's own pixels). ``planes``: see ``colour_planes``.
@@ -242,7 +244,7 @@ class Dis:
     min_side: Annotated[int, Field(ge=16)] = 256
     planes: Annotated[int, Field(ge=1, le=3)] = 2
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     outside_id: ClassVar[Sequence[str]] = ()
 
     def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
@@ -263,6 +265,8 @@ class Dis:
         look = surroundings(images[0], origin)
         at, seen = origin, visible[0]
         each = np.arange(len(start))
+        shuffled = np.random.default_rng(0).permutation(len(start))
+        limit = max(ALIKE, UNLIKE * float(np.median(np.abs(look - look[shuffled]).mean(1))))
         for t, found in enumerate(zip(*(spans(plane) for plane in planes), strict=True), 1):
             places, sure = [], []
             for step, direct in found:
@@ -273,12 +277,14 @@ class Dis:
                     sure.append(known & ~missed(way, sample(back, begin + way)))
             unlike = [np.abs(surroundings(images[t], place) - look).mean(1) for place in places]
             # Flow drags a background along with the object before it, and noise shakes it.
-            calm = carried(origin, places[0], sure[0])
-            unlike.append(CALM * np.abs(surroundings(images[t], calm) - look).mean(1))
-            places.append(calm)
-            sure.append((unlike[-1] < ALIKE) | np.any(sure, axis=0))
+            some_sure = np.any(sure, axis=0)
+            for calm in (origin, carried(origin, places[0], sure[0])):
+                unlike.append(CALM * np.abs(surroundings(images[t], calm) - look).mean(1))
+                places.append(calm)
+                sure.append((unlike[-1] < ALIKE) | some_sure)
             best = np.where(sure, unlike, np.add(unlike, 256)).argmin(0)
             at, seen = np.stack(places)[best, each], np.stack(sure)[best, each]
+            seen = seen & (np.stack(unlike)[best, each] <= limit)
             points[t] = (at + 0.5) / np.float32(scale) - 0.5
             seen = visible[t] = seen & ~outside(points[t], height, width)
         return Tracks(points, visible)

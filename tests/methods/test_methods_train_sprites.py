@@ -1,9 +1,22 @@
 """The parts of the training script that no checkpoint can vouch for."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
-from methods.backbones.train_sprites import Muon, Run, orthogonalised, trapezoid_lr
+from datasets import sprites
+from methods.backbones.train_sprites import (
+    FIRST_IMAGE,
+    Muon,
+    Run,
+    image_frame,
+    is_image_step,
+    object_masks,
+    orthogonalised,
+    trapezoid_lr,
+)
+from methods.backbones.train_sprites_report import sample
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (24, 96), (96, 24)])
@@ -67,3 +80,47 @@ def test_an_interrupted_run_goes_on_from_its_last_saved_step(tmp_path):
     for file in tmp_path.iterdir():
         file.unlink()
     assert torch.equal(resumed.weight, train(7).weight)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_object_masks_cover_the_objects_and_little_else(images):
+    masks = object_masks(6, images).numpy()
+    assert masks.shape == (6, 1, 1 if images else 5, 16, 16)
+    for number in range(6):
+        truth = sprites.draw(number + (FIRST_IMAGE if images else 0))
+        frame = image_frame(number) if images else 0
+        pixels = np.stack(np.meshgrid(np.arange(64), np.arange(64)), -1).reshape(-1, 2)
+        inside = np.zeros(64 * 64, bool)
+        for thing in range(len(truth.things)):
+            inside |= sprites._inside(pixels.astype(float), truth.polygon(thing, frame))
+        share = inside.reshape(16, 4, 16, 4).mean((1, 3))
+        mask = masks[number, 0, 0].astype(bool)
+        assert mask[share > 0.5].all()
+        assert not mask[ndimage.maximum_filter(share, 3) == 0].any()
+
+
+def test_steps_on_images_come_first_and_then_every_fourth():
+    kinds = [is_image_step(step, 8) for step in range(20)]
+    assert kinds == [True] * 8 + [False, False, False, True] * 3
+    assert any(not is_image_step(step, 8) for step in range(0, 40, 20)[1:])  # losses of clips are logged
+
+
+def test_a_sampled_video_is_what_the_velocity_leads_to():
+    """With the velocity towards a fixed latent, Euler's method ends there, whatever the shift."""
+
+    class Towards(torch.nn.Module):
+        def forward(self, hidden_states, timestep, encoder_hidden_states, return_dict):
+            sigma = (timestep / 1000).view(-1, 1, 1, 1, 1)
+            return ((hidden_states - 0.25) / sigma,)
+
+    class Repeats(torch.nn.Module):
+        config = type("Config", (), {"latents_mean": [0.5] * 3, "latents_std": [2.0] * 3})
+
+        def decode(self, latent):
+            return type("Decoded", (), {"sample": latent})
+
+    prompts = torch.zeros(2, 4, 8)
+    for shift in (1.0, 3.0):
+        videos = sample(Towards(), Repeats(), prompts, prompts[:1], (3, 2, 4, 4), shift)
+        assert videos.shape == (2, 2, 4, 4, 3)
+        assert (videos == 255).all()  # 0.25 * 2 + 0.5

@@ -64,16 +64,16 @@ def by_loops(generated: Tracks, reference: Tracks) -> float:
     def kept(tracks: Tracks) -> list[list[float]]:
         rows = []
         for i in range(tracks.points.shape[1]):
-            row, length = [], 0.0
+            row, x, y, away = [], 0.0, 0.0, 0.0
             for t in range(len(tracks.points) - 1):
                 dx, dy = (float(v) for v in tracks.points[t + 1, i] - tracks.points[t, i])
                 seen = tracks.visible[t, i] and tracks.visible[t + 1, i]
-                size = (dx * dx + dy * dy) ** 0.5
-                if not seen or size < 0.5 * 64 / 480:
-                    dx = dy = size = 0.0
-                length += size
+                if not seen or (dx * dx + dy * dy) ** 0.5 < 0.5 * 64 / 480:
+                    dx = dy = 0.0
+                x, y = x + dx, y + dy
+                away = max(away, (x * x + y * y) ** 0.5)
                 row += [dx, dy]
-            if length >= 0.01 * 64:
+            if away >= 0.03 * 64:
                 rows.append(row)
         return rows
 
@@ -112,6 +112,13 @@ def test_jitter_below_the_threshold_does_not_count(motion):
     moving = rendered(motion)
     jitter = np.random.default_rng(0).uniform(-0.02, 0.02, moving.points.shape).astype(np.float32)
     assert fidelity(Tracks(rendered("pan").points[:1] + jitter, moving.visible), moving) == 0
+
+
+def test_a_point_that_trembles_about_its_place_does_not_move():
+    """Its steps add up to a long path, but lead nowhere."""
+    moving = rendered("straight")
+    trembling = moving.points[:1] + np.random.default_rng(0).uniform(-0.4, 0.4, moving.points.shape)
+    assert fidelity(Tracks(trembling.astype(np.float32), np.ones_like(moving.visible)), moving) == 0
 
 
 def test_scaling_a_path_changes_only_the_speed_sensitive_value():

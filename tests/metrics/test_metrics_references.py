@@ -143,14 +143,15 @@ def _fidelity(sample: Sample, similarity) -> float:
     def kept(tracks: Tracks) -> list[list[float]]:
         rows = []
         for points, seen in zip(tracks.points.transpose(1, 0, 2).tolist(), tracks.visible.T, strict=True):
-            row, length = [], 0.0
+            row, x, y, away = [], 0.0, 0.0, 0.0
             for t, (a, b) in enumerate(pairwise(points)):
                 dx, dy = b[0] - a[0], b[1] - a[1]
                 if not (seen[t] and seen[t + 1]) or (dx * dx + dy * dy) ** 0.5 < 0.5 * 64 / 480:
                     dx = dy = 0.0
-                length += (dx * dx + dy * dy) ** 0.5
+                x, y = x + dx, y + dy
+                away = max(away, x * x + y * y)
                 row += [dx, dy]
-            if length >= 0.64:
+            if away >= 1.92**2:
                 rows.append(row)
         return rows
 
