@@ -66,7 +66,10 @@ def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
     for moves in frame["moves"].unique():
         clips = frame[frame["moves"] == moves]["clip"].nunique()
         _print(ranking.by_kind(frame, moves).T, f"Clips in which the {moves} moves ({clips}): mean values")
-        _print(ranking.correlations(frame, moves, metrics), "Spearman's rank correlation with the truth")
+        title = "Spearman's rank correlation with the truth"
+        _print(ranking.correlations(frame, moves, metrics), f"{title}, all pairs together")
+        within = ranking.correlations(frame, moves, metrics, within_clips=True)
+        _print(within, f"{title}, among the pairs of one clip, mean of clips")
     _keep(frame, options.csv)
 
 

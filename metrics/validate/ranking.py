@@ -93,10 +93,14 @@ def by_kind(frame: pd.DataFrame, moves: str) -> pd.DataFrame:
     return chosen.groupby("kind")[[*Errors._fields, *columns(frame, moves)]].mean().loc[list(order)]
 
 
-def correlations(frame: pd.DataFrame, moves: str, metrics: Sequence[Metric]) -> pd.DataFrame:
+def correlations(
+    frame: pd.DataFrame, moves: str, metrics: Sequence[Metric], *, within_clips: bool = False
+) -> pd.DataFrame:
     """Spearman's rank correlation over all pairs: a row a metric, a column a true error, and pairs used.
 
     Signs are such that 1 is a metric that ranks as the truth does, whichever way either counts.
+    ``within_clips``: the mean over clips of the correlation among one clip's pairs, which is what a table of
+    methods on the same clips needs; a clip in which either is constant has none.
     """
     import pandas as pd
     from scipy.stats import spearmanr
@@ -107,9 +111,14 @@ def correlations(frame: pd.DataFrame, moves: str, metrics: Sequence[Metric]) -> 
     for name in columns(frame, moves):
         row: dict[str, float] = {}
         for error in Errors._fields:
-            both = chosen[[name, error]].dropna()
             sign = (1 if up[name.removesuffix(TRUE_TRACKS)] else -1) * (1 if error == "direction" else -1)
-            enough = both[name].nunique() > 1 and both[error].nunique() > 1
-            row[error] = sign * spearmanr(both[name], both[error]).statistic if enough else np.nan
+            both = chosen[["clip", name, error]].dropna()
+            groups = [group for _, group in both.groupby("clip")] if within_clips else [both]
+            found = [
+                spearmanr(group[name], group[error]).statistic
+                for group in groups
+                if group[name].nunique() > 1 and group[error].nunique() > 1
+            ]
+            row[error] = sign * float(np.mean(found)) if found else np.nan
         rows[name] = row | {"pairs": chosen[name].notna().sum()}
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -185,6 +185,29 @@ def test_correlations_count_both_ways_and_leave_chance_out():
         assert np.isnan(table.at[name, "position"]) and table.at[name, "pairs"] == 4
 
 
+def test_within_clips_a_metric_is_not_asked_which_clip_is_the_harder():
+    frame = pd.DataFrame(
+        {
+            "clip": list("aaabbbc"),
+            "moves": "object",
+            "kind": ["x", "y", "z"] * 2 + ["x"],
+            "displacement": [0.0, 1, 2, 10, 11, 12, 5],
+            "direction": 1.0,
+            "speed": [0.0, 1, 2, 12, 11, 10, 5],
+            "position": 0.0,
+            "motion_fidelity_speed": [0.3, 0.2, 0.1, 0.9, 0.8, 0.7, 0.5],
+        }
+    )
+    metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
+    together, within = (
+        ranking.correlations(frame, "object", metrics, within_clips=choice) for choice in (False, True)
+    )
+    assert together.at["motion_fidelity_speed", "displacement"] < 0
+    assert within.at["motion_fidelity_speed", "displacement"] == pytest.approx(1)
+    assert within.at["motion_fidelity_speed", "speed"] == pytest.approx(0)
+    assert np.isnan(within.at["motion_fidelity_speed", "direction"])
+
+
 def test_every_motion_and_consistency_metric_of_the_default_list_is_validated():
     from pathlib import Path
 
