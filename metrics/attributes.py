@@ -63,12 +63,15 @@ def _shape(region: NDArray[np.bool_]) -> str:
     scale = min(region.shape) / 64
     rows, columns = np.nonzero(region)
     centre = columns.mean(), rows.mean()
+    # Unit outlines have an area of about 2.8; what is partly hidden is larger than what is seen of it.
+    about = (len(rows) / 2.8) ** 0.5 / scale
+    radii = np.arange(np.floor(2 * 0.85 * about) / 2, 1.4 * about + 0.5, 0.5)
     best = {
         shape: max(
             _overlap(
                 region, _outline_mask(shape, radius * scale, blur * scale, region.shape, *_halves(centre))
             )
-            for radius in np.arange(5.0, 19.0, 0.5)
+            for radius in radii
             for blur in BLURS
         )
         for shape in _shapes()
