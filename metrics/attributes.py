@@ -95,7 +95,7 @@ def _overlap(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-@lru_cache(maxsize=60_000)
+@lru_cache(maxsize=4096)
 def _outline_mask(
     shape: str, radius: float, blur: float, size: tuple[int, int], x: float, y: float
 ) -> NDArray[np.bool_]:

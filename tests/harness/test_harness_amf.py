@@ -71,8 +71,8 @@ def test_the_action_prints_the_table_at_the_configured_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["action=amf", "frames=9", "device=cpu", "measure.repeats=2", "method.span=1"]
-    arguments.append("method.window=5")
+    arguments = ["action=amf", "frames=9", "device=cpu", "measure.repeats=2"]
+    arguments += ["method.span=1", "method.window=5"]
     monkeypatch.setattr(sys, "argv", ["harness", *arguments])
     assert cli.main() == 0
     out = capsys.readouterr().out
