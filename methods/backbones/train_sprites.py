@@ -8,7 +8,8 @@ Stages, each resumable (run the same command again after an interruption):
 ``latents``  encodes the training clips and images once, in shards; measures latents_mean and latents_std
 ``dit``      WanTransformer3DModel and UMT5 encoder together: rectified flow, shifted logit-normal
              sigmas, dropped captions, an exponential moving average of the weights; images first, since
-             in the noise of a clip its shapes are seen before they need be read from the caption
+             in the noise of a clip its shapes are seen before they need be read from the caption; then
+             a second course in which half of each batch has two objects, which are rare and harder
 ``export``   writes the bf16 WanPipeline folder with the losses (``training.json``), and beside the
              checkpoints ``samples.png``, the samples over time, and ``losses.png``
 
@@ -23,8 +24,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,15 +38,18 @@ from methods.backbones import train_sprites_report as report
 LATENT_CHANNELS = 8
 MAX_TOKENS = 16
 LATENT_NOISE = 0.05
+"""Standard deviation of what is added to the VAE's latents in training."""
 SHARD = 250
-SHAPES_FROM, FOCUS_FROM = 700, 800
+"""Clips or images in one file of encoded latents."""
+SHAPES_FROM = 700
+"""Step of the DiT from which less noise than the sampler's is drawn (``training_shift``)."""
+FOCUS_FROM = 800
+"""Step of the DiT from which errors on objects weigh more (``importance``)."""
 SHIFT = 3.0
 """Of the sampler, as Wan's at 480p."""
 FRAMES, SIDE = 17, 64
-FIRST_IMAGE = 500_000
-"""Seed of the first training image; training clips start at 0."""
-SETTINGS = ("vae_steps", "dit_steps", "image_steps", "clips", "images", "batch", "seed")
 SAMPLE_EVERY = 400
+"""Steps of the DiT between two rows of ``samples.png``."""
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "sprites"
 
 
@@ -145,6 +150,56 @@ def build_text_encoder(vocabulary: int) -> nn.Module:
 def to_model_range(frames: np.ndarray) -> Tensor:
     """(..., T, H, W, 3) uint8 to (..., 3, T, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(np.moveaxis(frames, -1, -4).astype(np.float32)) / 127.5 - 1
+
+
+class Pool(NamedTuple):
+    """Training data: clips, or single frames of other clips; ``two``: only clips of two objects."""
+
+    name: str
+    count: int
+    first_seed: int
+    images: bool = False
+    two: bool = False
+
+    def truths(self) -> list[sprites.Truth]:
+        """What its clips show, from ``first_seed`` on."""
+        drawn = map(sprites.draw, range(self.first_seed, sprites.HELD_OUT))
+        return list(islice((t for t in drawn if t.motion == "two" or not self.two), self.count))
+
+
+class Settings(NamedTuple):
+    """What the command line says, and ``training.json`` repeats."""
+
+    vae_steps: int = 2200
+    dit_steps: int = 3100
+    """Of its first course."""
+    image_steps: int = 2000
+    """Of ``dit_steps``, those on images alone."""
+    pair_steps: int = 3600
+    """Of the DiT's second course; a third of them on images alone."""
+    clips: int = 2000
+    images: int = 8000
+    pair_clips: int = 1000
+    """With two objects, for the second course."""
+    pair_images: int = 6000
+    batch: int = 16
+    """Clips; of images as many as have the same number of tokens."""
+    seed: int = 0
+
+    def command(self) -> str:
+        """That trains with these settings."""
+        given = (f"--{k.replace('_', '-')} {v}" for k, v in self._asdict().items())
+        return " ".join(["python -m methods.backbones.train_sprites all", *given])
+
+    def pools(self) -> dict[str, Pool]:
+        """Training data of the DiT by name; no two pools share a clip."""
+        every = (
+            Pool("clips", self.clips, 0),
+            Pool("images", self.images, 500_000, images=True),
+            Pool("pair_clips", self.pair_clips, 100_000, two=True),
+            Pool("pair_images", self.pair_images, 700_000, images=True, two=True),
+        )
+        return {pool.name: pool for pool in every}
 
 
 class Run:
@@ -261,30 +316,28 @@ def image_frame(number: int) -> int:
     return number % SHARD % FRAMES
 
 
-def encode_latents(work: Path, vae: nn.Module, count: int, images: bool = False) -> tuple[Tensor, list[str]]:
-    """Unnormalised latents (count, C, F, h, w) float16 and captions of clips, or of single frames."""
+def encode_latents(work: Path, vae: nn.Module, pool: Pool) -> tuple[Tensor, list[str]]:
+    """Unnormalised latents (count, C, F, h, w) float16 and captions."""
     # Of this VAE: another one's latents lie in another folder.
     folder = work / f"latents-{fingerprint(vae)}"
     folder.mkdir(exist_ok=True)
-    latents, captions = [], []
-    for first in range(0, count, SHARD):
-        number = min(SHARD, count - first)
-        path = folder / f"{'images' if images else 'clips'}-{first:06d}-{number}.pt"
+    latents, captions, truths = [], [], pool.truths()
+    for first in range(0, pool.count, SHARD):
+        shard = truths[first : first + SHARD]
+        path = folder / f"{pool.name}-{first:06d}-{len(shard)}.pt"
         if not path.exists():
-            start_seed = first + (FIRST_IMAGE if images else 0)
-            truths = [sprites.draw(start_seed + i) for i in range(number)]
             parts = []
-            for start in range(0, number, 10):
+            for start in range(0, len(shard), 10):
                 clips = [
-                    sprites.paint(truth, [image_frame(start + i)] if images else None)
-                    for i, truth in enumerate(truths[start : start + 10])
+                    sprites.paint(truth, [image_frame(start + i)] if pool.images else None)
+                    for i, truth in enumerate(shard[start : start + 10])
                 ]
                 with torch.no_grad():
                     parts.append(vae.encode(to_model_range(np.stack(clips))).latent_dist.mode().half())
-            texts = [sprites.caption(truth.attributes) for truth in truths]
+            texts = [sprites.caption(truth.attributes) for truth in shard]
             torch.save({"latents": torch.cat(parts), "captions": texts}, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
-            print(f"{path.stem}: {first + number} of {count}", flush=True)
+            print(f"{path.stem}: {first + len(shard)} of {pool.count}", flush=True)
         saved = torch.load(path, weights_only=True)
         latents.append(saved["latents"])
         captions += saved["captions"]
@@ -371,9 +424,30 @@ def embed(text_encoder: nn.Module, tokenizer: Any, captions: list[str]) -> Tenso
     return text_encoder(tokens.input_ids, mask).last_hidden_state * mask[..., None]
 
 
-def is_image_step(step: int, image_steps: int) -> bool:
-    """Images only at first, then every fourth step, so that what they taught is not lost."""
-    return step < image_steps or step % 4 == 3
+class Course(NamedTuple):
+    """Steps of the DiT with one rise and fall of the learning rate; ``images`` of them on images alone."""
+
+    start: int
+    steps: int
+    images: int
+    two: bool = False
+    """Whether half of each batch has two objects."""
+
+    def is_image_step(self, step: int) -> bool:
+        """Images only at first, then every fourth step, so that what they taught is not lost."""
+        return step - self.start < self.images or step % 4 == 3
+
+    def learning_rate(self, step: int) -> float:
+        """``trapezoid_lr`` over its own steps, up to 2e-3."""
+        return trapezoid_lr(step - self.start, self.steps, 2e-3)
+
+
+def course_of(step: int, settings: Settings) -> Course:
+    """Which course a step of the DiT belongs to."""
+    first = Course(0, settings.dit_steps, settings.image_steps)
+    if step < first.steps:
+        return first
+    return Course(first.steps, settings.pair_steps, settings.pair_steps // 3, two=True)
 
 
 def training_shift(step: int, image_step: bool) -> float:
@@ -386,17 +460,16 @@ def training_shift(step: int, image_step: bool) -> float:
     return 1.5 if image_step else 2.5
 
 
-def object_masks(count: int, images: bool) -> Tensor:
-    """(count, 1, F, h, w) float32: 1 on the latent pixels that an object touches, of all training data."""
+def object_masks(pool: Pool) -> Tensor:
+    """(count, 1, F, h, w) float32: 1 on the latent pixels that an object touches."""
     import cv2
 
     side, scale = SIDE // 4, SIDE / 4 / SIDE
-    times = [[0]] if images else [[0], *([4 * k + i for i in range(1, 5)] for k in range((FRAMES - 1) // 4))]
-    masks = np.zeros((count, 1, len(times), side, side), np.uint8)
-    for number in range(count):
-        truth = sprites.draw(number + (FIRST_IMAGE if images else 0))
-        for place, frames in enumerate(times):
-            for frame in [image_frame(number)] if images else frames:
+    clip_times = [[0], *([4 * k + i for i in range(1, 5)] for k in range((FRAMES - 1) // 4))]
+    masks = np.zeros((pool.count, 1, 1 if pool.images else len(clip_times), side, side), np.uint8)
+    for number, truth in enumerate(pool.truths()):
+        for place, frames in enumerate([[image_frame(number)]] if pool.images else clip_times):
+            for frame in frames:
                 for thing in range(len(truth.things)):
                     corners = (truth.polygon(thing, frame) + 0.5) * scale - 0.5
                     fixed = [np.round(corners * 256).astype(np.int32)]
@@ -412,19 +485,9 @@ def importance(masks: Tensor, sigma: Tensor) -> Tensor:
     return 1 + 5 * (1 - sigma) * masks
 
 
-def train_dit(
-    work: Path,
-    vae: nn.Module,
-    steps: int,
-    image_steps: int,
-    clips: int,
-    images: int,
-    seed: int,
-    batch: int,
-    compile_: bool,
-) -> Average:
+def train_dit(work: Path, vae: nn.Module, settings: Settings, compile_: bool) -> Average:
     """Transformer and text encoder together; a batch holds ``batch`` clips or images of as many tokens."""
-    torch.manual_seed(seed)
+    torch.manual_seed(settings.seed)
     tokenizer = build_tokenizer()
     modules = {"transformer": build_transformer(), "text_encoder": build_text_encoder(len(tokenizer))}
     for module in modules.values():
@@ -435,28 +498,32 @@ def train_dit(
     others = [p for m in modules.values() for p in m.parameters() if id(p) not in taken]
     optimisers = {"muon": Muon(matrices), "adamw": torch.optim.AdamW(others, betas=(0.9, 0.98))}
     run = Run(work, "dit", {**modules, **optimisers, "average": average})
+    steps = settings.dit_steps + settings.pair_steps
     if run.step >= steps:
         return average
-    moving, still = encode_latents(work, vae, clips), encode_latents(work, vae, images, images=True)
-    objects = {images_: object_masks(n, images_) for images_, n in ((False, clips), (True, images))}
-    mean, std = statistics(moving[0])
-    per_clip = moving[0].shape[2]
+    data = {
+        name: (*encode_latents(work, vae, pool), object_masks(pool))
+        for name, pool in settings.pools().items()
+    }
+    mean, std = statistics(data["clips"][0])
+    per_clip = data["clips"][0].shape[2]
     forward: Callable[..., Any] = (
         torch.compile(modules["transformer"], dynamic=False) if compile_ else modules["transformer"]
     )
-    sampled = build_vae(mean.flatten().tolist(), std.flatten().tolist()).eval()
-    sampled.load_state_dict(vae.state_dict())
     for step in run.steps(steps):
         if step % SAMPLE_EVERY == 0:
-            write_samples(work, step, average, sampled)
-        rng = np.random.default_rng([seed, step])
-        image_step = is_image_step(step, image_steps)
-        latents, captions = still if image_step else moving
-        index = rng.integers(len(captions), size=batch * per_clip if image_step else batch)
-        clean = (latents[index].float() - mean) / std
-        texts = ["" if rng.random() < 0.1 else captions[i] for i in index]
+            write_samples(work, step, build_pipeline(vae, average, mean, std))
+        rng = np.random.default_rng([settings.seed, step])
+        course = course_of(step, settings)
+        image_step = course.is_image_step(step)
+        kind = "images" if image_step else "clips"
+        names = [kind, f"pair_{kind}"] if course.two else [kind]
+        size = settings.batch * (per_clip if image_step else 1) // len(names)
+        batch = [(name, int(i)) for name in names for i in rng.integers(len(data[name][1]), size=size)]
+        clean = (torch.stack([data[name][0][i] for name, i in batch]).float() - mean) / std
+        texts = ["" if rng.random() < 0.1 else data[name][1][i] for name, i in batch]
         shift = training_shift(step, image_step)
-        u = 1 / (1 + np.exp(-rng.standard_normal(len(index))))
+        u = 1 / (1 + np.exp(-rng.standard_normal(len(batch))))
         sigma = torch.from_numpy(shift * u / (1 + (shift - 1) * u)).float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         weight = sigma.view(-1, 1, 1, 1, 1)
@@ -470,37 +537,44 @@ def train_dit(
         error = (velocity - (noise - clean)).square()
         loss = error.mean()
         if step >= FOCUS_FROM:
-            error = error * importance(objects[image_step][index], weight)
+            masks = torch.stack([data[name][2][i] for name, i in batch])
+            error = error * importance(masks, weight)
         error.mean().backward()
         norm = nn.utils.clip_grad_norm_(matrices + others, 1.0)
         for optimiser in optimisers.values():
             for group in optimiser.param_groups:
-                group["lr"] = trapezoid_lr(step, steps, 2e-3)
+                group["lr"] = course.learning_rate(step)
             optimiser.step()
             optimiser.zero_grad()
         average.update(step)
         run.note(20, loss=float(loss.detach()), gradient_norm=float(norm))
-    write_samples(work, steps, average, sampled)
+    write_samples(work, steps, build_pipeline(vae, average, mean, std))
     return average
 
 
-def write_samples(work: Path, step: int, average: Average, vae: nn.Module) -> None:
-    """``work/samples/STEP.png``: what the averaged weights make of ``train_sprites_report.CAPTIONS``."""
-    from PIL import Image
+def build_pipeline(vae: nn.Module, average: Average, mean: Tensor, std: Tensor) -> Any:
+    """WanPipeline (float32) of the averaged weights; ``mean`` and ``std``: ``statistics`` of the latents."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
     tokenizer = build_tokenizer()
-    transformer, text_encoder = build_transformer(), build_text_encoder(len(tokenizer))
-    transformer.load_state_dict(average.weights("transformer"))
-    text_encoder.load_state_dict(average.weights("text_encoder"))
-    with torch.no_grad():
-        prompts, empty = (
-            embed(text_encoder.eval(), tokenizer, texts) for texts in (list(report.CAPTIONS), [""])
-        )
-    shape = (LATENT_CHANNELS, (FRAMES - 1) // 4 + 1, SIDE // 4, SIDE // 4)
-    videos = report.sample(transformer.eval(), vae, prompts, empty, shape, SHIFT)
+    parts = {
+        "transformer": build_transformer(),
+        "text_encoder": build_text_encoder(len(tokenizer)),
+        "vae": build_vae(mean.flatten().tolist(), std.flatten().tolist()),
+    }
+    for name, part in parts.items():
+        part.load_state_dict(vae.state_dict() if name == "vae" else average.weights(name))
+        part.eval()
+    return WanPipeline(tokenizer=tokenizer, scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), **parts)
+
+
+def write_samples(work: Path, step: int, pipeline: Any) -> None:
+    """``work/samples/STEP.png``: what a pipeline makes of ``train_sprites_report.CAPTIONS``."""
+    from PIL import Image
+
     folder = work / "samples"
     folder.mkdir(exist_ok=True)
-    Image.fromarray(report.strip(videos)).save(folder / f"{step:05d}.png")
+    Image.fromarray(report.strip(report.sample(pipeline))).save(folder / f"{step:05d}.png")
 
 
 def statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -528,48 +602,19 @@ def reconstruction(vae: nn.Module, clips: int = 32) -> dict[str, float]:
     return {"psnr_db": float(np.mean(psnr)), "ssim": float(np.mean(ssim)), "clips": clips}
 
 
-def export(
-    work: Path, vae: nn.Module, average: Average, clips: int, out: Path, settings: dict[str, Any]
-) -> None:
+def export(work: Path, vae: nn.Module, average: Average, out: Path, settings: Settings) -> None:
     """Write the pipeline folder (bf16 safetensors) and its training report."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
-
-    latents, _ = encode_latents(work, vae, clips)
-    mean, std = statistics(latents)
-    tokenizer = build_tokenizer()
-    finished = build_vae(mean.flatten().tolist(), std.flatten().tolist())
-    finished.load_state_dict(vae.state_dict())
-    transformer, text_encoder = build_transformer(), build_text_encoder(len(tokenizer))
-    transformer.load_state_dict(average.weights("transformer"))
-    text_encoder.load_state_dict(average.weights("text_encoder"))
-    pipeline = WanPipeline(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        vae=finished,
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-    )
-    for module in (transformer, text_encoder, finished):
-        module.to(torch.bfloat16)
+    latents, _ = encode_latents(work, vae, settings.pools()["clips"])
+    pipeline = build_pipeline(vae, average, *statistics(latents))
+    parts = {name: getattr(pipeline, name) for name in ("transformer", "text_encoder", "vae")}
+    for part in parts.values():
+        part.to(torch.bfloat16)
     pipeline.save_pretrained(out, safe_serialization=True)
-    finished.float()
     facts = {
-        "command": " ".join(
-            [
-                "python -m methods.backbones.train_sprites all",
-                *(f"--{k.replace('_', '-')} {v}" for k, v in settings.items()),
-            ]
-        ),
+        "command": settings.command(),
         "torch": torch.__version__,
-        "reconstruction": reconstruction(finished.eval()),
-        "parameters": {
-            name: sum(p.numel() for p in module.parameters())
-            for name, module in (
-                ("transformer", transformer),
-                ("text_encoder", text_encoder),
-                ("vae", finished),
-            )
-        },
+        "reconstruction": reconstruction(pipeline.vae.float()),
+        "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
         "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
         "losses": {
             stage: [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
@@ -582,8 +627,8 @@ def export(
     report.plot_losses(
         work,
         work / "losses.png",
-        vae=lambda step: f"{vae_batch(step, settings['vae_steps'])[1]} frames",
-        dit=lambda step: "images" if is_image_step(step, settings["image_steps"]) else "clips",
+        vae=lambda step: f"{vae_batch(step, settings.vae_steps)[1]} frames",
+        dit=lambda step: "images" if course_of(step, settings).is_image_step(step) else "clips",
     )
     print({k: v for k, v in facts.items() if k != "losses"})
 
@@ -595,37 +640,22 @@ def main() -> None:
     parser.add_argument("stage", choices=["vae", "latents", "dit", "export", "all"])
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints and logs")
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="the pipeline folder to write")
-    parser.add_argument("--vae-steps", type=int, default=2200)
-    parser.add_argument("--dit-steps", type=int, default=3100)
-    parser.add_argument("--image-steps", type=int, default=2000, help="steps of the DiT on images alone")
-    parser.add_argument("--clips", type=int, default=2000, help="training clips of the DiT")
-    parser.add_argument("--images", type=int, default=8000, help="training images of the DiT")
-    parser.add_argument("--batch", type=int, default=16, help="clips; of images as many tokens")
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in Settings._field_defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings._fields})
     reached = ["vae", "latents", "dit", "export", "all"].index(arguments.stage)
-    vae = train_vae(work, arguments.vae_steps, arguments.seed)
+    vae = train_vae(work, settings.vae_steps, settings.seed)
     if reached >= 1:
-        encode_latents(work, vae, arguments.clips)
-        encode_latents(work, vae, arguments.images, images=True)
+        for pool in settings.pools().values():
+            encode_latents(work, vae, pool)
     if reached >= 2:
-        average = train_dit(
-            work,
-            vae,
-            arguments.dit_steps,
-            arguments.image_steps,
-            arguments.clips,
-            arguments.images,
-            arguments.seed,
-            arguments.batch,
-            not arguments.no_compile,
-        )
+        average = train_dit(work, vae, settings, not arguments.no_compile)
     if reached >= 3:
-        settings = {k: getattr(arguments, k) for k in SETTINGS}
-        export(work, vae, average, arguments.clips, arguments.out, settings)
+        export(work, vae, average, arguments.out, settings)
 
 
 if __name__ == "__main__":

@@ -4,19 +4,22 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch import nn
 
 from datasets import sprites
 from methods.backbones.train_sprites import (
-    FIRST_IMAGE,
+    Course,
     Muon,
+    Pool,
     Run,
+    Settings,
+    course_of,
+    encode_latents,
     image_frame,
-    is_image_step,
     object_masks,
     orthogonalised,
     trapezoid_lr,
 )
-from methods.backbones.train_sprites_report import sample
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (24, 96), (96, 24)])
@@ -84,10 +87,10 @@ def test_an_interrupted_run_goes_on_from_its_last_saved_step(tmp_path):
 
 @pytest.mark.parametrize("images", [False, True])
 def test_object_masks_cover_the_objects_and_little_else(images):
-    masks = object_masks(6, images).numpy()
+    pool = Pool("some", 6, 500, images)
+    masks = object_masks(pool).numpy()
     assert masks.shape == (6, 1, 1 if images else 5, 16, 16)
-    for number in range(6):
-        truth = sprites.draw(number + (FIRST_IMAGE if images else 0))
+    for number, truth in enumerate(pool.truths()):
         frame = image_frame(number) if images else 0
         pixels = np.stack(np.meshgrid(np.arange(64), np.arange(64)), -1).reshape(-1, 2)
         inside = np.zeros(64 * 64, bool)
@@ -100,27 +103,46 @@ def test_object_masks_cover_the_objects_and_little_else(images):
 
 
 def test_steps_on_images_come_first_and_then_every_fourth():
-    kinds = [is_image_step(step, 8) for step in range(20)]
+    course = Course(100, 20, 8)
+    kinds = [course.is_image_step(step) for step in range(100, 120)]
     assert kinds == [True] * 8 + [False, False, False, True] * 3
-    assert not is_image_step(20, 8)  # every 20th step's loss is logged: of clips too
+    assert not course.is_image_step(120)  # every 20th step's loss is logged: of clips too
 
 
-def test_a_sampled_video_is_what_the_velocity_leads_to():
-    """With the velocity towards a fixed latent, Euler's method ends there, whatever the shift."""
+def test_the_second_course_has_a_learning_rate_of_its_own():
+    settings = Settings(dit_steps=300, image_steps=100, pair_steps=600)
+    first, second = course_of(299, settings), course_of(300, settings)
+    assert (first.two, second.two) == (False, True)
+    assert first.learning_rate(299) < 2e-5
+    assert second.learning_rate(450) == 2e-3
+    assert second.learning_rate(899) < 1e-5
 
-    class Towards(torch.nn.Module):
-        def forward(self, hidden_states, timestep, encoder_hidden_states, return_dict):
-            sigma = (timestep / 1000).view(-1, 1, 1, 1, 1)
-            return ((hidden_states - 0.25) / sigma,)
 
-    class Repeats(torch.nn.Module):
-        config = type("Config", (), {"latents_mean": [0.5] * 3, "latents_std": [2.0] * 3})
+def test_pools_have_no_clip_in_common_nor_with_evaluation():
+    seeds = {}
+    for name, pool in Settings(pair_clips=100, pair_images=100).pools().items():
+        drawn = pool.truths()
+        assert len(drawn) == pool.count
+        assert not pool.two or {len(truth.things) for truth in drawn} == {2}
+        seeds[name] = {tuple(truth.things[0].path.ravel()) for truth in drawn}
+    assert len(set.union(*seeds.values())) == sum(map(len, seeds.values()))
 
-        def decode(self, latent):
-            return type("Decoded", (), {"sample": latent})
 
-    prompts = torch.zeros(2, 4, 8)
-    for shift in (1.0, 3.0):
-        videos = sample(Towards(), Repeats(), prompts, prompts[:1], (3, 2, 4, 4), shift)
-        assert videos.shape == (2, 2, 4, 4, 3)
-        assert (videos == 255).all()  # 0.25 * 2 + 0.5
+def test_latents_are_encoded_once_and_in_the_order_of_the_pool(tmp_path, monkeypatch):
+    class Mode:
+        def __init__(self, video):
+            self.latent_dist = self
+            self.mode = lambda: video.mean((3, 4))[..., None, None]
+
+    vae = nn.Linear(1, 1)
+    vae.encode = Mode
+    pool = Pool("some", 12, 900, images=True, two=True)
+    latents, captions = encode_latents(tmp_path, vae, pool)
+    assert captions == [sprites.caption(truth.attributes) for truth in pool.truths()]
+    for number, truth in enumerate(pool.truths()):
+        frame = sprites.paint(truth, [image_frame(number)])[0]
+        wanted = frame.mean((0, 1)) / 127.5 - 1
+        np.testing.assert_allclose(latents[number, :, 0, 0, 0], wanted, atol=2e-3)
+    monkeypatch.setattr(sprites, "paint", None)
+    again, _ = encode_latents(tmp_path, vae, pool)
+    assert torch.equal(again, latents)
