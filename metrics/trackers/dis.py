@@ -26,7 +26,10 @@ CALM = 0.75
 ALIKE = 10.0
 """Surroundings this alike (mean difference in grey levels) need no check there and back."""
 UNLIKE = 0.5
-"""Surroundings that differ by more than this share of what unrelated places differ by are another point's."""
+"""Surroundings that differ by more than this share of what unrelated places differ by are another point's.
+
+A place where a point rests, or moves as most do, may differ by 1 / ``CALM`` times as much.
+"""
 
 
 class Flow(NamedTuple):

@@ -1,9 +1,10 @@
 """Reading prompts from pixels: on rendered clips the truth is known."""
 
+import cv2
 import numpy as np
 import pytest
 
-from datasets.sprites import HELD_OUT, SHAPES, Attributes, caption, draw, paint
+from datasets.sprites import HELD_OUT, SHAPES, Attributes, caption, draw, outline, paint
 from metrics.attributes import PromptRead, read
 from metrics.interface import Sample
 
@@ -44,6 +45,19 @@ def test_another_shape_colour_background_or_count_is_seen(number):
 
 def test_an_empty_frame_holds_no_object():
     assert read(np.full((64, 64, 3), 127, np.uint8), DETECTOR).objects == ()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rounding", [0.0, 2.0, 3.0])
+def test_rounded_off_shapes_are_read_as_what_they_were(shape, rounding):
+    """As generated ones are: a star whose points are round is not a circle."""
+    mask = np.zeros((64, 64), np.float32)
+    cv2.fillPoly(mask, [np.round((outline(shape) * 11 + (30, 33)) * 256).astype(np.int32)], 1, shift=8)
+    if rounding:
+        mask = cv2.GaussianBlur(mask, (0, 0), rounding)
+    frame = np.full((64, 64, 3), 127, np.uint8)
+    frame[mask > 0.5] = (220, 20, 20)
+    assert read(frame, DETECTOR).objects == ((shape, "red"),)
 
 
 def test_a_clip_counts_only_when_most_of_its_frames_are_right():

@@ -100,6 +100,27 @@ def test_dis_finds_a_point_again_that_was_hidden():
     assert np.quantile(away[middle], 0.95) < 0.5
 
 
+def test_dis_admits_that_an_object_covers_the_background():
+    """Points of the ground that an object has moved over are not claimed, wherever the flow carries them."""
+    claimed = []
+    for seed in [s for s in range(HELD_OUT, HELD_OUT + 60) if draw(s).motion == "straight"][:6]:
+        frames, truth = render(seed)
+        tracks = Dis("dis", grid=24).track(frames)
+        _, seen = truth.tracks(tracks.points[0])
+        claimed.append(tracks.visible[~seen])
+    assert np.concatenate(claimed).size > 500
+    assert np.concatenate(claimed).mean() < 0.25
+
+
+def test_dis_leaves_resting_points_where_they_are_in_noise():
+    still = render(next(s for s in range(HELD_OUT, HELD_OUT + 60) if draw(s).motion == "straight"))[0][:1]
+    noise = np.random.default_rng(0).normal(0, 8, (9, *still.shape[1:]))
+    tracks = Dis("dis", grid=24).track(np.clip(still + noise, 0, 255).astype(np.uint8))
+    away = np.linalg.norm(tracks.points - tracks.points[0], axis=-1)[tracks.visible]
+    assert tracks.visible.mean() > 0.9
+    assert np.quantile(away, 0.9) < 0.3
+
+
 def test_dis_repeats_itself_on_any_number_of_threads():
     video, before = translating((2.0, 1.0)), cv2.getNumThreads()
     found = []
