@@ -24,6 +24,9 @@ from pydantic.dataclasses import dataclass
 
 from metrics.interface import MetricUnavailable, Sample, Score, Tracks
 
+NEIGHBOURS = 8
+ALIKE = 0.8
+"""Two tracks move alike when 2<a, b> / (|a|^2 + |b|^2) is above this: within half and double speed."""
 MAX_PAIRS = 200
 """Mismatched pairs averaged for a chance level, at most."""
 
@@ -52,13 +55,22 @@ class Fidelity(NamedTuple):
     moving_reference: int
 
 
-def paths(tracks: Tracks, size: Size, canvas: Size, still: float = 0.5, min_path: float = 0.03) -> Paths:
+def paths(
+    tracks: Tracks,
+    size: Size,
+    canvas: Size,
+    still: float = 0.5,
+    min_path: float = 0.03,
+    company: float = 0.0,
+) -> Paths:
     """Displacements of tracks in frames of ``size`` (height, width), on a ``canvas`` (height, width).
 
     A step counts only if its point is visible at both ends, and is zeroed otherwise: points that leave the
     frame or are hidden are extrapolated by every tracker. Steps shorter than ``still`` pixels (stated for 480
     rows) are zeroed; a track moves if the rest of its path leads at least ``min_path`` of the canvas height
-    away from its start (not along the path: the trembling of a tracked point at rest would add up).
+    away from its start (not along the path: the trembling of a tracked point at rest would add up). It does
+    not count as moving unless this share (``company``) of the tracks that start nearest to it, up to
+    ``NEIGHBOURS``, move alike: things move as wholes, and a tracking error moves alone.
     """
     scale = np.array([canvas[1] / size[1], canvas[0] / size[0]])
     steps = np.diff(tracks.points.astype(np.float64), axis=0) * scale
@@ -66,7 +78,27 @@ def paths(tracks: Tracks, size: Size, canvas: Size, still: float = 0.5, min_path
     steps[np.linalg.norm(steps, axis=-1) < still * canvas[0] / 480] = 0
     away = np.linalg.norm(steps.cumsum(0), axis=-1).max(0)
     moving = (away > 0) & (away >= min_path * canvas[0])
-    return Paths(steps.transpose(1, 0, 2).reshape(steps.shape[1], -1), moving)
+    flat = steps.transpose(1, 0, 2).reshape(steps.shape[1], -1)
+    if company and moving.any():
+        moving &= _share_alike(flat, moving, tracks.points[0]) >= company
+    return Paths(flat, moving)
+
+
+def _share_alike(
+    steps: NDArray[np.float64], moving: NDArray[np.bool_], start: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Of each track's nearest others (by ``start``, (N, 2), in units of its extent) those that move alike."""
+    from scipy.spatial import cKDTree
+
+    if len(start) == 1:
+        return np.ones(1)
+    places = start / np.maximum(np.ptp(start, axis=0), 1)
+    _, near = cKDTree(places).query(places, k=min(NEIGHBOURS + 1, len(start)))
+    others = near != np.arange(len(start))[:, None]
+    square = (steps**2).sum(1)
+    inner = np.einsum("nd,nkd->nk", steps, steps[near])
+    alike = 2 * inner > ALIKE * (square[:, None] + square[near])
+    return np.asarray((alike & moving[near] & others).sum(1) / others.sum(1))
 
 
 def motion_fidelity(generated: Paths, reference: Paths) -> Fidelity:
@@ -136,15 +168,17 @@ class MotionFidelity:
     """MF-w on a canvas of the reference's size. Say which tracker made the tracks.
 
     ``still``: shortest step that counts, in pixels of a 480-row frame. ``min_path``: how far from its
-    start a moving track gets, as a share of the frame height. The value is None when nothing moves in the
-    reference and 0 when nothing moves in the generation.
+    start a moving track gets, as a share of the frame height. ``company``: share of its neighbours that must
+    move as it does (``paths``); 0 counts every moving track, as a mask of a few points needs. The value is
+    None when nothing moves in the reference and 0 when nothing moves in the generation.
     """
 
     name: str
     still: Annotated[float, Field(ge=0)] = 0.5
     min_path: Annotated[float, Field(ge=0)] = 0.03
+    company: Annotated[float, Field(ge=0, le=1)] = 0.6
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     outside_id: ClassVar[Sequence[str]] = ()
     label: ClassVar[str] = "Motion fid."
     unit: ClassVar[str] = ""
@@ -153,7 +187,7 @@ class MotionFidelity:
     kind: ClassVar[Literal["value", "speed_sensitive"]] = "value"
 
     def _paths(self, tracks: Tracks, size: Size, canvas: Size) -> Paths:
-        return paths(tracks, size, canvas, self.still, self.min_path)
+        return paths(tracks, size, canvas, self.still, self.min_path, self.company)
 
     def score(self, sample: Sample) -> Score:
         """The score of a generation against its own reference; details count tracks and moving tracks."""

@@ -75,13 +75,16 @@ def main() -> int:
     parser.add_argument(
         "--plan", action="append", default=[], metavar="NAME", help="only these plans, in order"
     )
+    parser.add_argument(
+        "--experiment", action="append", default=[], metavar="NAME", help="only plans of these experiments"
+    )
     parser.add_argument("--clips", type=int, default=3)
     parser.add_argument("--frames", type=int, default=8, help="frames of a strip")
     parser.add_argument("--side", type=int, default=96, help="height of a frame, pixels")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     try:
-        plans = find_plans(arguments.results, arguments.plan)
+        plans = find_plans(arguments.results, arguments.plan, arguments.experiment)
         order = {name: place for place, name in enumerate(arguments.plan)}
         plans.sort(key=lambda plan: order.get(plan.name, 0))
         rows = rows_of(arguments.results, plans, arguments.clips, arguments.frames, arguments.side)
