@@ -173,40 +173,6 @@ def test_a_wider_canvas_turns_directions():
     assert value == pytest.approx(3 / np.sqrt(2 * 5))
 
 
-def counted_by_loops(tracks: Tracks, company: float) -> list[bool]:
-    """Which moving tracks have their share of the eight nearest moving as they do."""
-    found, start = paths(tracks, SIZE, SIZE), tracks.points[0]
-    extent = [float(np.ptp(start[:, axis])) for axis in (0, 1)]
-    counted = []
-    for i, own in enumerate(found.steps):
-        away = {
-            j: sum(((start[i, axis] - start[j, axis]) / extent[axis]) ** 2 for axis in (0, 1))
-            for j in range(len(start))
-            if j != i
-        }
-        alike = 0
-        for j in sorted(away, key=away.__getitem__)[:8]:
-            other = found.steps[j]
-            dot = sum(x * y for x, y in zip(own, other, strict=True))
-            size = sum(x * x for x in own) + sum(y * y for y in other)
-            alike += bool(found.moving[j] and 2 * dot > 0.8 * size)
-        counted.append(bool(found.moving[i]) and alike >= company * 8)
-    return counted
-
-
-@pytest.mark.parametrize("company", [0.25, 0.5, 1.0])
-def test_company_as_it_reads(company):
-    """Starts at random places: a regular grid's neighbours are equally near."""
-    rng = np.random.default_rng(3)
-    start = rng.uniform((0, 0), (63, 30), (150, 2))
-    way = np.where(start[:, :1] > 30, 1.0, 0.0) * [1.5, 0.5] + rng.normal(0, 0.3, (8, 150, 2))
-    points = np.concatenate([start[None], start + way.cumsum(0)]).astype(np.float32)
-    tracks = Tracks(points, rng.random(points.shape[:2]) > 0.03)
-    found = paths(tracks, SIZE, SIZE, company=company).moving
-    assert found.tolist() == counted_by_loops(tracks, company)
-    assert 0 < found.sum() < paths(tracks, SIZE, SIZE).moving.sum()
-
-
 def test_a_track_that_moves_alone_does_not_count_but_the_only_track_does():
     still, moving = moved((0, 0), side=9), moved((-2, 1), side=9)
     block = np.zeros(81, bool)

@@ -23,6 +23,7 @@ from torchmetrics.functional import pairwise_cosine_similarity
 
 from datasets.sprites import BACKGROUNDS, HELD_OUT, MOTIONS, OBJECT_HUES, caption, draw, paint, parse
 from metrics.interface import Sample, Tracks
+from metrics.motion import paths
 
 ROOT = Path(__file__).parents[2]
 METRICS = OmegaConf.load(ROOT / "conf" / "metrics" / "default.yaml").metrics
@@ -139,27 +140,41 @@ def motion_fidelity_speed(sample: Sample) -> float:
     return _fidelity(sample, lambda ab, aa, bb: 2 * ab / (aa + bb))
 
 
+def _dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def counted(tracks: Tracks, share: float) -> list[list[float]]:
+    """Steps of the tracks that move, with that share of the eight nearest moving as they do."""
+    rows, moving, starts = [], [], tracks.points[0].tolist()
+    for points, seen in zip(tracks.points.transpose(1, 0, 2).tolist(), tracks.visible.T, strict=True):
+        row, x, y, away = [], 0.0, 0.0, 0.0
+        for t, (a, b) in enumerate(pairwise(points)):
+            dx, dy = b[0] - a[0], b[1] - a[1]
+            if not (seen[t] and seen[t + 1]) or (dx * dx + dy * dy) ** 0.5 < 0.5 * 64 / 480:
+                dx = dy = 0.0
+            x, y = x + dx, y + dy
+            away = max(away, x * x + y * y)
+            row += [dx, dy]
+        rows.append(row)
+        moving.append(away >= 1.92**2)
+    wide, tall = (max(xs) - min(xs) for xs in zip(*starts, strict=True))
+
+    def company(i: int) -> int:
+        away = {
+            j: ((x - starts[i][0]) / wide) ** 2 + ((y - starts[i][1]) / tall) ** 2
+            for j, (x, y) in enumerate(starts)
+            if j != i
+        }
+        near = [rows[j] for j in sorted(away, key=away.__getitem__)[:8] if moving[j]]
+        return sum(2 * _dot(rows[i], row) > 0.8 * (_dot(rows[i], rows[i]) + _dot(row, row)) for row in near)
+
+    return [row for i, row in enumerate(rows) if moving[i] and company(i) >= 8 * share]
+
+
 def _fidelity(sample: Sample, similarity) -> float:
-    def kept(tracks: Tracks) -> list[list[float]]:
-        rows = []
-        for points, seen in zip(tracks.points.transpose(1, 0, 2).tolist(), tracks.visible.T, strict=True):
-            row, x, y, away = [], 0.0, 0.0, 0.0
-            for t, (a, b) in enumerate(pairwise(points)):
-                dx, dy = b[0] - a[0], b[1] - a[1]
-                if not (seen[t] and seen[t + 1]) or (dx * dx + dy * dy) ** 0.5 < 0.5 * 64 / 480:
-                    dx = dy = 0.0
-                x, y = x + dx, y + dy
-                away = max(away, x * x + y * y)
-                row += [dx, dy]
-            if away >= 1.92**2:
-                rows.append(row)
-        return rows
-
-    def dot(a: list[float], b: list[float]) -> float:
-        return sum(x * y for x, y in zip(a, b, strict=True))
-
-    ours, theirs = kept(sample.generated_tracks), kept(sample.reference_tracks)
-    table = [[similarity(dot(a, b), dot(a, a), dot(b, b)) for b in theirs] for a in ours]
+    ours, theirs = counted(sample.generated_tracks, 0.6), counted(sample.reference_tracks, 0.6)
+    table = [[similarity(_dot(a, b), _dot(a, a), _dot(b, b)) for b in theirs] for a in ours]
     rows, columns = [max(row) for row in table], [max(column) for column in zip(*table, strict=True)]
     return (sum(rows) / len(rows) + sum(columns) / len(columns)) / 2
 
@@ -328,7 +343,18 @@ def _objects(seed: int) -> Sample:
 
 
 def _tracks(seed: int) -> Sample:
-    return _of(np.zeros((T, 64, 64, 3), np.uint8), seed=seed)
+    """Three crowds of tracks from random places: two that stagger each their own way, one that rests."""
+    sample = _of(np.zeros((T, 64, 64, 3), np.uint8))
+    rng = np.random.default_rng(seed)
+
+    def crowds() -> Tracks:
+        start = rng.uniform(0, (63, 40), (90, 2))
+        ways = np.cumsum(rng.normal(0, 2, (T, 3, 2)), 0) * [[[1], [1], [0]]]
+        points = start + ways[:, (start[:, 0] // 21.1).astype(int)] + rng.normal(0, 0.25, (T, 90, 2))
+        return Tracks(points.astype(np.float32), rng.random((T, 90)) > 0.03)
+
+    sample.generated_tracks, sample.reference_tracks = crowds(), crowds()
+    return sample
 
 
 def _rendered(seed: int) -> Sample:
@@ -375,6 +401,15 @@ def test_a_metric_equals_its_second_implementation(name, seed):
     score = plug_in(name).score(sample)
     assert score.value is not None, score.reason
     assert score.value == CLOSE(reference(sample), abs=1e-5, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", (0.25, 0.6, 1.0))
+def test_the_tracks_that_count_are_those_with_company(share):
+    tracks = _tracks(1).generated_tracks
+    found = paths(tracks, (64, 64), (64, 64), company=share)
+    rows = counted(tracks, share)
+    np.testing.assert_allclose(found.steps[found.moving], rows, atol=1e-5)
+    assert 0 < len(rows) < paths(tracks, (64, 64), (64, 64)).moving.sum()
 
 
 def test_every_metric_of_the_default_list_has_a_second_implementation():
