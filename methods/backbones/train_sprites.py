@@ -45,6 +45,10 @@ SHAPES_FROM = 700
 """Step of the DiT from which less noise than the sampler's is drawn (``training_shift``)."""
 FOCUS_FROM = 800
 """Step of the DiT from which errors on objects weigh more (``importance``)."""
+BIND_FROM = 4300
+"""Step of the DiT from which the text encoder's attention starts anew (``look_at_neighbours``)."""
+TEXT_RATE = 0.1
+"""The text encoder's share of the learning rate from then on: its scores are not scaled, and saturate."""
 SHIFT = 3.0
 """Of the sampler, as Wan's at 480p."""
 FRAMES, SIDE = 17, 64
@@ -147,6 +151,22 @@ def build_text_encoder(vocabulary: int) -> nn.Module:
     )
 
 
+@torch.no_grad()
+def look_at_neighbours(text_encoder: nn.Module) -> None:
+    """Self-attention anew: a head for the word before, one for the word after, none by the words themselves.
+
+    UMT5 does not scale its scores: at the transformer's learning rate they grow until every head sees one
+    word like "a" or "on" whatever the rest, and the encoding of "a red square and a blue star" is that of
+    "a blue square and a red star".
+    """
+    for block in text_encoder.encoder.block:  # type: ignore[union-attr]
+        attention = block.layer[0].SelfAttention
+        attention.q.weight.zero_()
+        bias = attention.relative_attention_bias.weight  # (buckets, heads)
+        bias.zero_()
+        bias[1, 0] = bias[len(bias) // 2 + 1, 1] = 5.0
+
+
 def to_model_range(frames: np.ndarray) -> Tensor:
     """(..., T, H, W, 3) uint8 to (..., 3, T, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(np.moveaxis(frames, -1, -4).astype(np.float32)) / 127.5 - 1
@@ -175,8 +195,10 @@ class Settings(NamedTuple):
     """Of its first course."""
     image_steps: int = 2000
     """Of ``dit_steps``, those on images alone."""
-    pair_steps: int = 3600
-    """Of the DiT's second course; a third of them on images alone."""
+    pair_steps: int = 3700
+    """Of the DiT's second course."""
+    pair_image_steps: int = 2000
+    """Of ``pair_steps``, those on images alone."""
     clips: int = 2000
     images: int = 8000
     pair_clips: int = 1000
@@ -447,7 +469,7 @@ def course_of(step: int, settings: Settings) -> Course:
     first = Course(0, settings.dit_steps, settings.image_steps)
     if step < first.steps:
         return first
-    return Course(first.steps, settings.pair_steps, settings.pair_steps // 3, two=True)
+    return Course(first.steps, settings.pair_steps, settings.pair_image_steps, two=True)
 
 
 def training_shift(step: int, image_step: bool) -> float:
@@ -495,8 +517,10 @@ def train_dit(work: Path, vae: nn.Module, settings: Settings, compile_: bool) ->
     average = Average(modules)
     matrices = [p for p in modules["transformer"].blocks.parameters() if p.ndim == 2]  # type: ignore[union-attr]
     taken = {id(p) for p in matrices}
-    others = [p for m in modules.values() for p in m.parameters() if id(p) not in taken]
-    optimisers = {"muon": Muon(matrices), "adamw": torch.optim.AdamW(others, betas=(0.9, 0.98))}
+    others = [p for p in modules["transformer"].parameters() if id(p) not in taken]
+    words = list(modules["text_encoder"].parameters())
+    adamw = torch.optim.AdamW([{"params": others}, {"params": words}], betas=(0.9, 0.98))
+    optimisers = {"muon": Muon(matrices), "adamw": adamw}
     run = Run(work, "dit", {**modules, **optimisers, "average": average})
     steps = settings.dit_steps + settings.pair_steps
     if run.step >= steps:
@@ -513,6 +537,8 @@ def train_dit(work: Path, vae: nn.Module, settings: Settings, compile_: bool) ->
     for step in run.steps(steps):
         if step % SAMPLE_EVERY == 0:
             write_samples(work, step, build_pipeline(vae, average, mean, std))
+        if step == BIND_FROM:
+            look_at_neighbours(modules["text_encoder"])
         rng = np.random.default_rng([settings.seed, step])
         course = course_of(step, settings)
         image_step = course.is_image_step(step)
@@ -540,10 +566,13 @@ def train_dit(work: Path, vae: nn.Module, settings: Settings, compile_: bool) ->
             masks = torch.stack([data[name][2][i] for name, i in batch])
             error = error * importance(masks, weight)
         error.mean().backward()
-        norm = nn.utils.clip_grad_norm_(matrices + others, 1.0)
+        norm = nn.utils.clip_grad_norm_(matrices + others + words, 1.0)
         for optimiser in optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = course.learning_rate(step)
+        if step >= BIND_FROM:
+            adamw.param_groups[1]["lr"] *= TEXT_RATE
+        for optimiser in optimisers.values():
             optimiser.step()
             optimiser.zero_grad()
         average.update(step)

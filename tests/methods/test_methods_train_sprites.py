@@ -13,9 +13,13 @@ from methods.backbones.train_sprites import (
     Pool,
     Run,
     Settings,
+    build_text_encoder,
+    build_tokenizer,
     course_of,
+    embed,
     encode_latents,
     image_frame,
+    look_at_neighbours,
     object_masks,
     orthogonalised,
     trapezoid_lr,
@@ -146,3 +150,29 @@ def test_latents_are_encoded_once_and_in_the_order_of_the_pool(tmp_path, monkeyp
     monkeypatch.setattr(sprites, "paint", None)
     again, _ = encode_latents(tmp_path, vae, pool)
     assert torch.equal(again, latents)
+
+
+def test_after_a_new_start_of_its_attention_the_text_encoder_knows_which_word_stands_beside_which():
+    """Whatever its scores had grown to."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    encoder = build_text_encoder(len(tokenizer)).eval()
+    captions = ["a red square and a blue star on a grey background"]
+    captions.append("a blue square and a red star on a grey background")
+    square = 2
+
+    def swapped() -> float:
+        with torch.no_grad():
+            one, other = embed(encoder, tokenizer, captions)[:, square]
+        return float((one - other).norm() / one.norm())
+
+    with torch.no_grad():
+        for block in encoder.encoder.block:
+            block.layer[0].SelfAttention.q.weight.mul_(1000)
+    assert swapped() < 0.01
+    look_at_neighbours(encoder)
+    assert swapped() > 0.1
+    encoder.set_attn_implementation("eager")
+    seen = encoder(**tokenizer(captions[:1], return_tensors="pt"), output_attentions=True).attentions[0][0]
+    assert (seen[0].diagonal(-1) > 0.8).all()
+    assert (seen[1].diagonal(1) > 0.8).all()
