@@ -24,9 +24,6 @@ from pydantic.dataclasses import dataclass
 
 from metrics.interface import MetricUnavailable, Sample, Score, Tracks
 
-NEIGHBOURS = 8
-ALIKE = 0.8
-"""Two tracks move alike when 2<a, b> / (|a|^2 + |b|^2) is above this: within half and double speed."""
 MAX_PAIRS = 200
 """Mismatched pairs averaged for a chance level, at most."""
 
@@ -60,45 +57,44 @@ def paths(
     size: Size,
     canvas: Size,
     still: float = 0.5,
-    min_path: float = 0.03,
-    company: float = 0.0,
+    min_path: float = 0.04,
+    neighbours: int = 0,
 ) -> Paths:
     """Displacements of tracks in frames of ``size`` (height, width), on a ``canvas`` (height, width).
 
     A step counts only if its point is visible at both ends, and is zeroed otherwise: points that leave the
     frame or are hidden are extrapolated by every tracker. Steps shorter than ``still`` pixels (stated for 480
     rows) are zeroed; a track moves if the rest of its path leads at least ``min_path`` of the canvas height
-    away from its start (not along the path: the trembling of a tracked point at rest would add up). It does
-    not count as moving unless this share (``company``) of the tracks that start nearest to it, up to
-    ``NEIGHBOURS``, move alike: things move as wholes, and a tracking error moves alone.
+    away from its start (not along the path: the trembling of a tracked point at rest would add up).
+
+    Each step is the median (of x and of y) over the track and the ``neighbours`` that start nearest to it, as
+    flow fields are filtered (Sun, Roth and Black, "Secrets of Optical Flow Estimation and Their Principles",
+    CVPR 2010): things move as wholes, a tracking error moves alone, and a texture that boils moves every way.
     """
     scale = np.array([canvas[1] / size[1], canvas[0] / size[0]])
     steps = np.diff(tracks.points.astype(np.float64), axis=0) * scale
     steps[~(tracks.visible[:-1] & tracks.visible[1:])] = 0
+    if neighbours:
+        steps = np.median(steps[:, _nearest(tracks.points[0], neighbours)], axis=2)
     steps[np.linalg.norm(steps, axis=-1) < still * canvas[0] / 480] = 0
-    away = np.linalg.norm(steps.cumsum(0), axis=-1).max(0)
+    away = np.linalg.norm(steps.cumsum(0), axis=-1).max(0, initial=0)
     moving = (away > 0) & (away >= min_path * canvas[0])
-    flat = steps.transpose(1, 0, 2).reshape(steps.shape[1], -1)
-    if company and moving.any():
-        moving &= _share_alike(flat, moving, tracks.points[0]) >= company
-    return Paths(flat, moving)
+    return Paths(steps.transpose(1, 0, 2).reshape(steps.shape[1], -1), moving)
 
 
-def _share_alike(
-    steps: NDArray[np.float64], moving: NDArray[np.bool_], start: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Of each track's nearest others (by ``start``, (N, 2), in units of its extent) those that move alike."""
+def _nearest(start: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
+    """Indices (N, up to ``neighbours`` + 1) of each track and of those that start nearest to it.
+
+    Distances are in units of the extent of ``start`` (N, 2), so that a grid has the same neighbours whatever
+    the frame's shape.
+    """
     from scipy.spatial import cKDTree
 
-    if len(start) == 1:
-        return np.ones(1)
+    if not len(start):
+        return np.empty((0, 1), np.intp)
     places = start / np.maximum(np.ptp(start, axis=0), 1)
-    _, near = cKDTree(places).query(places, k=min(NEIGHBOURS + 1, len(start)))
-    others = near != np.arange(len(start))[:, None]
-    square = (steps**2).sum(1)
-    inner = np.einsum("nd,nkd->nk", steps, steps[near])
-    alike = 2 * inner > ALIKE * (square[:, None] + square[near])
-    return np.asarray((alike & moving[near] & others).sum(1) / others.sum(1))
+    count = range(1, min(neighbours + 1, len(start)) + 1)
+    return np.asarray(cKDTree(places).query(places, k=count)[1])
 
 
 def motion_fidelity(generated: Paths, reference: Paths) -> Fidelity:
@@ -168,17 +164,17 @@ class MotionFidelity:
     """MF-w on a canvas of the reference's size. Say which tracker made the tracks.
 
     ``still``: shortest step that counts, in pixels of a 480-row frame. ``min_path``: how far from its
-    start a moving track gets, as a share of the frame height. ``company``: share of its neighbours that must
-    move as it does (``paths``); 0 counts every moving track, as a mask of a few points needs. The value is
+    start a moving track gets, as a share of the frame height. ``neighbours``: over how many the steps
+    are filtered (``paths``); 0 for none. The value is
     None when nothing moves in the reference and 0 when nothing moves in the generation.
     """
 
     name: str
     still: Annotated[float, Field(ge=0)] = 0.5
-    min_path: Annotated[float, Field(ge=0)] = 0.03
-    company: Annotated[float, Field(ge=0, le=1)] = 0.6
+    min_path: Annotated[float, Field(ge=0)] = 0.04
+    neighbours: Annotated[int, Field(ge=0)] = 8
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     outside_id: ClassVar[Sequence[str]] = ()
     label: ClassVar[str] = "Motion fid."
     unit: ClassVar[str] = ""
@@ -187,7 +183,7 @@ class MotionFidelity:
     kind: ClassVar[Literal["value", "speed_sensitive"]] = "value"
 
     def _paths(self, tracks: Tracks, size: Size, canvas: Size) -> Paths:
-        return paths(tracks, size, canvas, self.still, self.min_path, self.company)
+        return paths(tracks, size, canvas, self.still, self.min_path, self.neighbours)
 
     def score(self, sample: Sample) -> Score:
         """The score of a generation against its own reference; details count tracks and moving tracks."""

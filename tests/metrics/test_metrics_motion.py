@@ -31,10 +31,10 @@ class NoTracker:
         raise AssertionError("tracks are given")
 
 
-def rendered(motion: str, size: int = 64) -> Tracks:
+def rendered(motion: str, size: int = 64, grid: int = 12) -> Tracks:
     """True tracks of a sprites clip of that motion."""
     seed = next(s for s in range(HELD_OUT, HELD_OUT + 200) if draw(s).motion == motion)
-    return Tracks(*draw(seed, 17, size, size).tracks(start_grid(size, size, 12)))
+    return Tracks(*draw(seed, 17, size, size).tracks(start_grid(size, size, grid)))
 
 
 def moved(step, frames: int = 9, side: int = 5) -> Tracks:
@@ -73,7 +73,7 @@ def by_loops(generated: Tracks, reference: Tracks) -> float:
                 x, y = x + dx, y + dy
                 away = max(away, (x * x + y * y) ** 0.5)
                 row += [dx, dy]
-            if away >= 0.03 * 64:
+            if away >= 0.04 * 64:
                 rows.append(row)
         return rows
 
@@ -151,8 +151,8 @@ def test_symmetric_and_as_the_formula_reads(a, b):
 
 def test_half_of_the_time_at_double_speed_is_told_apart():
     """One step of 2 d against 2 steps of d: cosine 1 / sqrt 2 of the whole paths."""
-    steady = moved(np.array([[1.0, 0], [1, 0]]), frames=3)
-    late = moved(np.array([[0.0, 0], [2, 0]]), frames=3)
+    steady = moved(np.array([[2.0, 0], [2, 0]]), frames=3)
+    late = moved(np.array([[0.0, 0], [4, 0]]), frames=3)
     assert fidelity(late, steady) == pytest.approx(2**-0.5)
 
 
@@ -173,33 +173,50 @@ def test_a_wider_canvas_turns_directions():
     assert value == pytest.approx(3 / np.sqrt(2 * 5))
 
 
-def test_a_track_that_moves_alone_does_not_count_but_the_only_track_does():
+def test_a_track_that_moves_alone_is_an_error_but_the_only_track_is_not():
     still, moving = moved((0, 0), side=9), moved((-2, 1), side=9)
     block = np.zeros(81, bool)
-    block.reshape(9, 9)[2:5, 2:6] = True
+    block.reshape(9, 9)[2:6, 2:6] = True
     points = np.where(block[:, None], moving.points, still.points)
     clean = Tracks(points, still.visible)
     points = points.copy()
-    points[:, 80] = moved((2, -1), side=9).points[:, 80]
-    stray = Tracks(points, still.visible)
     back = moved((2, -1), side=9)
+    points[:, [31, 80]] = back.points[:, [31, 80]]  # in the block, and in a corner
+    stray = Tracks(points, still.visible)
     metric = MotionFidelity("motion_fidelity")
     assert metric.score(sample("a", clean, back)).value == pytest.approx(-1)
     assert metric.score(sample("a", stray, back)).value == pytest.approx(-1)
-    everything = MotionFidelity("motion_fidelity", company=0)
+    everything = MotionFidelity("motion_fidelity", neighbours=0)
     assert everything.score(sample("a", stray, back)).value > -0.1
     one = Tracks(moving.points[:, :1], moving.visible[:, :1])
     assert metric.score(sample("a", one, one)).value == pytest.approx(1)
 
 
+def test_a_boiling_texture_moves_less_than_what_moves_through_it():
+    rng = np.random.default_rng(0)
+    true = rendered("straight", grid=30)
+    trembling = np.cumsum(rng.normal(0, 0.5, true.points.shape), 0).astype(np.float32)
+    boiling = Tracks(true.points + trembling, true.visible)
+    every, filtered = (paths(boiling, SIZE, SIZE, neighbours=n).moving.mean() for n in (0, 8))
+    assert every > 0.5
+    assert filtered < every / 2
+    values = [
+        motion_fidelity(
+            *(paths(tracks, SIZE, SIZE, neighbours=n) for tracks in (boiling, true))
+        ).speed_sensitive
+        for n in (0, 8)
+    ]
+    assert values[1] > values[0]
+
+
 @pytest.mark.parametrize("motion", ["straight", "curved", "two", "pan", "zoom"])
-def test_objects_and_cameras_move_in_company(motion):
-    """On true tracks little is left out: an object's outermost points."""
-    seed = next(s for s in range(HELD_OUT, HELD_OUT + 200) if draw(s).motion == motion)
-    tracks = Tracks(*draw(seed, 17, 64, 64).tracks(start_grid(64, 64, 30)))
-    every, some = (paths(tracks, SIZE, SIZE, company=share).moving for share in (0, 0.6))
-    assert every.sum() > 20
-    assert some.sum() > 0.7 * every.sum()
+def test_objects_and_cameras_move_as_wholes(motion):
+    """On true tracks the filter changes little: an object's outline, a zoom's border."""
+    tracks = rendered(motion, grid=30)
+    every, some = (paths(tracks, SIZE, SIZE, neighbours=n) for n in (0, 8))
+    assert every.moving.sum() > 20
+    assert (every.moving & some.moving).sum() > 0.6 * every.moving.sum()
+    assert motion_fidelity(some, every).value > 0.95
 
 
 def test_hidden_steps_do_not_count():

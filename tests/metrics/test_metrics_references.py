@@ -8,6 +8,7 @@ from __future__ import annotations
 import colorsys
 import importlib
 import json
+import statistics
 from dataclasses import replace
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -144,36 +145,33 @@ def _dot(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def counted(tracks: Tracks, share: float) -> list[list[float]]:
-    """Steps of the tracks that move, with that share of the eight nearest moving as they do."""
-    rows, moving, starts = [], [], tracks.points[0].tolist()
+def counted(tracks: Tracks, neighbours: int) -> list[list[float]]:
+    """Steps of the tracks that move, each the median over the track and its nearest."""
+    starts = tracks.points[0].tolist()
+    wide, tall = (max(xs) - min(xs) for xs in zip(*starts, strict=True))
+    raw = []
     for points, seen in zip(tracks.points.transpose(1, 0, 2).tolist(), tracks.visible.T, strict=True):
-        row, x, y, away = [], 0.0, 0.0, 0.0
-        for t, (a, b) in enumerate(pairwise(points)):
-            dx, dy = b[0] - a[0], b[1] - a[1]
-            if not (seen[t] and seen[t + 1]) or (dx * dx + dy * dy) ** 0.5 < 0.5 * 64 / 480:
+        steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(points)]
+        raw.append([step if seen[t] and seen[t + 1] else (0.0, 0.0) for t, step in enumerate(steps)])
+    rows = []
+    for x0, y0 in starts:
+        away = {j: ((x - x0) / wide) ** 2 + ((y - y0) / tall) ** 2 for j, (x, y) in enumerate(starts)}
+        near = sorted(away, key=away.__getitem__)[: neighbours + 1]
+        row, x, y, furthest = [], 0.0, 0.0, 0.0
+        for t in range(len(raw[0])):
+            dx, dy = (statistics.median(raw[j][t][axis] for j in near) for axis in (0, 1))
+            if (dx * dx + dy * dy) ** 0.5 < 0.5 * 64 / 480:
                 dx = dy = 0.0
             x, y = x + dx, y + dy
-            away = max(away, x * x + y * y)
+            furthest = max(furthest, x * x + y * y)
             row += [dx, dy]
-        rows.append(row)
-        moving.append(away >= 1.92**2)
-    wide, tall = (max(xs) - min(xs) for xs in zip(*starts, strict=True))
-
-    def company(i: int) -> int:
-        away = {
-            j: ((x - starts[i][0]) / wide) ** 2 + ((y - starts[i][1]) / tall) ** 2
-            for j, (x, y) in enumerate(starts)
-            if j != i
-        }
-        near = [rows[j] for j in sorted(away, key=away.__getitem__)[:8] if moving[j]]
-        return sum(2 * _dot(rows[i], row) > 0.8 * (_dot(rows[i], rows[i]) + _dot(row, row)) for row in near)
-
-    return [row for i, row in enumerate(rows) if moving[i] and company(i) >= 8 * share]
+        if furthest >= 2.56**2:
+            rows.append(row)
+    return rows
 
 
 def _fidelity(sample: Sample, similarity) -> float:
-    ours, theirs = counted(sample.generated_tracks, 0.6), counted(sample.reference_tracks, 0.6)
+    ours, theirs = counted(sample.generated_tracks, 8), counted(sample.reference_tracks, 8)
     table = [[similarity(_dot(a, b), _dot(a, a), _dot(b, b)) for b in theirs] for a in ours]
     rows, columns = [max(row) for row in table], [max(column) for column in zip(*table, strict=True)]
     return (sum(rows) / len(rows) + sum(columns) / len(columns)) / 2
@@ -403,13 +401,12 @@ def test_a_metric_equals_its_second_implementation(name, seed):
     assert score.value == CLOSE(reference(sample), abs=1e-5, rel=1e-5)
 
 
-@pytest.mark.parametrize("share", (0.25, 0.6, 1.0))
-def test_the_tracks_that_count_are_those_with_company(share):
+@pytest.mark.parametrize("neighbours", (0, 4, 8))
+def test_filtered_paths_equal_their_second_implementation(neighbours):
     tracks = _tracks(1).generated_tracks
-    found = paths(tracks, (64, 64), (64, 64), company=share)
-    rows = counted(tracks, share)
-    np.testing.assert_allclose(found.steps[found.moving], rows, atol=1e-5)
-    assert 0 < len(rows) < paths(tracks, (64, 64), (64, 64)).moving.sum()
+    found = paths(tracks, (64, 64), (64, 64), neighbours=neighbours)
+    np.testing.assert_allclose(found.steps[found.moving], counted(tracks, neighbours), atol=1e-5)
+    assert 0 < found.moving.sum() < 90
 
 
 def test_every_metric_of_the_default_list_has_a_second_implementation():
