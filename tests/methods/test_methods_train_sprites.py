@@ -124,7 +124,7 @@ def test_the_second_course_has_a_learning_rate_of_its_own():
 
 def test_pools_have_no_clip_in_common_nor_with_evaluation():
     seeds = {}
-    for name, pool in Settings(pair_clips=100, pair_images=100).pools().items():
+    for name, pool in Settings(clips=300, images=300, pair_clips=50, pair_images=50).pools().items():
         drawn = pool.truths()
         assert len(drawn) == pool.count
         assert not pool.two or {len(truth.things) for truth in drawn} == {2}
