@@ -302,7 +302,7 @@ def _budget(keys: Tensor) -> int:
     return max(CHUNK_ELEMENTS.get(keys.device.type, CHUNK_ELEMENTS["cpu"]), keys.shape[1])
 
 
-def _most(queries: Tensor, keys: Tensor) -> int:
+def _largest_chunk(queries: Tensor, keys: Tensor) -> int:
     """Scores of the largest chunk of one pair."""
     return min(_budget(keys), queries.shape[1] * keys.shape[1])
 
@@ -353,7 +353,7 @@ class _SoftArgmax(torch.autograd.Function):
         expected = queries.new_empty(len(ctx.pairs), queries.shape[1], 2)
         log_sum = queries.new_empty(len(ctx.pairs), queries.shape[1], 1)
         # Memory used again: fresh pages would cost as much as the product.
-        memory = keys.new_empty(_most(queries, keys))
+        memory = keys.new_empty(_largest_chunk(queries, keys))
         for pair, (i, j) in enumerate(ctx.pairs):
             for look in looks(pair):
                 some, seen = _rows(queries[i], look.queries), keys[j, look.keys]
@@ -373,7 +373,7 @@ class _SoftArgmax(torch.autograd.Function):
         to_queries, to_keys = torch.zeros_like(queries), torch.zeros_like(keys)
         # A score's gradient: its attention times the gradient along (its position - the expected one).
         slopes = torch.cat([gradient, -(gradient * expected).sum(-1, keepdim=True)], -1)
-        memory, more = keys.new_empty(2, _most(queries, keys))
+        memory, more = keys.new_empty(2, _largest_chunk(queries, keys))
         for pair, (i, j) in enumerate(ctx.pairs):
             for look in ctx.looks(pair):
                 some, seen = _rows(queries[i], look.queries), keys[j, look.keys]

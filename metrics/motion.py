@@ -164,9 +164,9 @@ class MotionFidelity:
     """MF-w on a canvas of the reference's size. Say which tracker made the tracks.
 
     ``still``: shortest step that counts, in pixels of a 480-row frame. ``min_path``: how far from its
-    start a moving track gets, as a share of the frame height. ``neighbours``: over how many the steps
-    are filtered (``paths``); 0 for none. The value is
-    None when nothing moves in the reference and 0 when nothing moves in the generation.
+    start a moving track gets, as a share of the frame height. ``neighbours``: over how many the
+    steps are filtered (``paths``); 0 for none. The value is None when nothing moves in the reference and 0
+    when nothing moves in the generation.
     """
 
     name: str

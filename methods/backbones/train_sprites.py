@@ -24,6 +24,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,6 +165,7 @@ def look_at_neighbours(text_encoder: nn.Module) -> None:
         attention.q.weight.zero_()
         bias = attention.relative_attention_bias.weight  # (buckets, heads)
         bias.zero_()
+        # Buckets of distances: 0, 1, ... backwards in the first half, forwards in the second.
         bias[1, 0] = bias[len(bias) // 2 + 1, 1] = 5.0
 
 
@@ -181,10 +183,15 @@ class Pool(NamedTuple):
     images: bool = False
     two: bool = False
 
-    def truths(self) -> list[sprites.Truth]:
+    def truths(self) -> tuple[sprites.Truth, ...]:
         """What its clips show, from ``first_seed`` on."""
-        drawn = map(sprites.draw, range(self.first_seed, sprites.HELD_OUT))
-        return list(islice((t for t in drawn if t.motion == "two" or not self.two), self.count))
+        return _truths(self.count, self.first_seed, self.two)
+
+
+@cache
+def _truths(count: int, first_seed: int, two: bool) -> tuple[sprites.Truth, ...]:
+    drawn = map(sprites.draw, range(first_seed, sprites.HELD_OUT))
+    return tuple(islice((truth for truth in drawn if truth.motion == "two" or not two), count))
 
 
 class Settings(NamedTuple):
@@ -603,7 +610,7 @@ def write_samples(work: Path, step: int, pipeline: Any) -> None:
 
     folder = work / "samples"
     folder.mkdir(exist_ok=True)
-    Image.fromarray(report.strip(report.sample(pipeline))).save(folder / f"{step:05d}.png")
+    Image.fromarray(report.strip(report.sample(pipeline, FRAMES, SIDE))).save(folder / f"{step:05d}.png")
 
 
 def statistics(latents: Tensor) -> tuple[Tensor, Tensor]:

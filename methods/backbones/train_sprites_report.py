@@ -21,17 +21,17 @@ CAPTIONS = (
 )
 
 
-def sample(pipeline: Any) -> np.ndarray:
-    """Videos (n, 17, 64, 64, 3) uint8 of ``CAPTIONS``, from noise of seed 0."""
+def sample(pipeline: Any, frames: int, side: int) -> np.ndarray:
+    """Videos (n, frames, side, side, 3) uint8 of ``CAPTIONS``, from noise of seed 0."""
     pipeline.set_progress_bar_config(disable=True)
     videos = pipeline(
         prompt=list(CAPTIONS),
-        height=64,
-        width=64,
-        num_frames=17,
+        height=side,
+        width=side,
+        num_frames=frames,
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE_SCALE,
-        max_sequence_length=16,
+        max_sequence_length=pipeline.tokenizer.model_max_length,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).frames

@@ -7,14 +7,19 @@ from scipy import ndimage
 from torch import nn
 
 from datasets import sprites
+from methods.backbones import train_sprites_report as report
 from methods.backbones.train_sprites import (
+    Average,
     Course,
     Muon,
     Pool,
     Run,
     Settings,
+    build_pipeline,
     build_text_encoder,
     build_tokenizer,
+    build_transformer,
+    build_vae,
     course_of,
     embed,
     encode_latents,
@@ -176,3 +181,22 @@ def test_after_a_new_start_of_its_attention_the_text_encoder_knows_which_word_st
     seen = encoder(**tokenizer(captions[:1], return_tensors="pt"), output_attentions=True).attentions[0][0]
     assert (seen[0].diagonal(-1) > 0.8).all()
     assert (seen[1].diagonal(1) > 0.8).all()
+
+
+def test_samples_are_drawn_with_the_averaged_weights(monkeypatch):
+    monkeypatch.setattr(report, "STEPS", 2)
+    tokenizer = build_tokenizer()
+    modules = {"transformer": build_transformer(), "text_encoder": build_text_encoder(len(tokenizer))}
+    average = Average(modules)
+    kept = modules["transformer"].proj_out.weight.detach().clone()
+    with torch.no_grad():
+        modules["transformer"].proj_out.weight.add_(1)
+    mean, std = torch.full((8, 1, 1, 1), 0.5), torch.full((8, 1, 1, 1), 2.0)
+    pipeline = build_pipeline(build_vae(), average, mean, std)
+    assert torch.equal(pipeline.transformer.proj_out.weight, kept)
+    assert pipeline.vae.config.latents_mean == [0.5] * 8
+    videos = report.sample(pipeline, 5, 32)
+    assert videos.shape == (len(report.CAPTIONS), 5, 32, 32, 3)
+    assert videos.dtype == np.uint8
+    assert videos.std() > 1
+    assert report.strip(videos).shape == (32, 3 * 32 * len(report.CAPTIONS), 3)
