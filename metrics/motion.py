@@ -62,24 +62,41 @@ def paths(
 ) -> Paths:
     """Displacements of tracks in frames of ``size`` (height, width), on a ``canvas`` (height, width).
 
-    A step counts only if its point is visible at both ends, and is zeroed otherwise: points that leave the
-    frame or are hidden are extrapolated by every tracker. Steps shorter than ``still`` pixels (stated for 480
-    rows) are zeroed; a track moves if the rest of its path leads at least ``min_path`` of the canvas height
-    away from its start (not along the path: the trembling of a tracked point at rest would add up).
+    Where a point is hidden, trackers extrapolate: between two frames in which it is seen it is taken to have
+    gone straight and evenly, before the first and after the last of them to have rested (``bridged``); in
+    generated videos, whose textures boil, a tracked point is lost and found again every few frames. Steps
+    shorter than ``still`` pixels (stated for 480 rows) are zeroed; a track moves if the rest of its path leads
+    at least ``min_path`` of the canvas height away from its start (not along the path: the trembling of a
+    tracked point at rest would add up).
 
     Each step is the median (of x and of y) over the track and the ``neighbours`` that start nearest to it, as
     flow fields are filtered (Sun, Roth and Black, "Secrets of Optical Flow Estimation and Their Principles",
     CVPR 2010): things move as wholes, a tracking error moves alone, and a texture that boils moves every way.
     """
     scale = np.array([canvas[1] / size[1], canvas[0] / size[0]])
-    steps = np.diff(tracks.points.astype(np.float64), axis=0) * scale
-    steps[~(tracks.visible[:-1] & tracks.visible[1:])] = 0
+    steps = np.diff(bridged(tracks), axis=0) * scale
     if neighbours:
         steps = np.median(steps[:, _nearest(tracks.points[0], neighbours)], axis=2)
     steps[np.linalg.norm(steps, axis=-1) < still * canvas[0] / 480] = 0
     away = np.linalg.norm(steps.cumsum(0), axis=-1).max(0, initial=0)
     moving = (away > 0) & (away >= min_path * canvas[0])
     return Paths(steps.transpose(1, 0, 2).reshape(steps.shape[1], -1), moving)
+
+
+def bridged(tracks: Tracks) -> NDArray[np.float64]:
+    """Points (T, N, 2), those of hidden frames on the straight line between the frames beside them.
+
+    Before the first frame in which a point is seen and after the last one it stays where it is seen then; a
+    point that is never seen stays where it began.
+    """
+    points = tracks.points.astype(np.float64)
+    frames = np.arange(len(points))
+    for index in np.flatnonzero(~tracks.visible.all(0)):
+        seen = tracks.visible[:, index] if tracks.visible[:, index].any() else frames == 0
+        for axis in range(2):
+            known = points[seen, index, axis]
+            points[:, index, axis] = np.interp(frames, frames[seen], known)
+    return points
 
 
 def _nearest(start: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
@@ -174,7 +191,7 @@ class MotionFidelity:
     min_path: Annotated[float, Field(ge=0)] = 0.04
     neighbours: Annotated[int, Field(ge=0)] = 8
 
-    version: ClassVar[str] = "4"
+    version: ClassVar[str] = "5"
     outside_id: ClassVar[Sequence[str]] = ()
     label: ClassVar[str] = "Motion fid."
     unit: ClassVar[str] = ""

@@ -101,6 +101,15 @@ def enlarged(frames: NDArray[np.uint8], min_side: int) -> tuple[NDArray[np.uint8
     return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in images]), scale
 
 
+def blurred(frames: NDArray[np.uint8], deviation: float) -> NDArray[np.uint8]:
+    """Frames (T, H, W, ...) under a Gaussian of this standard deviation in pixels; 0 leaves them."""
+    import cv2
+
+    if not deviation:
+        return frames
+    return np.stack([cv2.GaussianBlur(frame, (0, 0), deviation) for frame in frames])
+
+
 def grey_frames(frames: NDArray[np.uint8], min_side: int) -> tuple[list[NDArray[np.uint8]], float]:
     """Frames (T, H, W, 3) as grey images, ``enlarged``, and the factor."""
     import cv2
@@ -239,15 +248,18 @@ class Dis:
     one looks like another point, it is invisible until it is found again.
 
     ``grid``: points a side. ``min_side``: smaller frames are enlarged to it before the flow is computed (the
-    tracks stay in the frame's own pixels). ``planes``: see ``colour_planes``.
+    tracks stay in the frame's own pixels). ``blur``: standard deviation, in pixels of the enlarged frame, of
+    the Gaussian that takes noise and boiling textures out of it; 0 for none. ``planes``: see
+    ``colour_planes``.
     """
 
     name: str
     grid: Annotated[int, Field(ge=2, le=256)] = 30
     min_side: Annotated[int, Field(ge=16)] = 256
+    blur: Annotated[float, Field(ge=0)] = 2.4
     planes: Annotated[int, Field(ge=1, le=3)] = 2
 
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     outside_id: ClassVar[Sequence[str]] = ()
 
     def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
@@ -260,6 +272,7 @@ class Dis:
         points = np.repeat(start[None], len(frames), 0)
         visible = np.ones(points.shape[:2], bool)
         images, scale = enlarged(frames, self.min_side)
+        images = blurred(images, self.blur)
         planes = colour_planes(images, self.planes)
         if not len(start) or not planes:
             return Tracks(points, visible)

@@ -13,6 +13,7 @@ from metrics.motion import (
     MAX_PAIRS,
     MotionFidelity,
     MotionFidelityLegacy,
+    bridged,
     motion_fidelity,
     motion_fidelity_legacy,
     paths,
@@ -186,6 +187,22 @@ def test_objects_and_cameras_move_as_wholes(motion):
     assert every.moving.sum() > 20
     assert (every.moving & some.moving).sum() > 0.6 * every.moving.sum()
     assert motion_fidelity(some, every).value > 0.95
+
+
+def test_a_point_lost_and_found_again_counts_as_one_that_went_straight():
+    reference = moved((2, 0))
+    wild = reference.points.copy()
+    wild[3:6] += np.random.default_rng(0).normal(0, 20, wild[3:6].shape).astype(np.float32)
+    seen = np.ones(wild.shape[:2], bool)
+    seen[3:6] = False
+    np.testing.assert_allclose(bridged(Tracks(wild, seen)), reference.points, atol=1e-5)
+
+
+def test_a_point_never_seen_rests():
+    wild = np.random.default_rng(0).normal(32, 20, (9, 4, 2)).astype(np.float32)
+    np.testing.assert_array_equal(
+        bridged(Tracks(wild, np.zeros((9, 4), bool))), np.repeat(wild[:1], 9, 0).astype(float)
+    )
 
 
 def test_hidden_steps_do_not_count():

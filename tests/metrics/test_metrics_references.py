@@ -146,13 +146,17 @@ def _dot(a: list[float], b: list[float]) -> float:
 
 
 def counted(tracks: Tracks, neighbours: int) -> list[list[float]]:
-    """Steps of the tracks that move, each the median over the track and its nearest."""
+    """Steps of the tracks that move, each the median over the track and its nearest; gaps in equal steps."""
     starts = tracks.points[0].tolist()
     wide, tall = (max(xs) - min(xs) for xs in zip(*starts, strict=True))
     raw = []
     for points, seen in zip(tracks.points.transpose(1, 0, 2).tolist(), tracks.visible.T, strict=True):
-        steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(points)]
-        raw.append([step if seen[t] and seen[t + 1] else (0.0, 0.0) for t, step in enumerate(steps)])
+        shown = [t for t in range(len(points)) if seen[t]] or [0]
+        steps = [(0.0, 0.0)] * (len(points) - 1)
+        for before, after in pairwise(shown):
+            (x0, y0), (x1, y1), gap = points[before], points[after], after - before
+            steps[before:after] = [((x1 - x0) / gap, (y1 - y0) / gap)] * gap
+        raw.append(steps)
     rows = []
     for x0, y0 in starts:
         away = {j: ((x - x0) / wide) ** 2 + ((y - y0) / tall) ** 2 for j, (x, y) in enumerate(starts)}

@@ -121,6 +121,21 @@ def test_dis_leaves_resting_points_where_they_are_in_noise():
     assert np.quantile(away, 0.9) < 0.3
 
 
+def test_dis_follows_an_object_through_noise():
+    """Noise shakes the tracks of a moving object; under a Gaussian it shakes them less."""
+    frames, truth = render(next(s for s in range(HELD_OUT, HELD_OUT + 60) if draw(s).motion == "straight"))
+    noise = np.random.default_rng(0).normal(0, 8, frames.shape)
+    noisy = np.clip(frames + noise, 0, 255).astype(np.uint8)
+    error = {}
+    for blur in (0.0, 2.4):
+        tracks = Dis("dis", grid=24, blur=blur).track(noisy)
+        true, _ = truth.tracks(tracks.points[0])
+        moving = np.linalg.norm(true - true[0], axis=-1).max(0) > 4
+        shaken = np.diff(tracks.points - true, axis=0)[:, moving]
+        error[blur] = np.linalg.norm(shaken, axis=-1).mean()
+    assert error[2.4] < 0.8 * error[0.0]
+
+
 def test_dis_repeats_itself_on_any_number_of_threads():
     video, before = translating((2.0, 1.0)), cv2.getNumThreads()
     found = []
