@@ -41,9 +41,14 @@ class WarpGuidance:
 
 @dataclass(config={"extra": "forbid"})
 class FeatureGuidance:
-    """Of methods that read the output of ``block``; the learning rates are of latents."""
+    """Of methods that read the output of a block, each of its own; the learning rates are of latents.
 
-    block: NonNegativeInt
+    ``moft_channels`` is the share of channels that MOFT keeps.
+    """
+
+    moft_block: NonNegativeInt
+    moft_channels: Annotated[float, Field(gt=0, le=1)]
+    smm_block: NonNegativeInt
     lr_start: float
     lr_end: float
     iterations: PositiveInt
@@ -60,10 +65,12 @@ class ScoreGuidance:
 
 @dataclass(config={"extra": "forbid"})
 class FlowGuidance:
-    """Of methods that optimise the latent through the predicted clean one."""
+    """Of methods that optimise the latent through the predicted clean one; ``source`` as in FlowMotion."""
 
+    source: Literal["latent_prediction", "clean_latent"]
     lr: float
     iterations: PositiveInt
+    guided_fraction: Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(config={"extra": "forbid"})

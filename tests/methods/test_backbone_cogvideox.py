@@ -548,7 +548,7 @@ def test_every_method_runs_on_it(name, turning, latent):
         {"block": 1, "window": 3, "tile": [2, 2], "span": 2, "iterations": 2, "guided_fraction": 0.5}
     )
     if "features" in config.backbone.guidance:
-        config.backbone.guidance.features.moft.block = config.backbone.guidance.features.smm.block = 1
+        config.backbone.guidance.features.update(moft_block=1, smm_block=1)
     parts = OmegaConf.create(
         {part: OmegaConf.to_container(config, resolve=False)[part] for part in ("method", "backbone")}
     )
