@@ -66,8 +66,8 @@ def paths(
     gone straight and evenly, before the first and after the last of them to have rested (``bridged``); in
     generated videos, whose textures boil, a tracked point is lost and found again every few frames. Steps
     shorter than ``still`` pixels (stated for 480 rows) are zeroed; a track moves if the rest of its path
-    leads at least ``min_path`` of the canvas height away from its start (not along the path: the trembling of a
-    tracked point at rest would add up).
+    leads at least ``min_path`` of the canvas height away from its start (not along the path: the trembling
+    of a tracked point at rest would add up).
 
     Each step is the median (of x and of y) over the track and the ``neighbours`` that start nearest to it, as
     flow fields are filtered (Sun, Roth and Black, "Secrets of Optical Flow Estimation and Their Principles",
