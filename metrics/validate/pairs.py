@@ -108,6 +108,25 @@ def _shifted(truth: Truth, rng: np.random.Generator) -> Truth:
     return replace(truth, things=tuple(shift(thing) for thing in truth.things))
 
 
+def turned(path: Floats, degrees: float) -> Floats:
+    """The path (T, 2) with every displacement turned by so many degrees, from the same start."""
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return path[:1] + (path - path[:1]) @ turn
+
+
+def _turned(truth: Truth, degrees: float) -> Truth:
+    """The objects' paths turned, each then moved into the frame if it has left it."""
+
+    def turn(thing: Thing) -> Thing:
+        path, margin = turned(thing.path, degrees), thing.radius + 1
+        below = np.maximum(margin - path.min(0), 0)
+        above = np.maximum(path.max(0) - (np.array([truth.width, truth.height]) - 1 - margin), 0)
+        return replace(thing, path=path + below - above)
+
+    return replace(truth, things=tuple(turn(thing) for thing in truth.things))
+
+
 def _other(truth: Truth, other: Truth) -> Truth:
     things = zip(truth.things, other.things, strict=True)
     return replace(
@@ -155,8 +174,20 @@ KINDS: dict[str, Change] = {
     "mirrored": lambda truth, other, rng: _mirrored(truth),
     "reversed": lambda truth, other, rng: moved(truth, lambda path: path[::-1]),
     "other path": lambda truth, other, rng: _other(truth, other),
+    "turned 30": lambda truth, other, rng: _turned(truth, 30),
+    "turned 60": lambda truth, other, rng: _turned(truth, 60),
+    "turned 90": lambda truth, other, rng: _turned(truth, 90),
+    "turned 120": lambda truth, other, rng: _turned(truth, 120),
+    "turned 150": lambda truth, other, rng: _turned(truth, 150),
 }
-"""What is changed: (reference, an unrelated clip of its kind, random numbers) to the generation's truth."""
+"""What is changed: (reference, an unrelated clip of its kind, random numbers) to the generation's truth.
+
+Seven of the first twelve have a true direction of 1. Where a share f of the truth is equal, no metric that
+has any noise can pass a rank correlation of sqrt(1 - f^3), here .90, for it puts an order where the truth has
+none; the turns spread the truth over its range.
+"""
+OBJECTS_ONLY = ("shifted", "turned 30", "turned 60", "turned 90", "turned 120", "turned 150")
+"""Kinds that are not made where only the camera moves."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +253,7 @@ def pairs(
     other = reference(number + 10_000, frames, side, truth.kind, len(truth.things))
     beside = _video(truth, tracker)
     for kind in kinds:
-        if kind == "shifted" and truth.kind == "camera":
+        if kind in OBJECTS_ONLY and truth.kind == "camera":
             continue
         made = KINDS[kind](truth, other, rng)
         if new_look and kind != "re-coloured":
