@@ -34,13 +34,16 @@ class Errors(NamedTuple):
     ``displacement``: mean length of the difference of the displacements, px per frame. ``direction``: mean
     cosine of the displacements, over steps in which the reference moves; a generation that rests has 0.
     ``speed``: mean difference of the lengths of the displacements, px per frame. ``position``: mean
-    distance in px, NaN for a camera. Only ``direction`` is better when higher.
+    distance in px, NaN for a camera. ``relative``: ``displacement`` over the reference's own mean
+    displacement, for metrics without a unit, which cannot know pixels. Only ``direction`` is better when
+    higher.
     """
 
     displacement: float
     direction: float
     speed: float
     position: float
+    relative: float
 
 
 def displacements(truth: Truth) -> Floats:
@@ -59,11 +62,13 @@ def errors(generated: Truth, reference: Truth) -> Errors:
     moves = far_r > STILL
     cosine = (g * r).sum(-1) / np.maximum(far_g * far_r, 1e-9)
     away = np.linalg.norm(generated.positions - reference.positions, axis=-1).mean()
+    off = float(np.linalg.norm(g - r, axis=-1).mean())
     return Errors(
-        float(np.linalg.norm(g - r, axis=-1).mean()),
+        off,
         float(cosine[moves].mean()) if moves.any() else float("nan"),
         float(np.abs(far_g - far_r).mean()),
         float(away) if reference.kind == "object" else float("nan"),
+        off / float(far_r.mean()) if moves.any() else float("nan"),
     )
 
 

@@ -105,12 +105,13 @@ def test_every_kind_of_pair_moves_as_it_says():
     truth = found["same"].reference.truth
     speed = np.linalg.norm(displacements(truth), axis=-1).mean()
     for kind in ("same", "re-coloured", "noise"):
-        assert found[kind].errors == pytest.approx((0, 1, 0, 0), abs=1e-5)
+        assert found[kind].errors == pytest.approx((0, 1, 0, 0, 0), abs=1e-5)
     assert found["shifted"].errors[:3] == pytest.approx((0, 1, 0), abs=1e-5)
     assert found["shifted"].errors.position > 5
     for kind, factor in (("half speed", 0.5), ("double speed", 2), ("static", 0)):
         assert found[kind].errors.displacement == pytest.approx(abs(factor - 1) * speed, abs=1e-4)
         assert found[kind].errors.speed == pytest.approx(abs(factor - 1) * speed, abs=1e-4)
+        assert found[kind].errors.relative == pytest.approx(abs(factor - 1), abs=1e-4)
         assert found[kind].errors.direction == pytest.approx(float(factor > 0), abs=1e-4)
     assert found["reversed"].errors[:3] == pytest.approx((2 * speed, -1, 0), abs=1e-4)
     assert found["re-timed"].errors.direction == pytest.approx(1, abs=1e-4)
@@ -152,7 +153,7 @@ def test_other_things_at_the_same_place_is_what_a_new_look_means():
         next(iter(pairs(Still(), number("curved"), 17, 64, new_look, ("half speed",))))
         for new_look in (False, True)
     )
-    assert errors(one.generated.truth, other.generated.truth) == pytest.approx((0, 1, 0, 0), abs=1e-5)
+    assert errors(one.generated.truth, other.generated.truth) == pytest.approx((0, 1, 0, 0, 0), abs=1e-5)
     assert one.generated.truth.attributes != other.generated.truth.attributes
 
 
@@ -177,7 +178,12 @@ def test_noise_costs_more_of_a_rank_correlation_where_the_truth_is_equal():
     for truth, most in ((spread, 1.0), (np.where(spread > 0, 1.0, spread), (1 - 0.5**3) ** 0.5)):
         frame = pd.DataFrame(
             {"clip": "a", "moves": "object", "kind": "x", "displacement": 0.0, "direction": truth}
-            | {"speed": 0.0, "position": 0.0, "motion_fidelity": truth - rng.uniform(0, 0.04, 400)}
+            | {
+                "speed": 0.0,
+                "position": 0.0,
+                "relative": 0.0,
+                "motion_fidelity": truth - rng.uniform(0, 0.04, 400),
+            }
         )
         metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
         found = ranking.correlations(frame, "object", metrics).at["motion_fidelity", "direction"]
@@ -194,6 +200,7 @@ def test_correlations_count_both_ways_and_leave_chance_out():
             "direction": [1.0, 0.5, 0, -1, -9],
             "speed": [0.0, 1, 3, 2, -9],
             "position": [0.0, 0, 0, 0, 0],
+            "relative": [0.0, 1, 2, 3, -9],
             "motion_fidelity": [1.0, 0.9, 0.2, -0.5, 9],
             "position_error": [0.0, 1, 5, 8, -9],
         }
@@ -201,7 +208,9 @@ def test_correlations_count_both_ways_and_leave_chance_out():
     metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
     table = ranking.correlations(frame, "object", metrics)
     for name in ("motion_fidelity", "position_error"):
-        assert table.loc[name, ["displacement", "direction", "speed"]].tolist() == pytest.approx([1, 1, 0.8])
+        assert table.loc[name, ["displacement", "direction", "speed", "relative"]].tolist() == pytest.approx(
+            [1, 1, 0.8, 1]
+        )
         assert np.isnan(table.at[name, "position"]) and table.at[name, "pairs"] == 4
 
 
@@ -215,6 +224,7 @@ def test_within_clips_a_metric_is_not_asked_which_clip_is_the_harder():
             "direction": 1.0,
             "speed": [0.0, 1, 2, 12, 11, 10, 5],
             "position": 0.0,
+            "relative": 0.0,
             "motion_fidelity_speed": [0.3, 0.2, 0.1, 0.9, 0.8, 0.7, 0.5],
         }
     )
