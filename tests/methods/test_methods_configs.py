@@ -33,9 +33,12 @@ BACKBONE = {
         "ditflow": {"temperature": 2.0, **RIVAL},
         "ditflow_rope": RIVAL,
         "ropecraft": {"kernel": 21, "sigma": 11.0, "lr": 1e-3, "iterations": 5, "guided_fraction": 0.2},
-        "features": {"block": 14, "lr_start": 2e-3, "lr_end": 1.1e-3, "iterations": 5},
+        "features": {
+            **{"moft_block": 14, "moft_channels": 0.04, "smm_block": 14},
+            **{"lr_start": 2e-3, "lr_end": 1.1e-3, "iterations": 5},
+        },
         "score": {"strength": 2e4, "guided_fraction": 0.5, "reference_sigma": 0.61},
-        "flow": {"lr": 3e-3, "iterations": 3},
+        "flow": {"source": "latent_prediction", "lr": 3e-3, "iterations": 3, "guided_fraction": 0.2},
     },
     "tuning": {
         "motion_director": {"rank": 32, "steps": 150, "learning_rate": 5e-4},
