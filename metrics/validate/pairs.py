@@ -179,19 +179,19 @@ KINDS: dict[str, Change] = {
     "mirrored": lambda truth, other, rng: _mirrored(truth),
     "reversed": lambda truth, other, rng: moved(truth, lambda path: path[::-1]),
     "other path": lambda truth, other, rng: _other(truth, other),
-    "turned 30": lambda truth, other, rng: _turned(truth, 30),
-    "turned 60": lambda truth, other, rng: _turned(truth, 60),
-    "turned 90": lambda truth, other, rng: _turned(truth, 90),
-    "turned 120": lambda truth, other, rng: _turned(truth, 120),
-    "turned 150": lambda truth, other, rng: _turned(truth, 150),
 }
-"""What is changed: (reference, an unrelated clip of its kind, random numbers) to the generation's truth.
+"""What is changed: (reference, an unrelated clip of its kind, random numbers) to the generation's truth."""
 
-Seven of the first twelve have a true direction of 1. Where a share f of the truth is equal, no metric that
-has any noise can pass a rank correlation of sqrt(1 - f^3), here .90, for it puts an order where the truth has
-none; the turns spread the truth over its range.
-"""
-OBJECTS_ONLY = ("shifted", "turned 30", "turned 60", "turned 90", "turned 120", "turned 150")
+
+def _turning(degrees: float) -> Change:
+    return lambda truth, other, rng: _turned(truth, degrees)
+
+
+# Half of the kinds above have a true direction of exactly 1. Where a share f of the truth is equal, a metric
+# with any noise cannot pass a rank correlation of sqrt(1 - f^3): it puts an order where the truth has none.
+TURNS = {f"turned {degrees}": _turning(degrees) for degrees in (30, 60, 90, 120, 150)}
+KINDS |= TURNS
+OBJECTS_ONLY = ("shifted", *TURNS)
 """Kinds that are not made where only the camera moves."""
 
 

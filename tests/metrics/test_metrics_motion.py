@@ -205,7 +205,7 @@ def test_a_point_never_seen_rests():
     )
 
 
-def test_hidden_steps_do_not_count():
+def test_a_point_rests_after_it_was_last_seen():
     reference = moved((2, 0))
     wild = reference.points.copy()
     wild[5:] += np.random.default_rng(0).normal(0, 20, wild[5:].shape).astype(np.float32)
