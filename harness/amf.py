@@ -119,22 +119,35 @@ def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
     return extract
 
 
-def measure(name: str, size: Size, repeats: int, device: str) -> Measured:
-    """Time one operation and watch its memory, on standard normal queries and keys of a fixed seed."""
+def measure(size: Size, repeats: int, device: str) -> list[Measured]:
+    """Time all operations and watch their memory, on standard normal queries and keys of a fixed seed.
+
+    They take turns, so that what else the machine does slows all of them alike.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)
     shape = (2, size.frames, size.height * size.width, size.channels)
     queries, keys = torch.randn(shape, generator=generator).to(device)
-    run = operation(name, size)
-    # Whatever a library sets up once is set up on the first pair.
-    _once(run, queries[:2], keys[:2], device)
-    watch = _Memory(device)
-    first = _once(run, queries, keys, device)
-    memory = watch.extra()
-    times = [_once(run, queries, keys, device) for _ in range(repeats)]
-    forward, backward = (statistics.median(one[index] for one in times) for index in (0, 1))
-    return Measured(name, forward, backward, memory, first[2])
+    runs = {name: operation(name, size) for name in OPERATIONS}
+    memory, loss = {}, {}
+    for name, run in runs.items():
+        # Whatever a library sets up once is set up on the first pair.
+        _once(run, queries[:2], keys[:2], device)
+        watch = _Memory(device)
+        loss[name] = _once(run, queries, keys, device)[2]
+        memory[name] = watch.extra()
+    turns = [{name: _once(run, queries, keys, device) for name, run in runs.items()} for _ in range(repeats)]
+    return [
+        Measured(
+            name,
+            statistics.median(turn[name][0] for turn in turns),
+            statistics.median(turn[name][1] for turn in turns),
+            memory[name],
+            loss[name],
+        )
+        for name in OPERATIONS
+    ]
 
 
 def _once(
@@ -217,8 +230,7 @@ def lines(size: Size, measured: list[Measured], repeats: int, device: str) -> li
 def print_amf(job: Job) -> None:
     """Measure the three operations and print their table."""
     size = size_of(job)
-    measured = [measure(name, size, job.repeats, job.device) for name in OPERATIONS]
-    print("\n".join(lines(size, measured, job.repeats, job.device)))
+    print("\n".join(lines(size, measure(size, job.repeats, job.device), job.repeats, job.device)))
 
 
 __all__ = ["OPERATIONS", "Measured", "Size", "lines", "measure", "print_amf", "size_of"]

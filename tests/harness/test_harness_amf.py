@@ -17,7 +17,7 @@ from methods.interface import Grid
 
 def test_the_table_has_the_three_operations_and_the_loop_gives_the_windowed_motion() -> None:
     size = amf.Size(3, 6, 8, 16, span=2, window=3, tile=(3, 4), temperature=1.0)
-    measured = [amf.measure(name, size, 2, "cpu") for name in amf.OPERATIONS]
+    measured = amf.measure(size, 2, "cpu")
     loop, dense, window = measured
     assert loop.loss == pytest.approx(window.loss, rel=1e-4)
     assert dense.loss != pytest.approx(window.loss, rel=1e-4)
