@@ -34,8 +34,9 @@ from pydantic import Field
 
 from methods.checks import check_block, check_frames
 from methods.gradient_reuse import Reuse
-from methods.guidance import Guidance, Moment, Optimiser, Sampling, Start, sample
+from methods.guidance import Guidance, Optimiser, guided_sample
 from methods.interface import Backbone, Grid, Observer
+from methods.sampling import Moment, Sampling, Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +78,7 @@ class DiTFlow:
                 return nullcontext()
             return self.injected(backbone, reference, noise, moment, observer)
 
-        return sample(backbone, reference, prompt, noise, observer, self.sampling(), guidance, around)
+        return guided_sample(backbone, reference, prompt, noise, observer, self.sampling(), guidance, around)
 
     def sampling(self) -> Sampling:
         return Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 import pydantic
 
 from methods.ditflow import DiTFlow
-from methods.guidance import Moment, compressed_schedule, fixed_noise, sample
 from methods.interface import Backbone, Observer, Rotary
 from methods.rotary import descend
+from methods.sampling import Moment, compressed_schedule, fixed_noise, sample
 
 if TYPE_CHECKING:
     from torch import Tensor

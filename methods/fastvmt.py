@@ -17,17 +17,9 @@ from pydantic import Field
 from datasets.errors import InputError
 from methods.checks import check_block, check_frames
 from methods.gradient_reuse import Reuse
-from methods.guidance import (
-    Guidance,
-    Optimiser,
-    Reference,
-    Sampling,
-    Start,
-    Velocities,
-    every_pass,
-    sample,
-)
+from methods.guidance import Guidance, Optimiser, Reference, guided_sample
 from methods.interface import Backbone, Grid, Observer
+from methods.sampling import Sampling, Start, Velocities, every_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +90,7 @@ class FastVMT:
             self.steps, self.guidance_scale, self.negative_prompt, self.start, self.velocities()
         )
         guidance = Guidance(self, self.optimiser, self.reuse, self.reference)
-        return sample(backbone, reference, prompt, noise, observer, sampling, guidance)
+        return guided_sample(backbone, reference, prompt, noise, observer, sampling, guidance)
 
     def velocities(self) -> Velocities:
         """Which passes of the transformer denoising runs."""

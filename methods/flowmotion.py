@@ -24,9 +24,9 @@ import pydantic
 from pydantic import Field
 
 from methods.checks import check_frames
-from methods.guidance import Optimiser, Sampling, Start, fixed_noise
+from methods.guidance import Optimiser
 from methods.interface import Backbone, Grid, Observer
-from methods.steering import Run, Steer, steer
+from methods.sampling import Run, Sampling, Start, Steer, fixed_noise, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,9 @@ class FlowMotion:
         """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
         sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
         guided = self.optimiser.guided_steps(self.steps)
-        return steer(backbone, reference, prompt, noise, observer, sampling, guided, self.flow_guidance)
+        return sample(
+            backbone, reference, prompt, noise, observer, sampling, guided=guided, prepare=self.flow_guidance
+        )
 
     def flow_guidance(self, run: Run) -> Steer:
         """Returns the optimised latent of each guided step."""

@@ -1,32 +1,27 @@
-"""The sampling loop: denoise, and in the first steps move the latent towards a reference's motion.
+"""Guidance by optimisation: in the first steps the latent moves towards a reference's motion.
 
-Methods that guide by optimising the latent share it and bring an ``Objective``; without one it
-is plain sampling with classifier-free guidance.
+Methods that guide this way share it and bring an ``Objective``; the loop is ``methods/sampling.py``'s.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar
 
 import pydantic
 from pydantic import Field
 
 from methods.gradient_reuse import GradientReuse, Reuse
-from methods.interface import Backbone, Observer, Schedule
+from methods.interface import Backbone, Observer
+from methods.sampling import Around, Run, Sampling, Steer, fixed_noise, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Signal = TypeVar("Signal")
 Reference = Literal["clean", "renoised"]
-
-# The release re-noises the reference with one fixed noise, unrelated to the initial one.
-RENOISE_SEED = 0
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -64,46 +59,6 @@ class Optimiser:
         return self.lr_start + (self.lr_end - self.lr_start) * index / last
 
 
-@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class Start:
-    """Where sampling starts: pure noise (``strength`` null), or the noised reference (SDEdit).
-
-    A start from the reference leaks it into the result whatever the method does; tables state it.
-    """
-
-    strength: Annotated[float, Field(gt=0, le=1)] | None = None
-
-
-class Velocities(Protocol):
-    """Makes, for one sampling run, the function (step index, latent) -> guided velocity."""
-
-    def __call__(
-        self, backbone: Backbone, schedule: Schedule, prompt: Tensor, negative: Tensor, scale: float
-    ) -> Callable[[int, Tensor], Tensor]: ...
-
-
-def every_pass(
-    backbone: Backbone, schedule: Schedule, prompt: Tensor, negative: Tensor, scale: float
-) -> Callable[[int, Tensor], Tensor]:
-    """Both passes of classifier-free guidance at every step."""
-
-    def velocity(index: int, latent: Tensor) -> Tensor:
-        return backbone.predict(latent, schedule.timesteps[index], prompt, negative, scale)
-
-    return velocity
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Denoising steps and classifier-free guidance; ``velocities`` says which passes are run."""
-
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-    start: Start
-    velocities: Velocities = every_pass
-
-
 class Objective(Protocol[Signal]):
     """What a guidance method brings to the loop."""
 
@@ -134,104 +89,58 @@ class Guidance(Generic[Signal]):
     reference: Reference
 
 
-class Moment(NamedTuple):
-    """A denoising step about to be taken; ``index`` is 0-based, prompts are embedded."""
-
-    index: int
-    timestep: Tensor
-    sigma: float
-    latent: Tensor
-    prompt: Tensor
-    negative: Tensor
-
-
-Around = Callable[[Moment], AbstractContextManager[object]]
-
-
-def sample(
+def guided_sample(
     backbone: Backbone,
     reference: Tensor,
     prompt: str,
     noise: Tensor,
     observer: Observer,
     sampling: Sampling,
-    guidance: Guidance[Signal] | None = None,
+    guidance: Guidance[Signal],
     around: Around | None = None,
 ) -> Tensor:
-    """Sample a latent from ``noise``, guided by the reference's motion.
-
-    Each step, guided or not, runs inside the context that ``around`` makes for it (it may use the
-    observer's stages itself, and nothing in it is differentiated unless it says so).
-
-    ``reference`` and ``noise``: (1, C, F, h, w), the reference's clean normalised latent and
-    standard normal noise. Returns the final float32 latent of that shape. FloatingPointError
-    when a latent is no longer finite.
-    """
+    """``sample``, its first steps guided by the reference's motion; arguments and result as there."""
     import torch
 
-    steps = sampling.steps
-    guided = guidance.optimiser.guided_steps(steps) if guidance else 0
-    schedule = compressed_schedule(backbone, steps, sampling.start.strength)
-    reference = reference.float()
-    latent = noise = noise.to(reference)
-
-    with torch.no_grad(), ExitStack() as surroundings:
-        if sampling.start.strength is not None:
-            latent = backbone.add_noise(reference, noise, float(schedule.sigmas[0]))
-        with observer.stage("text"):
-            # Not in one batch with the empty prompt: the same batch gives the same embeddings
-            # with and without guidance, to the last bit.
-            target, negative = backbone.embed([prompt, sampling.negative_prompt]).split(1)
-            # Embedded once: often the negative prompt is the empty one.
-            empty = backbone.embed([""]) if guided and sampling.negative_prompt else negative
-
-        signal: Signal
-        if guidance and guided and guidance.reference == "clean":
+    def prepare(run: Run) -> Steer:
+        extract = partial(guidance.objective.extract, backbone, grad=False)
+        reuse = GradientReuse(guidance.reuse)
+        clean: Signal
+        if guidance.reference == "clean":
             with observer.stage("extract"):
-                at_zero = torch.zeros_like(schedule.timesteps[0])
-                extract = partial(guidance.objective.extract, backbone, grad=False)
-                signal = observer.shared("reference", partial(extract, reference, at_zero, empty))
+                at_zero = torch.zeros_like(run.schedule.timesteps[0])
+                clean = observer.shared("reference", partial(extract, run.reference, at_zero, run.empty))
 
-        reuse = GradientReuse(guidance.reuse) if guidance else None
-        velocity_at = sampling.velocities(backbone, schedule, target, negative, sampling.guidance_scale)
-        for index, timestep in enumerate(schedule.timesteps):
-            observer.step(index, steps)
-            if around is not None:
-                surroundings.close()
-                sigma = float(schedule.sigmas[index])
-                moment = Moment(index, timestep, sigma, latent, target, negative)
-                surroundings.enter_context(around(moment))
-            if guidance and reuse and index < guided:
-                if guidance.reference == "renoised":
-                    with observer.stage("extract"):
-                        sigma = float(schedule.sigmas[index])
-                        renoised = backbone.add_noise(reference, fixed_noise(reference), sigma)
-                        extract = partial(guidance.objective.extract, backbone, grad=False)
-                        signal = observer.shared(
-                            f"reference {index}", partial(extract, renoised, timestep, empty)
-                        )
-                with observer.stage("guide"):
-                    latent = guide(
-                        backbone, latent, timestep, target, signal, guidance, reuse, index, steps, observer
-                    )
-            with observer.stage("denoise"):
-                latent = backbone.step(latent, velocity_at(index, latent), schedule, index)
-            if not torch.isfinite(latent).all():
-                raise FloatingPointError(f"NaN latents at step {index + 1} of {steps}")
-    return latent
+        def steer(index: int, latent: Tensor) -> tuple[Tensor, None]:
+            timestep = run.schedule.timesteps[index]
+            if guidance.reference == "clean":
+                signal = clean
+            else:
+                with observer.stage("extract"):
+                    sigma = float(run.schedule.sigmas[index])
+                    renoised = backbone.add_noise(run.reference, fixed_noise(run.reference), sigma)
+                    read = partial(extract, renoised, timestep, run.empty)
+                    signal = observer.shared(f"reference {index}", read)
+            with observer.stage("guide"):
+                moved = guide(run, latent, timestep, signal, guidance, reuse, index)
+            return moved, None
+
+        return steer
+
+    guided = guidance.optimiser.guided_steps(sampling.steps)
+    return sample(
+        backbone, reference, prompt, noise, observer, sampling, guided=guided, prepare=prepare, around=around
+    )
 
 
 def guide(
-    backbone: Backbone,
+    run: Run,
     latent: Tensor,
     timestep: Tensor,
-    prompt: Tensor,
     signal: Signal,
     guidance: Guidance[Signal],
     reuse: GradientReuse,
     index: int,
-    steps: int,
-    observer: Observer,
 ) -> Tensor:
     """One guidance step: the latent after the inner iterations of guided step ``index``.
 
@@ -241,7 +150,7 @@ def guide(
     """
     import torch
 
-    options = guidance.optimiser
+    options, steps = guidance.optimiser, len(run.schedule.timesteps)
     precision = getattr(torch, options.precision)
     optimised = latent.detach().to(precision, copy=True).requires_grad_()
     learning_rate = options.learning_rate(index, steps)
@@ -251,7 +160,9 @@ def guide(
 
     def true_gradient() -> Tensor:
         with torch.enable_grad():
-            generated = guidance.objective.extract(backbone, optimised.float(), timestep, prompt, grad=True)
+            generated = guidance.objective.extract(
+                run.backbone, optimised.float(), timestep, run.prompt, grad=True
+            )
             terms = guidance.objective.losses(generated, signal)
             total = torch.stack(list(terms.values())).sum()
         losses.update(terms, total=total)
@@ -270,52 +181,8 @@ def guide(
                 row["similarity"] = reuse.similarity
         measured = {"moved": reuse.moved, "turned": reuse.turned}
         row |= {name: value for name, value in measured.items() if value is not None}
-        observer.trace(**row)
+        run.observer.trace(**row)
     return optimised.detach().float()
 
 
-def compressed_schedule(backbone: Backbone, steps: int, strength: float | None) -> Schedule:
-    """The backbone's schedule, started at ``strength`` of its way from clean to noise.
-
-    All steps are kept and move closer together, as in the release's SDEdit start
-    (mayuelala/FastVMT:diffsynth/pipelines/wan_video.py). ``None`` and 1 leave it as it is.
-    """
-    import torch
-
-    if strength is None or strength == 1:
-        return backbone.schedule(steps)
-    # Only the backbone knows its shift, so the sigmas between its own come from a finer schedule,
-    # one whose nodes include those of the schedule asked for.
-    gaps = max(steps - 1, 1)
-    refine = math.ceil(2000 / gaps)
-    fine = backbone.schedule(gaps * refine + 1)
-    at = (1 - strength) + strength * torch.arange(steps, dtype=torch.float64) / gaps
-    at = at.clamp(max=1) * (gaps * refine)
-    low = at.floor().long().clamp(max=gaps * refine - 1)
-    part = (at - low).float()
-    sigmas, timesteps = (
-        torch.lerp(values[low], values[low + 1], part) for values in (fine.sigmas, fine.timesteps)
-    )
-    return Schedule(torch.cat([sigmas, sigmas.new_zeros(1)]), timesteps)
-
-
-def fixed_noise(like: Tensor, seed: int = RENOISE_SEED) -> Tensor:
-    """Standard normal noise of a fixed seed, drawn on the CPU so that every device has the same."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator).to(like)
-
-
-__all__ = [
-    "Around",
-    "Guidance",
-    "Moment",
-    "Objective",
-    "Optimiser",
-    "Reference",
-    "Sampling",
-    "Start",
-    "every_pass",
-    "sample",
-]
+__all__ = ["Guidance", "Objective", "Optimiser", "Reference", "guided_sample"]

@@ -25,9 +25,10 @@ from pydantic import Field
 
 from methods.checks import check_block, check_frames
 from methods.gradient_reuse import Reuse
-from methods.guidance import Guidance, Optimiser, Reference, Sampling, Start, sample
+from methods.guidance import Guidance, Optimiser, Reference, guided_sample
 from methods.interface import Backbone, Grid, Observer
 from methods.reframe import Reframing, check_reframing, warp_features
+from methods.sampling import Sampling, Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ class MOFT:
         """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
         sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
         guidance = Guidance(self, self.optimiser, Reuse(interval=1), self.reference)
-        return sample(backbone, reference, prompt, noise, observer, sampling, guidance)
+        return guided_sample(backbone, reference, prompt, noise, observer, sampling, guidance)
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import pydantic
 from pydantic import Field
 
-from methods.guidance import Sampling, Start
 from methods.interface import Backbone, Grid, LowRank, Observer
+from methods.sampling import Sampling, Start
 from methods.tuning import Trainer, Training, copied, drawing, examples, require_frames, tuned_sample
 
 if TYPE_CHECKING:

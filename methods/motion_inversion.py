@@ -29,8 +29,8 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.guidance import Sampling, Start
 from methods.interface import Backbone, Grid, MotionEmbedding, Observer
+from methods.sampling import Sampling, Start
 from methods.tuning import Trainer, Training, copied, drawing, examples, require_frames, tuned_sample
 
 if TYPE_CHECKING:

@@ -33,9 +33,8 @@ import pydantic
 from pydantic import Field
 
 from methods.checks import check_block, check_frames
-from methods.guidance import Sampling, Start, fixed_noise
 from methods.interface import Backbone, Grid, Observer
-from methods.steering import Run, Steer, steer
+from methods.sampling import Run, Sampling, Start, Steer, fixed_noise, sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +77,16 @@ class MotionClone:
     ) -> Tensor:
         """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
         sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
-        return steer(backbone, reference, prompt, noise, observer, sampling, self.guided, self.score_guidance)
+        return sample(
+            backbone,
+            reference,
+            prompt,
+            noise,
+            observer,
+            sampling,
+            guided=self.guided,
+            prepare=self.score_guidance,
+        )
 
     def score_guidance(self, run: Run) -> Steer:
         """Reads the reference, and returns the shift of each guided step."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import pydantic
 from pydantic import Field
 
-from methods.guidance import Sampling, Start, sample
 from methods.interface import Backbone, Grid, Observer
+from methods.sampling import Sampling, Start, sample
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -30,8 +30,8 @@ from pydantic import Field
 
 from datasets.errors import InputError
 from methods.fastvmt import FastVMT
-from methods.guidance import Start
 from methods.interface import Backbone, Grid
+from methods.sampling import Start
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -47,9 +47,10 @@ from pydantic import Field
 
 from datasets.errors import InputError
 from methods.checks import check_frames
-from methods.guidance import Moment, Optimiser, Sampling, Start, sample
+from methods.guidance import Optimiser
 from methods.interface import Backbone, Grid, Observer, Rotary
 from methods.rotary import descend, token_positions
+from methods.sampling import Moment, Sampling, Start, sample
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,8 +16,8 @@ import pydantic
 from pydantic import Field
 
 from methods.checks import check_frames
-from methods.guidance import Sampling, sample
 from methods.interface import Adapter, Backbone, Grid, Observer
+from methods.sampling import Sampling, sample
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,7 @@ def tuned_sample(
 ) -> Tensor:
     """Sample through the adapter that ``train`` makes of the reference, its effect times ``scale``.
 
-    Shapes, precision and errors as ``guidance.sample``; training is a stage of its own.
+    Shapes, precision and errors as ``sampling.sample``; training is a stage of its own.
     """
     with observer.stage("train"):
         weights = observer.shared("adapter", train)

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from datasets.errors import InputError
 from methods.fastvmt import FastVMT
-from methods.guidance import Velocities
 from methods.interface import Backbone, Grid
+from methods.sampling import Velocities
 from methods.turbo_passes import Caching, Unconditional, passes
 
 if TYPE_CHECKING:

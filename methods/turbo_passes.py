@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from methods.guidance import Velocities, every_pass
 from methods.interface import Backbone, Schedule
+from methods.sampling import Velocities, every_pass
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
 from methods.flowmotion import FlowMotion, Weights, flow_losses, regularised
-from methods.guidance import fixed_noise
 from methods.interface import Grid
 from methods.plain import Plain
+from methods.sampling import fixed_noise
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 OPTIMISER = {"lr_start": 0.05, "lr_end": 0.05, "iterations": 3, "guided_fraction": 0.4}

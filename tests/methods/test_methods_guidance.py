@@ -11,9 +11,10 @@ from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
 from methods.fastvmt import FastVMT
-from methods.guidance import Optimiser, Start, compressed_schedule, fixed_noise
+from methods.guidance import Optimiser
 from methods.interface import Grid
 from methods.plain import Plain
+from methods.sampling import Start, compressed_schedule, fixed_noise
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry"}
 START = {"strength": None}

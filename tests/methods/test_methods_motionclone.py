@@ -9,10 +9,10 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from methods.guidance import fixed_noise
 from methods.interface import Grid
 from methods.motionclone import MotionClone, frame_attention, motion_loss, ramp
 from methods.plain import Plain
+from methods.sampling import fixed_noise
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 

@@ -11,9 +11,9 @@ from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
 from methods.fastvmt import FastVMT
-from methods.guidance import Start
 from methods.interface import Grid
 from methods.reframe import Reframe, Reframing, check_reframing, warp_displacement, warp_features
+from methods.sampling import Start
 
 CORNERS = [(0, 0), (0, 1), (1, 1), (1, 0)]
 RIGHT_SIDE_FAR = [(0, 0), (0.2, 1), (0.8, 1), (1, 0)]

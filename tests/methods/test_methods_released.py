@@ -99,9 +99,9 @@ def test_amf_losses_and_gradients_are_those_of_the_released_functions(case):
 
     amf = summed_amf_loss(generated.displacement, reference.displacement.detach(), generated.pairs.weight)
     window = released_window_loss(generated.window_keys, generated.pairs, "plain")
-    assert float(amf) == pytest.approx(float(golden["amf_loss"]), rel=1e-5)
-    assert float(window) == pytest.approx(float(golden["window_loss"]), rel=1e-5)
-    assert float(5 * amf + window) == pytest.approx(float(golden["loss"]), rel=1e-5)
+    assert amf.item() == pytest.approx(float(golden["amf_loss"]), rel=1e-5)
+    assert window.item() == pytest.approx(float(golden["window_loss"]), rel=1e-5)
+    assert (5 * amf + window).item() == pytest.approx(float(golden["loss"]), rel=1e-5)
     for gradient, name in zip(
         torch.autograd.grad(5 * amf + window, (queries, keys)), ("grad_q", "grad_k"), strict=True
     ):
