@@ -357,14 +357,14 @@ class _SoftArgmax(torch.autograd.Function):
         expected = queries.new_empty(len(ctx.pairs), queries.shape[1], 2)
         total = queries.new_empty(len(ctx.pairs), queries.shape[1], 1)
         top = torch.zeros_like(total)
-        ctx.safe = bool(queries.norm(dim=-1).amax() * keys.norm(dim=-1).amax() <= SAFE_SCORE)
+        shifted = bool(queries.norm(dim=-1).amax() * keys.norm(dim=-1).amax() > SAFE_SCORE)
         # Memory used again: fresh pages would cost as much as the product.
         memory = keys.new_empty(_largest_chunk(queries, keys))
         for pair, (i, j) in enumerate(ctx.pairs):
             for look in looks(pair):
                 some, seen = _rows(queries[i], look.queries), keys[j, look.keys]
                 scores = _looked(torch.mm(some, seen.T, out=_part(memory, some, seen)), look)
-                if _is_shifted(look, ctx.safe):
+                if shifted:
                     largest = scores.amax(-1, keepdim=True)
                     top[pair, look.queries] = largest
                     scores.sub_(largest)
@@ -372,7 +372,7 @@ class _SoftArgmax(torch.autograd.Function):
                 expected[pair, look.queries] = sums[:, :2] / sums[:, 2:]
                 total[pair, look.queries] = sums[:, 2:]
         ctx.save_for_backward(queries, keys, expected, total, top)
-        ctx.looks, ctx.scale, ctx.repeats = looks, scale, repeats
+        ctx.looks, ctx.scale, ctx.repeats, ctx.shifted = looks, scale, repeats, shifted
         return expected
 
     @staticmethod
@@ -389,7 +389,7 @@ class _SoftArgmax(torch.autograd.Function):
                 slope = _rows(slopes[pair], look.queries)
                 whole = _part(more, some, seen)
                 scores = _looked(torch.mm(some, seen.T, out=_part(memory, some, seen)), look)
-                if _is_shifted(look, ctx.safe):
+                if ctx.shifted:
                     scores.sub_(_rows(top[pair], look.queries))
                 weights = _exp(scores, look)
                 if look.index is None:
@@ -406,11 +406,6 @@ class _SoftArgmax(torch.autograd.Function):
                     to_queries[i].index_add_(0, look.queries, to_scores @ seen)
                 to_keys[j, look.keys].addmm_(to_scores.T, some)
         return ctx.scale * to_queries, to_keys, None, None, None, None
-
-
-def _is_shifted(look: Look, safe: bool) -> bool:
-    """Whether a query's largest score is taken from all; hidden columns need it in any case."""
-    return look.bias is not None or not safe
 
 
 def _rows(matrix: Tensor, which: slice | Tensor) -> Tensor:
@@ -430,7 +425,7 @@ def _looked(scores: Tensor, look: Look) -> Tensor:
 
 
 def _exp(scores: Tensor, look: Look) -> Tensor:
-    """In place. Hidden keys get 4e-18 of their query's attention."""
+    """In place. Hidden keys get no more than 2e-9 of the attention of a key that is looked at."""
     # Infinities, and products too small to be normal numbers, cost a processor fifteen times as much.
     return (scores if look.bias is None else scores.clamp_(min=-40.0)).exp_()
 

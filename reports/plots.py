@@ -224,6 +224,8 @@ def pareto(times: Sequence[float], values: Sequence[float], higher_is_better: bo
 
 def quality_against_time(group: Group, table: Table) -> Figure | str:
     """One panel a metric: value against seconds, with intervals and the Pareto front."""
+    from matplotlib.ticker import LogLocator
+
     shown = _quality(group, table)
     times = table.values["time"]
     if not shown or times.notna().sum() == 0:
@@ -251,6 +253,10 @@ def quality_against_time(group: Group, table: Table) -> Figure | str:
         )
         if times.max() > 8 * times.min() > 0:
             axis.set_xscale("log")
+            # The logarithmic axis would write its numbers as formulas, which are never parsed here.
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("")
         axis.set_xlabel("Time (s) ↓")
         axis.set_ylabel(heading)
         axis.margins(0.1)
@@ -512,6 +518,8 @@ def _with_legend(figure: Figure, *axes: Axes) -> Figure:
     }
     longest = max(map(len, found), default=1)
     across = max(1, min(len(found), 6, int(figure.get_figwidth() * 13 / (longest + 5))))
+    # Room of its own: many rows would take it from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(found) // across) - 1))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=across)
     return figure
 

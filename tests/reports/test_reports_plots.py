@@ -206,6 +206,39 @@ def test_quality_stands_at_the_tables_own_numbers(tmp_path):
     assert len(looks) == 9 > len(COLOURS)
 
 
+def test_a_logarithmic_time_axis_has_plain_numbers(tmp_path):
+    cells = {
+        f"row {seconds}": [
+            write_record(tmp_path, f"row {seconds}", "x", total=seconds, metrics={"clip_t": metric(0.5)})
+        ]
+        for seconds in (4.0, 11.0, 50.0)
+    }
+    figure = quality_against_time(*one_group(tmp_path, write_plan(tmp_path, cells)))
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    ticks = zip(figure.axes[0].get_xticks(), figure.axes[0].get_xticklabels(), strict=True)
+    labels = [label.get_text() for place, label in ticks if low <= place <= high]
+    assert labels == ["5", "10", "20", "50"]
+    assert {label.get_text() for label in figure.axes[0].get_xticklabels(minor=True)} <= {""}
+
+
+def test_panels_keep_their_height_above_a_legend_of_many_rows(tmp_path):
+    def height(rows):
+        cells = {
+            f"a row of a long name {index}": [
+                write_record(
+                    tmp_path, f"a row of a long name {index}", "x", memory={"guide": Memory(process=10**9)}
+                )
+            ]
+            for index in range(rows)
+        }
+        figure = memory_over_stages(one_group(tmp_path, write_plan(tmp_path, cells))[0])
+        figure.draw_without_rendering()
+        return figure.axes[0].get_window_extent().height
+
+    assert height(18) > 0.9 * height(2)
+
+
 def test_figures_are_written_for_print_and_hostile_labels_are_only_text(tmp_path, capsys):
     results, out = tmp_path / "results", tmp_path / "plots"
     cells = {
