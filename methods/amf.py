@@ -425,7 +425,7 @@ def _looked(scores: Tensor, look: Look) -> Tensor:
 
 
 def _exp(scores: Tensor, look: Look) -> Tensor:
-    """In place. Hidden keys get no more than 2e-9 of the attention of a key that is looked at."""
+    """In place. Hidden keys get no more than 2e-9 of the attention of the key that is looked at most."""
     # Infinities, and products too small to be normal numbers, cost a processor fifteen times as much.
     return (scores if look.bias is None else scores.clamp_(min=-40.0)).exp_()
 
