@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 TRUE_TRACKS = " (true tracks)"
 """Rows so named read the rendered tracks instead of the tracker's: what is left is the metric's own error."""
+TIES_BROKEN = " (true tracks, ties broken)"
+"""Rows so named put equal values in random order: what true tracks with any noise at all can reach."""
+DRAWS = 20
+"""Random orders averaged for it."""
 SHIFTS = 4
 """A generation meets the references of this many other clips of its kind for the chance level."""
 
@@ -100,25 +104,48 @@ def correlations(
 
     Signs are such that 1 is a metric that ranks as the truth does, whichever way either counts.
     ``within_clips``: the mean over clips of the correlation among one clip's pairs, which is what a table of
-    methods on the same clips needs; a clip in which either is constant has none.
+    methods on the same clips needs; a clip in which either is constant has none. Where a metric has true
+    tracks, a row more has their equal values in random order: many pairs are equally right, and a metric
+    with any noise puts an order where the truth has none.
     """
     import pandas as pd
-    from scipy.stats import spearmanr
 
     chosen = frame[(frame["moves"] == moves) & (frame["kind"] != "chance")]
     up = {metric.name: metric.higher_is_better for metric in metrics}
     rows = {}
     for name in columns(frame, moves):
-        row: dict[str, float] = {}
-        for error in Errors._fields:
-            sign = (1 if up[name.removesuffix(TRUE_TRACKS)] else -1) * (1 if error == "direction" else -1)
-            both = chosen[["clip", name, error]].dropna()
-            groups = [group for _, group in both.groupby("clip")] if within_clips else [both]
-            found = [
-                spearmanr(group[name], group[error]).statistic
-                for group in groups
-                if group[name].nunique() > 1 and group[error].nunique() > 1
+        about = chosen[["clip", *Errors._fields]]
+        sign = 1 if up[name.removesuffix(TRUE_TRACKS)] else -1
+        known = {"pairs": chosen[name].notna().sum()}
+        rows[name] = _correlations(about, chosen[name], sign, within_clips) | known
+        if name.endswith(TRUE_TRACKS):
+            rng = np.random.default_rng(0)
+            draws = [
+                _correlations(about, _ties_broken(chosen[name], rng), sign, within_clips)
+                for _ in range(DRAWS)
             ]
-            row[error] = sign * float(np.mean(found)) if found else np.nan
-        rows[name] = row | {"pairs": chosen[name].notna().sum()}
+            rows[name.removesuffix(TRUE_TRACKS) + TIES_BROKEN] = pd.DataFrame(draws).mean().to_dict() | known
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _correlations(about: pd.DataFrame, value: pd.Series, sign: int, within_clips: bool) -> dict[str, float]:
+    """Rank correlation of ``value`` with every true error; ``about`` holds those and the clip."""
+    from scipy.stats import spearmanr
+
+    row: dict[str, float] = {}
+    for error in Errors._fields:
+        both = about[["clip", error]].assign(value=value).dropna()
+        groups = [group for _, group in both.groupby("clip")] if within_clips else [both]
+        found = [
+            spearmanr(group["value"], group[error]).statistic
+            for group in groups
+            if group["value"].nunique() > 1 and group[error].nunique() > 1
+        ]
+        row[error] = sign * (1 if error == "direction" else -1) * float(np.mean(found)) if found else np.nan
+    return row
+
+
+def _ties_broken(value: pd.Series, rng: np.random.Generator) -> pd.Series:
+    """The ranks of ``value``, equal ones (to a millionth) in random order; NaN stays."""
+    shuffled = value.round(6).sample(frac=1, random_state=rng)
+    return shuffled.rank(method="first").reindex(value.index)

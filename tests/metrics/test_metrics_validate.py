@@ -190,6 +190,26 @@ def test_noise_costs_more_of_a_rank_correlation_where_the_truth_is_equal():
         assert found == pytest.approx(most, abs=0.01)
 
 
+def test_ties_broken_is_what_true_tracks_with_a_breath_of_noise_reach():
+    """Half of the truths are equal; on true tracks so are the values, and the row below shows the cost."""
+    spread = np.linspace(1, -1, 400)
+    truth = np.where(spread > 0, 1.0, spread)
+    frame = pd.DataFrame(
+        {"clip": "a", "moves": "object", "kind": "x", "direction": truth, "motion_fidelity": truth}
+        | {"motion_fidelity (true tracks)": truth}
+        | dict.fromkeys(("displacement", "speed", "position", "relative"), 0.0)
+    )
+    metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
+    found = ranking.correlations(frame, "object", metrics)["direction"]
+    assert found["motion_fidelity (true tracks)"] == pytest.approx(1)
+    assert found["motion_fidelity (true tracks, ties broken)"] == pytest.approx(0.875**0.5, abs=0.01)
+    noisy = frame.assign(motion_fidelity=truth + np.random.default_rng(1).normal(0, 1e-5, 400))
+    beside = ranking.correlations(noisy, "object", metrics)["direction"]
+    assert beside["motion_fidelity"] == pytest.approx(
+        found["motion_fidelity (true tracks, ties broken)"], abs=0.01
+    )
+
+
 def test_correlations_count_both_ways_and_leave_chance_out():
     frame = pd.DataFrame(
         {
