@@ -45,6 +45,7 @@ Actions (action=...)
   plan   print what would run, and which clips are left out
   cost   print what it would cost; needs no weights and no GPU
   score  compute the metrics anew from the kept frames
+  speed  what finished cells took, stage by stage, beside the roofline of their GPU
   amf    time attention motion flow as a loop, dense and windowed, and measure its memory
 
 Groups (group=option)
@@ -589,11 +590,18 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
             print_amf(job)
         else:
             print_cost(job, rows)
+    code = 0
+    for plan in _once(plan for job, plan, _ in planned if job.action == "speed"):
+        from harness.speed import print_speed
+
+        for line in print_speed(plan, [(job, cells) for job, of_job, cells in planned if of_job is plan]):
+            _say(line)
+            code = 2
     running = [one for one in planned if one[0].action in ("run", "score")]
     for plan in _once(plan for _, plan, _ in running):
         for one in plan.variants_out:
             _say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
-    return run_jobs(running, start) if running else 0
+    return run_jobs(running, start) if running else code
 
 
 def main() -> int:

@@ -94,7 +94,7 @@ class _Root(_Keys):
     tracker: Node
     execute: _Execute
     wandb: Settings
-    action: Literal["run", "plan", "cost", "score", "amf"]
+    action: Literal["run", "plan", "cost", "score", "speed", "amf"]
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
     seed: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), BeforeValidator(_as_list)

@@ -104,6 +104,26 @@ GPUS: dict[str, Gpu] = {
     "RTX 4090": Gpu(165.2e12, 82.6e12, 82.6e12, 1.008e12, 24e9),
 }
 
+# What PyTorch calls them. Cards of other forms (PCIe, NVL) have other rates and are not among them.
+DEVICES = {
+    "NVIDIA A100-SXM4-80GB": "A100 SXM 80GB",
+    "NVIDIA H100 80GB HBM3": "H100 SXM",
+    "NVIDIA H200": "H200 SXM",
+    "NVIDIA L40S": "L40S",
+    "NVIDIA GeForce RTX 4090": "RTX 4090",
+}
+
+
+def gpu_named(device: str) -> str | None:
+    """The name in ``GPUS`` of what PyTorch calls ``device``; None for any other."""
+    return DEVICES.get(device)
+
+
+def peak_rate(gpu: str, dtype: str) -> float:
+    """FLOP/s of matrix products on a GPU of ``GPUS``, in the backbone's ``dtype``."""
+    rates = GPUS[gpu]
+    return rates.bfloat16 if dtype in ("bfloat16", "float16") else rates.float32
+
 
 class Limits(NamedTuple):
     """What bounds a cell beside its FLOPs.
@@ -520,12 +540,9 @@ WHOLE: dict[Kind, Callable[[CostableBackbone, int, Any], None]] = {
 
 
 def limits(method: Method, config: BackboneConfig, frames: int) -> Limits:
-    """Bytes saved for the backward pass, and each GPU's shortest time for one cell, by roofline.
+    """Bytes saved for the backward pass, and each GPU's shortest time for one cell (``roofline``).
 
-    An operator takes at least its executed FLOPs over the GPU's rate in its precision, and at least
-    the bytes of its operands and results over the bandwidth, each read or written once; the longer
-    of the two, summed over all operators run one by one (attention fused, nothing else), is the
-    time. Raises InputError as ``cost_report``.
+    Raises InputError as ``cost_report``.
     """
     costable = _costable(config)
     expected = _expected(_ByText((config, method, frames)))
@@ -536,12 +553,27 @@ def limits(method: Method, config: BackboneConfig, frames: int) -> Limits:
     ]
     plain = max((without for without, _ in saved), default=0)
     checkpointed = max((recomputed for _, recomputed in saved), default=0)
-    work = {call: _work(_ByText((costable, frames)), *call[1:]) for call in expected}
-    seconds = {
-        name: sum(times * _seconds(gpu, work[call]) for call, times in expected.items())
-        for name, gpu in GPUS.items()
-    }
+    seconds = {name: sum(stages.values()) for name, stages in roofline(method, config, frames).items()}
     return Limits(plain, checkpointed, seconds)
+
+
+def roofline(method: Method, config: BackboneConfig, frames: int) -> dict[str, dict[str, float]]:
+    """Each GPU's shortest seconds for one cell, by stage.
+
+    An operator takes at least its executed FLOPs over the GPU's rate in its precision, and at least
+    the bytes of its operands and results over the bandwidth, each read or written once; the longer
+    of the two, summed over all operators run one by one (attention fused, nothing else), is the
+    time. Raises InputError as ``cost_report``.
+    """
+    costable = _costable(config)
+    expected = _expected(_ByText((config, method, frames)))
+    work = {call: _work(_ByText((costable, frames)), *call[1:]) for call in expected}
+    found: dict[str, dict[str, float]] = {}
+    for name, gpu in GPUS.items():
+        stages = found.setdefault(name, {})
+        for call, times in expected.items():
+            stages[call.stage] = stages.get(call.stage, 0.0) + times * _seconds(gpu, work[call])
+    return found
 
 
 def _seconds(gpu: Gpu, work: Mapping[tuple[str, int, int], int]) -> float:
@@ -796,8 +828,11 @@ __all__ = [
     "Limits",
     "cell_flops",
     "cost_report",
+    "gpu_named",
     "limit_lines",
     "limits",
     "method_calls",
+    "peak_rate",
+    "roofline",
     "unit_cost",
 ]

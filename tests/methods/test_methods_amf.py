@@ -21,6 +21,7 @@ SHAPES = [
     (3, 7, 9, 3, 4, 4, 4, (3, 4)),  # ragged tiles, an even window, a span beyond the clip
     (5, 5, 5, 1, 8, 3, 5, (2, 2)),  # a window as large as the frame
     (2, 4, 6, 2, 4, 1, 2, (4, 6)),  # one pair, one tile
+    (3, 8, 5, 2, 4, 2, 3, (2, 2)),  # higher than wide
 ]
 
 
