@@ -63,7 +63,7 @@ def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
         for pair in pairs.pairs(tracker, number, options.frames, options.side, options.new_look)
     )
     frame = ranking.measure(made, metrics, tracker)
-    for moves in frame["moves"].unique():
+    for moves in sorted(frame["moves"].unique(), reverse=True):  # objects, then cameras
         clips = frame[frame["moves"] == moves]["clip"].nunique()
         _print(ranking.by_kind(frame, moves).T, f"Clips in which the {moves} moves ({clips}): mean values")
         title = "Spearman's rank correlation with the truth"
