@@ -638,7 +638,7 @@ def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
 
 
 def _leaves(value: Any, kind: type) -> Iterator[Any]:
-    """What is of this kind in nested sequences and mappings (torch's own way round takes ten times as long)."""
+    """What is of this kind in nested sequences and mappings; torch's own way round takes much longer."""
     if isinstance(value, kind):
         yield value
     elif isinstance(value, tuple | list):

@@ -132,18 +132,18 @@ def lines(speed: Speed) -> list[str]:
         f"{speed.label} on {speed.backbone}, {speed.frames} frames, {speed.device}{known}: "
         f"{speed.cells} cells, {speed.repeats} runs each{most}",
         f"  {'stage':<9} {'seconds':>10} {'TFLOPs':>12} {'TFLOP/s':>9} {'of peak':>8} "
-        f"{'roofline s':>11} {'measured':>9} {'memory GB':>10}",
+        f"{'roofline s':>11} {'x roofline':>10} {'memory GB':>10}",
     ]
     for one in speed.stages:
         rate = "" if one.flop_rate is None else f"{one.flop_rate / 1e12:.3g}"
         share = "" if one.of_peak is None else f"{one.of_peak:.1%}"
         least = "" if one.roofline is None else f"{one.roofline:.4g}"
-        slower = f"{one.seconds / one.roofline:.2f}x" if one.roofline else ""
+        slower = f"{one.seconds / one.roofline:.2f}" if one.roofline else ""
         flops = "" if one.executed_flops is None else f"{one.executed_flops / 1e12:.4f}"
         memory = "" if one.memory is None else f"{one.memory / 1e9:.2f}"
         text.append(
             f"  {one.stage:<9} {one.seconds:>10.4g} {flops:>12} {rate:>9} {share:>8} "
-            f"{least:>11} {slower:>9} {memory:>10}"
+            f"{least:>11} {slower:>10} {memory:>10}"
         )
     return text
 
