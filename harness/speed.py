@@ -91,14 +91,17 @@ def _speed(job: Job, label: str, records: list[Record]) -> Speed:
     except InputError:
         # A backbone without a cost model still has its seconds.
         rows = []
-    executed = {
-        stage: sum(row["executed_flops"] for row in rows if row["stage"] == stage)
-        for stage in dict.fromkeys(row["stage"] for row in rows)
-    }
-    least = cost.roofline(job.method, job.backbone, job.frames)[gpu] if gpu and rows else {}
-    least = least | ({"total": sum(least.values())} if least else {})
-    peak = cost.peak_rate(gpu, getattr(job.backbone, "dtype", "bfloat16")) if gpu else None
     names = dict.fromkeys(name for record in records for name in record.timing.stages)
+    executed: dict[str, float] = dict.fromkeys((row["stage"] for row in rows if row["stage"] in names), 0.0)
+    for row in rows:
+        if row["stage"] in executed:
+            executed[row["stage"]] += row["executed_flops"]
+    least = cost.roofline(job.method, job.backbone, job.frames)[gpu] if gpu and rows else {}
+    # What cells of a clip shared (measure.amortise) is in no stage, so not in the total either.
+    for known in (executed, least):
+        if known:
+            known["total"] = sum(known[name] for name in names if name in known)
+    peak = cost.peak_rate(gpu, getattr(job.backbone, "dtype", "bfloat16")) if gpu else None
     stages = []
     for name in [*names, "total"]:
         times = [

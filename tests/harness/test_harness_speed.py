@@ -43,21 +43,34 @@ def job(results: Path, **given: Any) -> Any:
 
 
 def test_a_stage_is_the_median_of_its_cells_beside_what_was_counted(tmp_path: Path) -> None:
-    cells = [keep(tmp_path, f"cell{n}", CARD, {"guide": float(n), "denoise": 10.0}) for n in (1, 2, 9)]
-    (found,) = speed.speeds(job(tmp_path), cells)
     rows = cost.cost_report(Toy(), TINY, FRAMES)
+    rest = dict.fromkeys((row["stage"] for row in rows[:-1] if row["stage"] not in ("guide", "denoise")), 1.0)
+    cells = [
+        keep(tmp_path, f"cell{n}", CARD, {"guide": float(n), "denoise": 10.0, **rest}) for n in (1, 2, 9)
+    ]
+    (found,) = speed.speeds(job(tmp_path), cells)
     executed = sum(row["executed_flops"] for row in rows if row["stage"] == "guide")
-    guide, denoise, total = found.stages
+    guide, denoise, *others, total = found.stages
     assert (found.cells, found.repeats, found.gpu) == (3, 3, "H100 SXM")
-    assert [stage.stage for stage in found.stages] == ["guide", "denoise", "total"]
+    assert [stage.stage for stage in found.stages] == ["guide", "denoise", *rest, "total"]
     assert (guide.seconds, guide.executed_flops) == (2.0, executed)
     assert guide.flop_rate == pytest.approx(executed / 2)
     # TINY computes in float32, whose products PyTorch leaves outside the tensor cores.
     assert guide.of_peak == pytest.approx(executed / 2 / 66.9e12)
-    assert (total.seconds, total.executed_flops) == (13.0, rows[-1]["executed_flops"])
+    assert total.seconds == 13.0 + len(rest)
+    assert total.executed_flops == pytest.approx(rows[-1]["executed_flops"])
     assert (guide.memory, denoise.memory, total.memory) == (5_000_000_000, 2_000_000_000, 5_000_000_000)
     assert total.roofline == pytest.approx(cost.limits(Toy(), TINY, FRAMES).seconds["H100 SXM"])
     assert 0 < guide.roofline < total.roofline
+    assert {stage.stage for stage in others} == set(rest)
+
+
+def test_a_stage_that_cells_shared_is_not_in_the_total(tmp_path: Path) -> None:
+    cells = [keep(tmp_path, "a", CARD, {"guide": 1.0, "denoise": 2.0})]
+    (found,) = speed.speeds(job(tmp_path), cells)
+    guide, denoise, total = found.stages
+    assert total.executed_flops == pytest.approx(guide.executed_flops + denoise.executed_flops)
+    assert total.roofline == pytest.approx(guide.roofline + denoise.roofline)
 
 
 def test_each_device_has_a_table_and_an_unknown_one_no_roofline(tmp_path: Path) -> None:
