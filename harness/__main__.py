@@ -590,6 +590,9 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
             print_amf(job)
         else:
             print_cost(job, rows)
+    for plan in _once(plan for job, plan, _ in planned if job.action in ("run", "score", "speed")):
+        for one in plan.variants_out:
+            _say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
     code = 0
     for plan in _once(plan for job, plan, _ in planned if job.action == "speed"):
         from harness.speed import print_speed
@@ -598,9 +601,6 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
             _say(line)
             code = 2
     running = [one for one in planned if one[0].action in ("run", "score")]
-    for plan in _once(plan for _, plan, _ in running):
-        for one in plan.variants_out:
-            _say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
     return run_jobs(running, start) if running else code
 
 

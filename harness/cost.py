@@ -120,9 +120,9 @@ def gpu_named(device: str) -> str | None:
 
 
 def peak_rate(gpu: str, dtype: str) -> float:
-    """FLOP/s of matrix products on a GPU of ``GPUS``, in the backbone's ``dtype``."""
+    """FLOP/s of a GPU of ``GPUS`` in a backbone's ``dtype``, or in ``tf32``."""
     rates = GPUS[gpu]
-    return rates.bfloat16 if dtype in ("bfloat16", "float16") else rates.float32
+    return float(getattr(rates, "bfloat16" if dtype == "float16" else dtype))
 
 
 class Limits(NamedTuple):
@@ -659,7 +659,6 @@ def _fused_attention() -> Iterator[None]:
     """Attention on the meta device as a fused kernel sees it: no S x S matrix, five products backward."""
     import torch
     import torch.nn.functional as F
-    from torch.overrides import TorchFunctionMode
 
     def fused(
         query: Tensor,
@@ -676,14 +675,13 @@ def _fused_attention() -> Iterator[None]:
         out: Tensor = kernel(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
         return out
 
-    class Fused(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is F.scaled_dot_product_attention:
-                return fused(*args, **(kwargs or {}))
-            return func(*args, **(kwargs or {}))
-
-    with Fused():
+    # Not a TorchFunctionMode, which is off during a backward pass, where blocks may be recomputed.
+    plain = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = fused  # type: ignore[assignment]
+    try:
         yield
+    finally:
+        F.scaled_dot_product_attention = plain
 
 
 def _saved_both(config: CostableBackbone, where: _Where) -> tuple[int, int]:

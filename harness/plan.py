@@ -20,12 +20,16 @@ from datasets.clip import ClipInfo, Dataset, LeftOut, Prompt
 from datasets.errors import InputError
 from harness import records
 from harness.config import Job
-from methods.interface import FinishedVideos, VideoProgram
+from methods.interface import FinishedVideos, Grid, VideoProgram
 from metrics.interface import MetricUnavailable
 
 
 class DoesNotFit(InputError):
     """A method or a clip's size that this backbone cannot take; another variant may fit."""
+
+
+FROM_RECORDS = ("score", "speed")
+"""Actions for which the identity of weights that are not here is taken from the records."""
 
 
 @dataclass
@@ -119,7 +123,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     finished video that is missing leaves its cell out; an error only when none remains, or
     none of a clip that ``dataset.names`` asks for.
 
-    ``action=score`` needs neither weights nor device: without the weights (or a program's
+    ``action=score`` and ``speed`` need neither weights nor device: without the weights (or a program's
     files) it goes by the identity in the records of the plan of the same name.
     """
     finished: FinishedVideos | None = None
@@ -129,10 +133,10 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     elif not job.method.uses_backbone:
         finished = cast("FinishedVideos", job.method)
     elif job.action != "score":
-        # Only a run needs the device.
         try:
-            grid = job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
-            job.method.check(grid, job.backbone.num_blocks)
+            grid = _grid(job)
+            if grid is not None:
+                job.method.check(grid, job.backbone.num_blocks)
             check_operations(job)
         except InputError as error:
             raise DoesNotFit(str(error)) from error
@@ -222,6 +226,15 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     return plan, list(cells.values())
 
 
+def _grid(job: Job) -> Grid | None:
+    """The clip's token grid. Who only reads records needs no weights: None where a backbone asks for them."""
+    if job.action == "speed":
+        grid: Callable[[int], Grid] | None = getattr(job.backbone, "grid", None)
+        return grid and grid(job.frames)
+    # Only a run needs the device.
+    return job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
+
+
 def _name(job: Job, config: str, what: Sequence[str]) -> str:
     """The plan's name: the one given, or one that follows from the configuration and ``what`` runs."""
     short = digest({"config": config, "frames": job.frames, "seeds": job.seeds, "what": what})[:6]
@@ -239,7 +252,7 @@ def _identity(
     try:
         return ask()
     except InputError:
-        if job.action != "score":
+        if job.action not in FROM_RECORDS:
             raise
         name = _name(job, config, [clip.name for clip in clips])
         for path in [plan_path(job.results, name)] if job.part is None else _kept_plans(job):

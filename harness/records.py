@@ -41,6 +41,10 @@ class MetricValue(Strict):
     applies: bool = True
 
 
+RECOMPUTED = "blocks were recomputed in the backward pass: memory was short"
+"""A cell's note where ``backbone.checkpoint=auto`` did so: it counts as ``true``."""
+
+
 class Timing(Strict):
     """Seconds. ``stages`` are medians over repeats; ``values`` keeps every repeat's stages.
 

@@ -24,6 +24,7 @@ from datasets.errors import InputError
 from harness import cost, environment, locks, measure, score
 from harness.progress import Progress
 from harness.records import (
+    RECOMPUTED,
     SCHEMA,
     Failure,
     Flops,
@@ -330,7 +331,7 @@ def _generated(
     config = job.backbone
     if getattr(backbone, "recomputed", False) and getattr(config, "checkpoint", True) == "auto":
         config = replace(cast("Any", config), checkpoint=True)
-        record.notes.append("blocks were recomputed in the backward pass: memory was short")
+        record.notes.append(RECOMPUTED)
     record.flops = cost.cell_flops(
         config, job.method, len(clip.frames), measured.calls, encoded=not job.amortise
     )

@@ -10,26 +10,29 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from datasets.errors import InputError
 from harness import cost
-from harness.records import Record, load_record, write_whole
+from harness.records import RECOMPUTED, Record, load_record, write_whole
 
 if TYPE_CHECKING:
     from harness.config import Job
     from harness.plan import Cell
     from harness.records import Plan
 
+VAE = ("encode", "decode")
+
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of a cell; ``total`` is the last one. None where it is not known or there is none.
 
-    ``seconds``: median over cells. ``executed_flops``, ``roofline`` (seconds): of one cell, predicted.
-    ``flop_rate``: executed FLOPs a second. ``of_peak``: its share of the GPU's dense peak rate in the
-    backbone's precision. ``memory``: most bytes, of the allocator on a GPU, of the process otherwise.
+    ``seconds``: median over cells. ``executed_flops``, ``roofline`` (seconds): of one cell, predicted; the
+    total's FLOPs are those of the calls that were really made. ``flop_rate``: executed FLOPs a second.
+    ``of_peak``: its share of the GPU's dense peak rate, in TF32 for the VAE, which computes in float32, and
+    in the backbone's precision elsewhere; the total, which has both, has none. ``memory``: most bytes, of the
+    allocator on a GPU, of the process otherwise.
     """
 
     stage: str
@@ -45,7 +48,8 @@ class Stage:
 class Speed:
     """One variant on one device: ``gpu`` is its name in ``cost.GPUS``, None for others.
 
-    ``at_most``: the number of calls depends on the data, and the FLOPs are the most there can be.
+    ``at_most``: the number of calls depends on the data, and FLOPs and roofline of the stages are the most
+    there can be. ``reason``: why there is no prediction.
     """
 
     label: str
@@ -56,65 +60,110 @@ class Speed:
     repeats: int
     frames: int
     at_most: bool
+    reason: str | None
     stages: list[Stage]
 
 
 def finished(job: Job, cells: Sequence[Cell]) -> list[Record]:
-    """The records of the cells that are done and were timed by us; the others are no error."""
+    """The records of the cells that are done; the others are no error."""
     found = []
     for cell in cells:
         try:
             record = load_record(job.results / cell.path / "record.json")
         except (OSError, ValueError):
             continue
-        if record.status == "ok" and record.timing.stages:
+        if record.status == "ok":
             found.append(record)
     return found
 
 
-def speeds(job: Job, cells: Sequence[Cell]) -> list[Speed]:
-    """One for each device that cells ran on; none when no cell is finished."""
+def speeds(job: Job, records: Sequence[Record]) -> list[Speed]:
+    """One for each device that the cells of ``records`` ran on; they have stages."""
     label = job.part.label if job.part else job.method.name
-    records = finished(job, cells)
-    devices = dict.fromkeys(str(record.environment.get("device", "unknown")) for record in records)
-    return [
-        _speed(job, label, [one for one in records if one.environment.get("device", "unknown") == device])
-        for device in devices
-    ]
+    by_device: dict[str, list[Record]] = {}
+    for record in records:
+        by_device.setdefault(str(record.environment.get("device", "unknown")), []).append(record)
+    return [_speed(job, label, device, those) for device, those in by_device.items()]
 
 
-def _speed(job: Job, label: str, records: list[Record]) -> Speed:
-    device = str(records[0].environment.get("device", "unknown"))
+def _predicted(job: Job, records: list[Record]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Executed FLOPs by stage, and each GPU's roofline by stage, without stages that cells shared."""
+    backbone: Any = job.backbone
+    if any(RECOMPUTED in record.notes for record in records):
+        backbone = replace(backbone, checkpoint=True)
+    shared = {stage for record in records for stage in record.timing.amortised}
+    executed: dict[str, float] = {}
+    for row in cost.cost_report(job.method, backbone, job.frames)[:-1]:
+        if row["stage"] not in shared:
+            executed[row["stage"]] = executed.get(row["stage"], 0.0) + row["executed_flops"]
+    least = {
+        gpu: {stage: seconds for stage, seconds in stages.items() if stage not in shared}
+        for gpu, stages in cost.roofline(job.method, backbone, job.frames).items()
+    }
+    return executed, least
+
+
+def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
     gpu = cost.gpu_named(device)
+    reason, at_most = None, False
+    executed: dict[str, float] = {}
+    least: dict[str, float] = {}
     try:
-        rows = cost.cost_report(job.method, job.backbone, job.frames)
-    except InputError:
-        # A backbone without a cost model still has its seconds.
-        rows = []
-    names = dict.fromkeys(name for record in records for name in record.timing.stages)
-    executed: dict[str, float] = dict.fromkeys((row["stage"] for row in rows if row["stage"] in names), 0.0)
-    for row in rows:
-        if row["stage"] in executed:
-            executed[row["stage"]] += row["executed_flops"]
-    least = cost.roofline(job.method, job.backbone, job.frames)[gpu] if gpu and rows else {}
-    # What cells of a clip shared (measure.amortise) is in no stage, so not in the total either.
-    for known in (executed, least):
-        if known:
-            known["total"] = sum(known[name] for name in names if name in known)
-    peak = cost.peak_rate(gpu, getattr(job.backbone, "dtype", "bfloat16")) if gpu else None
-    stages = []
-    for name in [*names, "total"]:
-        times = [
-            record.timing.total if name == "total" else record.timing.stages.get(name) for record in records
-        ]
-        seconds = statistics.median(time for time in times if time is not None)
-        flops = executed.get(name)
-        rate = flops / seconds if flops and seconds else None
-        share = rate / peak if rate and peak else None
-        stages.append(Stage(name, seconds, flops, rate, share, least.get(name), _memory(records, name)))
+        executed, by_gpu = _predicted(job, records)
+        least = by_gpu[gpu] if gpu else {}
+        at_most = cost.at_most(job.method) != job.method
+    except Exception as error:
+        # As in a record: what cannot be counted has its seconds all the same.
+        reason = f"no cost model: {' '.join(str(error).split())}"
+    precision = getattr(job.backbone, "dtype", "bfloat16")
+    stages = [
+        _stage(
+            name,
+            [record.timing.stages[name] for record in records if name in record.timing.stages],
+            executed.get(name),
+            cost.peak_rate(gpu, "tf32" if name in VAE else precision) if gpu and name in least else None,
+            least.get(name),
+            _memory(records, name),
+        )
+        for name in dict.fromkeys(name for record in records for name in record.timing.stages)
+    ]
+    counted = [one.flops.executed_flops for one in records if one.flops.executed_flops is not None]
+    stages.append(
+        _stage(
+            "total",
+            [record.timing.total for record in records if record.timing.total is not None],
+            statistics.median(counted) if counted else None,
+            None,
+            sum(least.values()) if least else None,
+            _memory(records, "total"),
+        )
+    )
     repeats = min(record.timing.repeats for record in records)
-    at_most = bool(rows) and cost.at_most(job.method) != job.method
-    return Speed(label, job.backbone.name, device, gpu, len(records), repeats, job.frames, at_most, stages)
+    return Speed(
+        label,
+        job.backbone.name,
+        device,
+        gpu,
+        len(records),
+        repeats,
+        job.frames,
+        at_most,
+        reason,
+        stages,
+    )
+
+
+def _stage(
+    name: str,
+    times: Sequence[float],
+    flops: float | None,
+    peak: float | None,
+    roofline: float | None,
+    memory: int | None,
+) -> Stage:
+    seconds = statistics.median(times)
+    rate = flops / seconds if flops and seconds else None
+    return Stage(name, seconds, flops, rate, rate / peak if rate and peak else None, roofline, memory)
 
 
 def _memory(records: list[Record], stage: str) -> int | None:
@@ -129,14 +178,17 @@ def _memory(records: list[Record], stage: str) -> int | None:
 
 def lines(speed: Speed) -> list[str]:
     """The table of one variant."""
-    known = f" ({speed.gpu}: roofline)" if speed.gpu else ""
-    most = "; FLOPs at most" if speed.at_most else ""
+    known = f" (roofline: {speed.gpu})" if speed.stages[-1].roofline else ""
     text = [
         f"{speed.label} on {speed.backbone}, {speed.frames} frames, {speed.device}{known}: "
-        f"{speed.cells} cells, {speed.repeats} runs each{most}",
+        f"{speed.cells} cells, {speed.repeats} runs each",
         f"  {'stage':<9} {'seconds':>10} {'TFLOPs':>12} {'TFLOP/s':>9} {'of peak':>8} "
         f"{'roofline s':>11} {'x roofline':>10} {'memory GB':>10}",
     ]
+    if speed.at_most:
+        text.insert(1, "  the calls depend on the data: FLOPs of the stages, and roofline, are at most these")
+    if speed.reason:
+        text.insert(1, f"  {speed.reason}")
     for one in speed.stages:
         rate = "" if one.flop_rate is None else f"{one.flop_rate / 1e12:.3g}"
         share = "" if one.of_peak is None else f"{one.of_peak:.1%}"
@@ -158,15 +210,19 @@ def print_speed(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> list
     """
     found, missing = [], []
     for job, cells in parts:
-        mine = speeds(job, cells)
-        if not mine:
-            label = job.part.label if job.part else job.method.name
-            missing.append(f"{label}: no finished cell was timed; run the same command with action=run first")
-        found += mine
-    for speed in found:
-        print("\n".join(lines(speed)))
-    path = parts[0][0].results / "speed" / f"{plan.name}.json"
+        label = f"{plan.name}: {job.part.label if job.part else job.method.name}"
+        records = finished(job, cells)
+        timed = [record for record in records if record.timing.stages and record.timing.total is not None]
+        if not records:
+            missing.append(f"{label}: no finished cell; run the same command with action=run first")
+        elif not timed:
+            print(f"{label}: its videos were made elsewhere and have no stages")
+        found += speeds(job, timed)
     if found:
+        print(f"{plan.name}, medians over cells:")
+        for speed in found:
+            print("\n".join(lines(speed)))
+        path = parts[0][0].results / "speed" / f"{plan.name}.json"
         write_whole(path, json.dumps([asdict(speed) for speed in found], indent=1).encode() + b"\n")
         print(f"as JSON: {path}")
     return missing

@@ -4,7 +4,7 @@ First idea of FastVMT (https://github.com/mayuelala/FastVMT, after DiTFlow's AMF
 https://github.com/ditflow/ditflow): motion is local, so a tile of queries needs only a window
 of keys. One query, the tile's centre, attends to the whole frame and places the window; every
 query of the tile then attends inside it. Dense AMF is the same without windows. Neither keeps
-a map of S x S scores for the backward pass: queries go through a few at a time, and the
+a map of S x S scores for the backward pass: queries go through pair by pair, and the
 backward pass computes their scores again (``soft_argmax``).
 
 Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, N tiles,
@@ -343,7 +343,7 @@ def _with_ones(values: Tensor) -> Tensor:
 
 
 class _SoftArgmax(torch.autograd.Function):
-    """``soft_argmax`` a few queries at a time; what is kept are its result and two numbers for each query.
+    """``soft_argmax`` in parts of a pair; what is kept are its result and two numbers for each query.
 
     With a query's largest score and the sum of its exponentials the backward pass has its attention again
     from one product and one exponential. Autograd would pass over the scores three times as often, and make

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TRUE_TRACKS = " (true tracks)"
 """Rows so named read the rendered tracks instead of the tracker's: what is left is the metric's own error."""
 TIES_BROKEN = " (true tracks, ties broken)"
-"""Rows so named put equal values in random order: what true tracks with any noise at all can reach."""
+"""Rows so named put equal values of true tracks in random order, as noise of any size would."""
 DRAWS = 20
 """Random orders averaged for it."""
 SHIFTS = 4

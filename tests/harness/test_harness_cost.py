@@ -409,6 +409,18 @@ def test_no_gpu_beats_its_own_rate():
         assert limits.seconds[name] >= executed / gpu.tf32
 
 
+def test_recomputed_blocks_take_longer_by_roofline_too():
+    plain, recomputed = (
+        cost.roofline(Toy(), replace(TINY, checkpoint=checkpoint), FRAMES)["H100 SXM"]
+        for checkpoint in (False, True)
+    )
+    assert recomputed["guide"] > plain["guide"]
+    assert {stage: seconds for stage, seconds in recomputed.items() if stage != "guide"} == {
+        stage: seconds for stage, seconds in plain.items() if stage != "guide"
+    }
+    assert cost.limits(Toy(), replace(TINY, checkpoint=True), FRAMES).saved
+
+
 def test_what_has_no_cost_says_why():
     finished = SimpleNamespace(uses_backbone=False)
     assert cost.cost_report(finished, TINY, FRAMES) == []
