@@ -86,8 +86,8 @@ def speeds(job: Job, records: Sequence[Record]) -> list[Speed]:
     return [_speed(job, label, device, those) for device, those in by_device.items()]
 
 
-def _predicted(job: Job, records: list[Record]) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Executed FLOPs by stage, and each GPU's roofline by stage, without stages that cells shared."""
+def _predicted(job: Job, records: list[Record], gpu: str | None) -> tuple[dict[str, float], dict[str, float]]:
+    """Executed FLOPs and the GPU's roofline by stage, without stages that cells shared; no GPU has none."""
     backbone: Any = job.backbone
     if any(RECOMPUTED in record.notes for record in records):
         backbone = replace(backbone, checkpoint=True)
@@ -96,11 +96,8 @@ def _predicted(job: Job, records: list[Record]) -> tuple[dict[str, float], dict[
     for row in cost.cost_report(job.method, backbone, job.frames)[:-1]:
         if row["stage"] not in shared:
             executed[row["stage"]] = executed.get(row["stage"], 0.0) + row["executed_flops"]
-    least = {
-        gpu: {stage: seconds for stage, seconds in stages.items() if stage not in shared}
-        for gpu, stages in cost.roofline(job.method, backbone, job.frames).items()
-    }
-    return executed, least
+    least = cost.roofline(job.method, backbone, job.frames)[gpu] if gpu else {}
+    return executed, {stage: seconds for stage, seconds in least.items() if stage not in shared}
 
 
 def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
@@ -109,8 +106,7 @@ def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
     executed: dict[str, float] = {}
     least: dict[str, float] = {}
     try:
-        executed, by_gpu = _predicted(job, records)
-        least = by_gpu[gpu] if gpu else {}
+        executed, least = _predicted(job, records, gpu)
         at_most = cost.at_most(job.method) != job.method
     except Exception as error:
         # As in a record: what cannot be counted has its seconds all the same.
