@@ -2,8 +2,9 @@
 
 One run on one machine, on random queries and keys of the size that method, backbone and frames
 ask for: seconds of the forward and the backward pass (medians), and the most memory they need
-beyond their input. Needs no weights. The loop (``methods/amf_loop.py``) works as FastVMT's release
-does and gives the same displacements as ``window``.
+beyond their input. Each goes from queries and keys to displacements and the mean keys of windows, which is
+all that guidance's two losses read. Needs no weights. The loop (``methods/amf_loop.py``) works as
+FastVMT's release does and gives the same motion as ``window``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.config import Job
+    from methods.amf import Motion
 
 OPERATIONS = ("loop", "dense", "window")
 
@@ -41,7 +43,7 @@ class Size(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Seconds, peak bytes beyond the input (None where unknown), and the mean squared displacement."""
+    """Seconds, peak bytes beyond the input (None where unknown), and both losses together (``_once``)."""
 
     operation: str
     forward: float
@@ -80,13 +82,13 @@ def size_of(job: Job) -> Size:
     )
 
 
-def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function from queries and keys (F, S, C) to displacements (P, S, 2) of one of OPERATIONS."""
+def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Motion]:
+    """The function from queries and keys (F, S, C) to their motion of one of OPERATIONS."""
     if name == "loop":
-        from methods.amf_loop import loop_displacement
+        from methods.amf_loop import extract_motion_by_loop
 
-        def loop(queries: Tensor, keys: Tensor) -> Tensor:
-            return loop_displacement(
+        def loop(queries: Tensor, keys: Tensor) -> Motion:
+            return extract_motion_by_loop(
                 queries,
                 keys,
                 size.height,
@@ -101,7 +103,7 @@ def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
 
     from methods.amf import extract_motion
 
-    def extract(queries: Tensor, keys: Tensor) -> Tensor:
+    def extract(queries: Tensor, keys: Tensor) -> Motion:
         return extract_motion(
             queries[:, :, None],
             keys[:, :, None],
@@ -113,8 +115,8 @@ def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
             span=size.span,
             window=size.window,
             tile=size.tile,
-            with_window_keys=False,
-        ).displacement
+            with_window_keys=True,
+        )
 
     return extract
 
@@ -151,12 +153,16 @@ def measure(size: Size, repeats: int, device: str) -> list[Measured]:
 
 
 def _once(
-    run: Callable[[Tensor, Tensor], Tensor], queries: Tensor, keys: Tensor, device: str
+    run: Callable[[Tensor, Tensor], Motion], queries: Tensor, keys: Tensor, device: str
 ) -> tuple[float, float, float]:
-    """Seconds forward, seconds backward, and the loss."""
+    """Seconds forward, seconds backward, and the loss: mean squared displacement plus the window loss."""
+    from methods.window_loss import window_loss
+
     inputs = [one.detach().requires_grad_() for one in (queries, keys)]
     started = _clock(device)
-    loss = run(*inputs).square().sum(-1).mean()
+    displacement, window_keys, pairs = run(*inputs)
+    assert window_keys is not None
+    loss = displacement.square().sum(-1).mean() + window_loss(window_keys, pairs)
     middle = _clock(device)
     loss.backward()  # type: ignore[no-untyped-call]
     return middle - started, _clock(device) - middle, float(loss.detach())

@@ -14,6 +14,7 @@ tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +33,8 @@ CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
 KEPT_ELEMENTS = 2**22
 # Where no score can be beyond this, exponentials (2e-9 to 5e8) need no shift by the largest.
 SAFE_SCORE = 20.0
+# Powers of two take a processor half as long as powers of e; only MKL's exp with AVX-512 is quick at those.
+BASE = math.e if torch.backends.cpu.get_cpu_capability() == "AVX512" else 2.0
 
 
 class FramePairs(NamedTuple):
@@ -201,7 +204,9 @@ def mean_window_keys(
 ) -> Tensor:
     """Mean key (P, N, C) of each window, from keys (F, S, C) and window corners (P, N, 2)."""
     frames = keys.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-    means = F.avg_pool2d(frames, window, stride=1).permute(0, 2, 3, 1)
+    # Down and then across: two sums of a window's side in place of one of its area.
+    columns = F.avg_pool2d(frames, (window, 1), stride=1)
+    means = F.avg_pool2d(columns, (1, window), stride=1).permute(0, 2, 3, 1)
     return means[target.to(keys.device)[:, None], corners[..., 0], corners[..., 1]]
 
 
@@ -360,12 +365,15 @@ class _SoftArgmax(torch.autograd.Function):
         scale: float,
         repeats: bool,
     ) -> Tensor:
+        # Scores are exponents of ``BASE`` from here on.
+        scale = scale / math.log(BASE)
         queries = scale * queries
         ctx.pairs = list(zip(pairs.source.tolist(), pairs.target.tolist(), strict=True))
         expected = queries.new_empty(len(ctx.pairs), queries.shape[1], 2)
         total = queries.new_empty(len(ctx.pairs), queries.shape[1], 1)
         top = torch.zeros_like(total)
-        shifted = bool(queries.norm(dim=-1).amax() * keys.norm(dim=-1).amax() > SAFE_SCORE)
+        largest = queries.norm(dim=-1).amax() * keys.norm(dim=-1).amax()
+        shifted = bool(largest * math.log(BASE) > SAFE_SCORE)
         # Memory used again: fresh pages would cost as much as the product.
         memory = keys.new_empty(_largest_chunk(queries, keys))
         for pair, (i, j) in enumerate(ctx.pairs):
@@ -391,7 +399,8 @@ class _SoftArgmax(torch.autograd.Function):
         # Columns are keys: added up this way round a processor's product is a quarter quicker.
         to_keys = torch.zeros_like(keys.mT, memory_format=torch.contiguous_format)
         # A score's gradient: its attention times the gradient along (its position - the expected one).
-        slopes = torch.cat([gradient, -(gradient * expected).sum(-1, keepdim=True)], -1) / total
+        slopes = torch.cat([gradient, -(gradient * expected).sum(-1, keepdim=True)], -1)
+        slopes *= math.log(BASE) / total
         memory, more = keys.new_empty(2, _largest_chunk(queries, keys))
         for pair, (i, j) in enumerate(ctx.pairs):
             for look in ctx.looks(pair):
@@ -415,7 +424,7 @@ class _SoftArgmax(torch.autograd.Function):
                 else:
                     to_queries[i].index_add_(0, look.queries, to_scores @ seen)
                 to_keys[j, :, look.keys].addmm_(some.T, to_scores)
-        return ctx.scale * to_queries, to_keys.mT, None, None, None, None
+        return to_queries.mul_(ctx.scale), to_keys.mT, None, None, None, None
 
 
 def _rows(matrix: Tensor, which: slice | Tensor) -> Tensor:
@@ -435,9 +444,11 @@ def _looked(scores: Tensor, look: Look) -> Tensor:
 
 
 def _exp(scores: Tensor, look: Look) -> Tensor:
-    """In place. Hidden keys get no more than 2e-9 of the attention of the key that is looked at most."""
+    """Powers of ``BASE``, in place; a hidden key gets at most 2e-9 of the attention of the best."""
     # Infinities, and products too small to be normal numbers, cost a processor fifteen times as much.
-    return (scores if look.bias is None else scores.clamp_(min=-40.0)).exp_()
+    if look.bias is not None:
+        scores.clamp_(min=-40.0 / math.log(BASE))
+    return scores.exp2_() if BASE == 2 else scores.exp_()
 
 
 __all__ = ["Extractor", "FramePairs", "Motion", "Reduction", "amf_loss", "extract_motion", "frame_pairs"]

@@ -1,9 +1,10 @@
 """Sliding-window AMF pair by pair, with gathered windows: what ``action=amf`` and the tests compare with.
 
-The same displacements as ``methods/amf.py``, reached the way FastVMT's release reaches its own
+The same motion as ``methods/amf.py``, reached the way FastVMT's release reaches its own
 (mayuelala/FastVMT:diffsynth/pipelines/wan_video.py, ``compute_tile_AMF``): for every pair of frames
 the keys of all windows are gathered, element by element, from a view of the frame's keys that is
-repeated for every cell of a window, and kept for the backward pass. No method uses it.
+repeated for every cell of a window, and kept for the backward pass; their mean is taken for the window
+loss. No method uses it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.amf import frame_pairs, tiles, token_positions, window_corners
+from methods.amf import Motion, frame_pairs, tiles, token_positions, window_corners
 
 
-def loop_displacement(
+def extract_motion_by_loop(
     queries: Tensor,
     keys: Tensor,
     height: int,
@@ -24,8 +25,8 @@ def loop_displacement(
     span: int,
     window: int,
     tile: tuple[int, int],
-) -> Tensor:
-    """Displacements (P, S, 2) in tokens, from queries and keys (F, S, C) already reduced over heads.
+) -> Motion:
+    """Displacements and mean keys of windows, from queries and keys (F, S, C) already reduced over heads.
 
     ValueError where tiles do not divide the frame.
     """
@@ -37,7 +38,7 @@ def loop_displacement(
     centre_tokens = tiles(height, width, tile, queries.device).centres
     in_window = token_positions(window, window, queries)
     by_tile = (height // tile[0], tile[0], width // tile[1], tile[1])
-    displacements = []
+    displacements, means = [], []
     pairs = frame_pairs(len(queries), span)
     for i, j in zip(pairs.source.tolist(), pairs.target.tolist(), strict=True):
         with torch.no_grad():
@@ -52,7 +53,8 @@ def loop_displacement(
         expected = corners[:, None, :] + attention @ in_window
         grid = expected.reshape(by_tile[0], by_tile[2], tile[0], tile[1], 2).transpose(1, 2)
         displacements.append(grid.reshape(-1, 2) - positions)
-    return torch.stack(displacements)
+        means.append(windows.mean(-1))
+    return Motion(torch.stack(displacements), torch.stack(means), pairs)
 
 
-__all__ = ["loop_displacement"]
+__all__ = ["extract_motion_by_loop"]

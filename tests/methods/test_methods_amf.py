@@ -11,7 +11,7 @@ import torch
 
 from methods import amf
 from methods.amf import amf_loss, extract_motion, frame_pairs, reduce_heads
-from methods.amf_loop import loop_displacement
+from methods.amf_loop import extract_motion_by_loop
 from methods.window_loss import window_loss
 
 DATA = Path(__file__).parents[1] / "data"
@@ -164,15 +164,18 @@ def test_the_loop_that_gathers_windows_gives_the_same_motion():
     """What ``action=amf`` measures against is held to the same result, gradient included."""
     qk = random_qk(4, 6, 8, 1, 5).requires_grad_()
     options = {"temperature": 1.7, "span": 2, "window": 3, "tile": (3, 4)}
-    loop = loop_displacement(*qk[:, :, :, 0], 6, 8, **options)
+    loop = extract_motion_by_loop(*qk[:, :, :, 0], 6, 8, **options)
     ours = extract_motion(
-        *qk, 6, 8, extractor="window", reduction="head_mean", with_window_keys=False, **options
-    ).displacement
-    torch.testing.assert_close(loop, ours)
-    gradients = [torch.autograd.grad(flow.square().sum(), qk)[0] for flow in (loop, ours)]
-    torch.testing.assert_close(*gradients)
+        *qk, 6, 8, extractor="window", reduction="head_mean", with_window_keys=True, **options
+    )
+    for part in ("displacement", "window_keys"):
+        both = getattr(loop, part), getattr(ours, part)
+        torch.testing.assert_close(*both)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(one.square().sum(), qk, retain_graph=True)[0] for one in both)
+        )
     with pytest.raises(ValueError, match="do not divide"):
-        loop_displacement(*qk[:, :, :, 0], 8, 6, **options)
+        extract_motion_by_loop(*qk[:, :, :, 0], 8, 6, **options)
 
 
 def test_a_window_as_large_as_the_frame_is_dense_attention():
