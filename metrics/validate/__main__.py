@@ -42,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
     world.add_argument("--csv", type=Path, help="also write all single values to this file")
     parser = argparse.ArgumentParser("python -m metrics.validate", description=__doc__, parents=[world])
     parser.add_argument("--new-look", action="store_true", help="re-colour every generation, not only one")
+    parser.add_argument(
+        "--drawn-speed",
+        action="store_true",
+        help="each object at half the speed it was drawn with, not all at the same",
+    )
     parser.set_defaults(command=_metrics)
     actions = parser.add_subparsers(metavar="tracker | overlay")
     actions.add_parser("tracker", parents=[world]).set_defaults(command=_tracker)
@@ -57,10 +62,11 @@ def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
 
     metrics = ranking.motion_metrics()
     numbers = range(options.first, options.first + options.clips)
+    speed = None if options.drawn_speed else pairs.SPEED
     made = (
         pair
         for number in numbers
-        for pair in pairs.pairs(tracker, number, options.frames, options.side, options.new_look)
+        for pair in pairs.pairs(tracker, number, options.frames, options.side, options.new_look, speed=speed)
     )
     frame = ranking.measure(made, metrics, tracker)
     for moves in sorted(frame["moves"].unique(), reverse=True):  # objects, then cameras

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.sprites import HELD_OUT
+from datasets.sprites import HELD_OUT, draw
 from metrics.interface import Tracks
 from metrics.motion import MotionFidelity, MotionFidelitySpeed
 from metrics.trackers.dis import Dis, start_grid
 from metrics.validate import ranking
 from metrics.validate.__main__ import main
 from metrics.validate.overlay import draw as overlay
-from metrics.validate.pairs import KINDS, displacements, errors, pairs, reference
+from metrics.validate.pairs import KINDS, SPEED, displacements, errors, pairs, reference
 from metrics.validate.tracker import THRESHOLDS, moving, score_clips, tap_vid
 
 
@@ -105,13 +105,12 @@ def test_every_kind_of_pair_moves_as_it_says():
     truth = found["same"].reference.truth
     speed = np.linalg.norm(displacements(truth), axis=-1).mean()
     for kind in ("same", "re-coloured", "noise"):
-        assert found[kind].errors == pytest.approx((0, 1, 0, 0, 0), abs=1e-5)
+        assert found[kind].errors == pytest.approx((0, 1, 0, 0), abs=1e-5)
     assert found["shifted"].errors[:3] == pytest.approx((0, 1, 0), abs=1e-5)
     assert found["shifted"].errors.position > 5
     for kind, factor in (("half speed", 0.5), ("double speed", 2), ("static", 0)):
         assert found[kind].errors.displacement == pytest.approx(abs(factor - 1) * speed, abs=1e-4)
         assert found[kind].errors.speed == pytest.approx(abs(factor - 1) * speed, abs=1e-4)
-        assert found[kind].errors.relative == pytest.approx(abs(factor - 1), abs=1e-4)
         assert found[kind].errors.direction == pytest.approx(float(factor > 0), abs=1e-4)
     assert found["reversed"].errors[:3] == pytest.approx((2 * speed, -1, 0), abs=1e-4)
     assert found["re-timed"].errors.direction == pytest.approx(1, abs=1e-4)
@@ -127,6 +126,24 @@ def test_every_kind_of_pair_moves_as_it_says():
     assert np.abs(found["noise"].generated.frames.astype(int) - found["same"].generated.frames).mean() > 4
     words = [found[kind].generated.truth.attributes for kind in ("same", "re-coloured")]
     assert words[0].background != words[1].background
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_objects_of_every_clip_go_at_one_speed_and_keep_their_route(side):
+    for motion in ("straight", "curved", "accelerating", "stopping", "two"):
+        seed = HELD_OUT + number(motion)
+        drawn, even, half = (
+            displacements(truth).astype(float)
+            for truth in (
+                draw(seed, 17, side, side),
+                reference(number(motion), 17, side),
+                reference(number(motion), 17, side, speed=None),
+            )
+        )
+        assert np.linalg.norm(even, axis=-1).mean(0) == pytest.approx(SPEED * side / 64, abs=1e-4)
+        np.testing.assert_allclose(half, drawn / 2, atol=1e-4)
+        faster = np.linalg.norm(even, axis=-1).mean(0) / np.linalg.norm(drawn, axis=-1).mean(0)
+        np.testing.assert_allclose(even, drawn * faster[:, None], atol=1e-4)
 
 
 @pytest.mark.parametrize("motion", ["pan", "zoom"])
@@ -153,7 +170,7 @@ def test_other_things_at_the_same_place_is_what_a_new_look_means():
         next(iter(pairs(Still(), number("curved"), 17, 64, new_look, ("half speed",))))
         for new_look in (False, True)
     )
-    assert errors(one.generated.truth, other.generated.truth) == pytest.approx((0, 1, 0, 0, 0), abs=1e-5)
+    assert errors(one.generated.truth, other.generated.truth) == pytest.approx((0, 1, 0, 0), abs=1e-5)
     assert one.generated.truth.attributes != other.generated.truth.attributes
 
 
@@ -181,7 +198,6 @@ def test_noise_costs_more_of_a_rank_correlation_where_the_truth_is_equal():
             | {
                 "speed": 0.0,
                 "position": 0.0,
-                "relative": 0.0,
                 "motion_fidelity": truth - rng.uniform(0, 0.04, 400),
             }
         )
@@ -197,7 +213,7 @@ def test_ties_broken_is_what_true_tracks_with_a_breath_of_noise_reach():
     frame = pd.DataFrame(
         {"clip": "a", "moves": "object", "kind": "x", "direction": truth, "motion_fidelity": truth}
         | {"motion_fidelity (true tracks)": truth}
-        | dict.fromkeys(("displacement", "speed", "position", "relative"), 0.0)
+        | dict.fromkeys(("displacement", "speed", "position"), 0.0)
     )
     metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
     found = ranking.correlations(frame, "object", metrics)["direction"]
@@ -220,7 +236,6 @@ def test_correlations_count_both_ways_and_leave_chance_out():
             "direction": [1.0, 0.5, 0, -1, -9],
             "speed": [0.0, 1, 3, 2, -9],
             "position": [0.0, 0, 0, 0, 0],
-            "relative": [0.0, 1, 2, 3, -9],
             "motion_fidelity": [1.0, 0.9, 0.2, -0.5, 9],
             "position_error": [0.0, 1, 5, 8, -9],
         }
@@ -228,9 +243,7 @@ def test_correlations_count_both_ways_and_leave_chance_out():
     metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
     table = ranking.correlations(frame, "object", metrics)
     for name in ("motion_fidelity", "position_error"):
-        assert table.loc[name, ["displacement", "direction", "speed", "relative"]].tolist() == pytest.approx(
-            [1, 1, 0.8, 1]
-        )
+        assert table.loc[name, ["displacement", "direction", "speed"]].tolist() == pytest.approx([1, 1, 0.8])
         assert np.isnan(table.at[name, "position"]) and table.at[name, "pairs"] == 4
 
 
@@ -244,7 +257,6 @@ def test_within_clips_a_metric_is_not_asked_which_clip_is_the_harder():
             "direction": 1.0,
             "speed": [0.0, 1, 2, 12, 11, 10, 5],
             "position": 0.0,
-            "relative": 0.0,
             "motion_fidelity_speed": [0.3, 0.2, 0.1, 0.9, 0.8, 0.7, 0.5],
         }
     )
@@ -266,6 +278,21 @@ def test_every_motion_and_consistency_metric_of_the_default_list_is_validated():
     default = OmegaConf.load(Path(__file__).parents[2] / "conf" / "metrics" / "default.yaml").metrics
     of_the_prompt = {"clip_t", "objects_right", "background_right", "count_right"}
     assert {metric.name for metric in ranking.motion_metrics()} == set(default) - of_the_prompt
+
+
+def test_standing_still_is_as_wrong_as_the_reference_is_fast(tmp_path, capsys, monkeypatch):
+    """One speed for all clips, unless the drawn speeds are asked for."""
+    monkeypatch.setattr("metrics.validate.__main__.Dis", lambda name, grid: Still())
+    monkeypatch.setattr(ranking, "motion_metrics", lambda: (MotionFidelitySpeed("motion_fidelity_speed"),))
+    clip = number("straight")
+    for options, speed in (([], SPEED), (["--drawn-speed"], None)):
+        csv = tmp_path / f"{speed}.csv"
+        assert main(["--clips", "1", "--first", str(clip), "--csv", str(csv), *options]) == 0
+        assert "motion_fidelity_speed (true tracks, ties broken)" in capsys.readouterr().out
+        wrong = pd.read_csv(csv).set_index("kind").at["static", "displacement"]
+        fast = np.linalg.norm(displacements(reference(clip, 17, 64, speed=speed)), axis=-1).mean()
+        assert wrong == pytest.approx(fast, abs=1e-4)
+    assert fast != pytest.approx(SPEED, abs=0.05)
 
 
 def test_the_commands_print_tables_and_write_what_they_say(tmp_path, capsys):
