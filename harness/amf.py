@@ -2,9 +2,9 @@
 
 One run on one machine, on random queries and keys of the size that method, backbone and frames
 ask for: seconds of the forward and the backward pass (medians), and the most memory they need
-beyond their input. Each goes from queries and keys to displacements and the mean keys of windows, which is
-all that guidance's two losses read. Needs no weights. The loop (``methods/amf_loop.py``) works as
-FastVMT's release does and gives the same motion as ``window``.
+beyond their input. Each goes from queries and keys to guidance's two losses, towards a reference that
+stands still, and to their gradient. Needs no weights. The loop (``methods/amf_loop.py``) works as FastVMT's
+release does and gives the same motion as ``window``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.config import Job
-    from methods.amf import Motion
 
 OPERATIONS = ("loop", "dense", "window")
 
@@ -43,7 +42,7 @@ class Size(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Seconds, peak bytes beyond the input (None where unknown), and both losses together (``_once``)."""
+    """Seconds, peak bytes beyond the input (None where unknown), and the sum of both losses."""
 
     operation: str
     forward: float
@@ -82,43 +81,31 @@ def size_of(job: Job) -> Size:
     )
 
 
-def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Motion]:
-    """The function from queries and keys (F, S, C) to their motion of one of OPERATIONS."""
-    if name == "loop":
-        from methods.amf_loop import extract_motion_by_loop
+def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function of one of OPERATIONS from queries and keys (F, S, C) to the sum of both losses."""
+    from methods.amf import amf_loss, extract_motion, frame_pairs
+    from methods.amf_loop import extract_motion_by_loop
+    from methods.window_loss import window_loss
 
-        def loop(queries: Tensor, keys: Tensor) -> Motion:
-            return extract_motion_by_loop(
-                queries,
-                keys,
-                size.height,
-                size.width,
-                temperature=size.temperature,
-                span=size.span,
-                window=size.window,
-                tile=size.tile,
-            )
+    options: dict[str, Any] = {"temperature": size.temperature, "span": size.span}
+    options |= {"window": size.window, "tile": size.tile}
 
-        return loop
+    def losses(queries: Tensor, keys: Tensor) -> Tensor:
+        pairs = frame_pairs(len(queries), size.span)
+        still = queries.new_zeros(len(pairs.source), size.height * size.width, 2)
+        if name == "loop":
+            motion = extract_motion_by_loop(queries, keys, size.height, size.width, **options)
+            error: Any = amf_loss(motion.displacement, still, pairs.weight)
+        else:
+            one_head = (queries[:, :, None], keys[:, :, None])
+            options.update(extractor=name, reduction="head_mean", with_window_keys=True, towards=still)
+            motion = extract_motion(*one_head, size.height, size.width, **options)
+            error = motion.error
+        window: Any = motion.window_keys
+        total: Tensor = error + window_loss(window, pairs)
+        return total
 
-    from methods.amf import extract_motion
-
-    def extract(queries: Tensor, keys: Tensor) -> Motion:
-        return extract_motion(
-            queries[:, :, None],
-            keys[:, :, None],
-            size.height,
-            size.width,
-            extractor="dense" if name == "dense" else "window",
-            reduction="head_mean",
-            temperature=size.temperature,
-            span=size.span,
-            window=size.window,
-            tile=size.tile,
-            with_window_keys=True,
-        )
-
-    return extract
+    return losses
 
 
 def measure(size: Size, repeats: int, device: str) -> list[Measured]:
@@ -153,16 +140,12 @@ def measure(size: Size, repeats: int, device: str) -> list[Measured]:
 
 
 def _once(
-    run: Callable[[Tensor, Tensor], Motion], queries: Tensor, keys: Tensor, device: str
+    run: Callable[[Tensor, Tensor], Tensor], queries: Tensor, keys: Tensor, device: str
 ) -> tuple[float, float, float]:
-    """Seconds forward, seconds backward, and the loss: mean squared displacement plus the window loss."""
-    from methods.window_loss import window_loss
-
+    """Seconds forward, seconds backward, and the loss."""
     inputs = [one.detach().requires_grad_() for one in (queries, keys)]
     started = _clock(device)
-    displacement, window_keys, pairs = run(*inputs)
-    assert window_keys is not None
-    loss = displacement.square().sum(-1).mean() + window_loss(window_keys, pairs)
+    loss = run(*inputs)
     middle = _clock(device)
     loss.backward()  # type: ignore[no-untyped-call]
     return middle - started, _clock(device) - middle, float(loss.detach())

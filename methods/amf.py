@@ -4,8 +4,8 @@ First idea of FastVMT (https://github.com/mayuelala/FastVMT, after DiTFlow's AMF
 https://github.com/ditflow/ditflow): motion is local, so a tile of queries needs only a window
 of keys. One query, the tile's centre, attends to the whole frame and places the window; every
 query of the tile then attends inside it. Dense AMF is the same without windows. Neither keeps
-a map of S x S scores for the backward pass: queries go through pair by pair, and the
-backward pass computes their scores again (``soft_argmax``).
+a map of S x S scores for the backward pass: queries go through pair by pair, and where it is known
+what their motion is compared with, each pair leaves its part of the gradient behind (``Goal``).
 
 Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, N tiles,
 C channels after the reduction over heads. Positions and displacements are (row, column) in
@@ -75,16 +75,47 @@ class Look(NamedTuple):
     positions: Tensor
 
 
+class Goal(NamedTuple):
+    """Where queries ought to look: ``positions`` (P, n, 2), and how much each counts: ``weight`` (P, n).
+
+    The loss is the sum of ``weight`` times the squared distance. With its goal known beforehand, a query's
+    gradient is known as soon as the query has been through, while its scores are still at hand.
+    """
+
+    positions: Tensor
+    weight: Tensor
+
+    def error(self, found: Tensor) -> Tensor:
+        """The loss (0-d) of positions ``found`` (P, n, 2)."""
+        return (self.weight * (found - self.positions).square().sum(-1)).sum()
+
+
+class Expected(NamedTuple):
+    """``positions`` (P, n, 2) that queries look at, and their ``error`` (0-d), None without a goal.
+
+    With a goal only the error is sure to have a gradient.
+    """
+
+    positions: Tensor
+    error: Tensor | None
+
+
+Looks = Callable[[int], Iterator[Look]]
+"""All looks of a pair."""
+
+
 class Motion(NamedTuple):
     """What is extracted from the queries and keys of one video.
 
     ``displacement`` (P, S, 2) in tokens; ``window_keys`` (P, N, C), the mean key of each tile's
-    window in the pair's target frame, or None where nobody asked for it.
+    window in the pair's target frame, or None where nobody asked for it; ``error`` (0-d), the ``amf_loss``
+    to the motion that was asked for, None without one.
     """
 
     displacement: Tensor
     window_keys: Tensor | None
     pairs: FramePairs
+    error: Tensor | None = None
 
 
 def frame_pairs(frames: int, span: int) -> FramePairs:
@@ -155,6 +186,7 @@ def extract_motion(
     window: int,
     tile: tuple[int, int],
     with_window_keys: bool,
+    towards: Tensor | None = None,
 ) -> Motion:
     """AMF of one video from the queries and keys (F, S, heads, d) of one attention block.
 
@@ -163,30 +195,36 @@ def extract_motion(
     the whole target frame, rounded to a token and clamped so that the window fits in the frame;
     no gradient flows through it. With ``dense`` the displacements need no windows, and where
     their keys are asked for, the dense displacement of the tile-centre query places them.
+
+    ``towards`` (P, S, 2): displacements of a reference, NaN where it has none. The motion then has its
+    ``error``, which is differentiable; its displacements may not be.
     """
     queries, keys, scale = reduce_heads(queries, keys, reduction, temperature)
     pairs = frame_pairs(len(queries), span)
     positions = token_positions(height, width, queries)
     split = tiles(height, width, tile, queries.device)
+    goal = None if towards is None else amf_goal(towards + positions, pairs.weight)
 
     def everywhere(pair: int | slice, query: slice) -> tuple[None, Tensor]:
         return None, positions
 
     if extractor == "dense":
-        expected = soft_argmax(queries, keys, pairs, everywhere, scale)
+        expected, error = soft_argmax(queries, keys, pairs, everywhere, scale, goal=goal)
         centres = expected[:, split.centres]
     else:
         with torch.no_grad():
-            centres = soft_argmax(queries[:, split.centres], keys, pairs, everywhere, scale)
+            centres = soft_argmax(queries[:, split.centres], keys, pairs, everywhere, scale).positions
     if extractor == "window" or with_window_keys:
         corners = window_corners(centres, window, height, width)
     if extractor == "window":
         corners_of_tokens = corners[:, split.of_token]
-        expected = window_soft_argmax(queries, keys, pairs, corners_of_tokens, window, height, width, scale)
+        expected, error = window_soft_argmax(
+            queries, keys, pairs, corners_of_tokens, window, height, width, scale, goal
+        )
     window_keys = (
         mean_window_keys(keys, pairs.target, corners, window, height, width) if with_window_keys else None
     )
-    return Motion(expected - positions, window_keys, pairs)
+    return Motion(expected - positions, window_keys, pairs, error)
 
 
 def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:
@@ -214,11 +252,17 @@ def amf_loss(generated: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean over pairs, and mean over tokens, of the squared displacement difference.
 
     Displacements (P, S, 2) in tokens, ``weight`` (P,); the square sums rows and columns, and the
-    weighted mean divides by the sum of the weights. Unit: tokens squared.
+    weighted mean divides by the sum of the weights. Tokens whose reference is NaN do not count. Unit:
+    tokens squared.
     """
-    weight = weight.to(generated)
-    error = (generated - reference).square().sum(-1).mean(-1)
-    return (weight * error).sum() / weight.sum()
+    return amf_goal(reference, weight).error(generated)
+
+
+def amf_goal(reference: Tensor, weight: Tensor) -> Goal:
+    """What makes ``amf_loss`` of a reference (P, S, 2), NaN where it does not count, and ``weight`` (P,)."""
+    counts = reference.isfinite().all(-1).to(reference)
+    share = weight.to(reference) / weight.sum()
+    return Goal(reference.nan_to_num(), share[:, None] * counts / counts.sum(-1, keepdim=True))
 
 
 def soft_argmax(
@@ -229,8 +273,9 @@ def soft_argmax(
     scale: float,
     *,
     repeats: bool = False,
-) -> Tensor:
-    """Expected position (P, n, 2) of the key that each query looks at, for all pairs of frames.
+    goal: Goal | None = None,
+) -> Expected:
+    """Expected position of the key that each query looks at, for all pairs of frames.
 
     Attention whose values are coordinates: softmax of ``scale`` q.k over the keys that ``cells``
     names. ``queries`` (F, n, C) and ``keys`` (F, S, C) are differentiable, what ``cells`` returns is
@@ -242,14 +287,14 @@ def soft_argmax(
         def looks(pair: int) -> Iterator[Look]:
             return (Look(chunk, slice(None), None, *cells(pair, chunk)) for chunk in chunks)
 
-        return _SoftArgmax.apply(queries, keys, pairs, looks, scale, repeats)
+        return _in_parts(queries, keys, pairs, looks, scale, repeats, goal)
     scores = _scores(queries, keys, pairs, scale)
     index, values = cells(slice(None), slice(None))
     if index is not None:
         # All scores and then those of the window: the product is one large matrix product, while
         # gathering the windows' keys for it would move C times as much as gathering scores.
         scores = scores.gather(-1, index)
-    return _weighted(torch.softmax(scores, dim=-1), values)
+    return _judged(_weighted(torch.softmax(scores, dim=-1), values), goal)
 
 
 def window_soft_argmax(
@@ -261,8 +306,9 @@ def window_soft_argmax(
     height: int,
     width: int,
     scale: float,
-) -> Tensor:
-    """``soft_argmax`` (P, S, 2) of queries that each look at the window of keys at ``corners`` (P, S, 2).
+    goal: Goal | None = None,
+) -> Expected:
+    """``soft_argmax`` of queries (F, S, C) that each look at the window of keys at ``corners`` (P, S, 2).
 
     Rows that no window reaches are left out of the product, columns are hidden after it. Queries whose
     windows begin in the same row go together, and their keys are one run in memory: nothing is gathered.
@@ -270,20 +316,23 @@ def window_soft_argmax(
     """
     if width > height:
         sideways = keys.unflatten(1, (height, width)).transpose(1, 2).flatten(1, 2)
-        return window_soft_argmax(
-            queries, sideways, pairs, corners.flip(-1), window, width, height, scale
-        ).flip(-1)
+        if goal is not None:
+            goal = goal._replace(positions=goal.positions.flip(-1))
+        found, error = window_soft_argmax(
+            queries, sideways, pairs, corners.flip(-1), window, width, height, scale, goal
+        )
+        return Expected(found.flip(-1), error)
     positions = token_positions(height, width, keys)
     first_rows, first_columns = corners.unbind(-1)
     large = _is_large(queries, keys, pairs)
     if large and keys.is_meta:
         # Nobody knows where the windows lie; the work of whole frames is the most it can be.
-        return soft_argmax(queries, keys, pairs, lambda pair, query: (None, positions), scale)
+        return soft_argmax(queries, keys, pairs, lambda pair, query: (None, positions), scale, goal=goal)
     no_row, no_column = (_bias(size, window, keys) for size in (height, width))
     if not large:
         bias = no_row[first_rows][..., :, None] + no_column[first_columns][..., None, :]
         scores = _scores(queries, keys, pairs, scale) + bias.flatten(-2)
-        return torch.softmax(scores, dim=-1) @ positions
+        return _judged(torch.softmax(scores, dim=-1) @ positions, goal)
     order = first_rows.argsort(dim=1)
     counts = F.one_hot(first_rows, height - window + 1).sum(1).tolist()
     most = max(1, _budget(keys) // (window * width))
@@ -295,7 +344,7 @@ def window_soft_argmax(
                 bias = no_column.index_select(0, first_columns[pair].index_select(0, some[chunk]))
                 yield Look(some[chunk], run, bias, None, positions[run])
 
-    return _SoftArgmax.apply(queries, keys, pairs, looks, scale, False)
+    return _in_parts(queries, keys, pairs, looks, scale, False, goal)
 
 
 def _bias(size: int, window: int, like: Tensor) -> Tensor:
@@ -347,12 +396,100 @@ def _with_ones(values: Tensor) -> Tensor:
     return torch.cat([rows, torch.ones_like(rows[..., :1, :])], -2).mT
 
 
-class _SoftArgmax(torch.autograd.Function):
-    """``soft_argmax`` in parts of a pair; what is kept are its result and two numbers for each query.
+def _judged(found: Tensor, goal: Goal | None) -> Expected:
+    return Expected(found, None if goal is None else goal.error(found))
 
-    With a query's largest score and the sum of its exponentials the backward pass has its attention again
-    from one product and one exponential. Autograd would pass over the scores three times as often, and make
-    a gradient of the size of all frames for every chunk.
+
+def _in_parts(
+    queries: Tensor,
+    keys: Tensor,
+    pairs: FramePairs,
+    looks: Looks,
+    scale: float,
+    repeats: bool,
+    goal: Goal | None,
+) -> Expected:
+    """``soft_argmax`` in parts of a pair: only a few scores are there at a time."""
+    # Scores are exponents of ``BASE`` from here on.
+    scale = scale / math.log(BASE)
+    if goal is None:
+        return Expected(_SoftArgmax.apply(queries, keys, pairs, looks, scale, repeats), None)
+    return Expected(*_SoftArgmaxError.apply(queries, keys, pairs, looks, scale, repeats, *goal))
+
+
+class _Part(NamedTuple):
+    """Some queries of a pair, ready to look: ``some`` (n, C), their keys ``seen`` (m, C), and the powers of
+    ``BASE`` (n, m or l) of their scores."""
+
+    pair: int
+    source: int
+    target: int
+    look: Look
+    some: Tensor
+    seen: Tensor
+    powers: Tensor
+
+
+def _parts(queries: Tensor, keys: Tensor, pairs: FramePairs, looks: Looks) -> Iterator[_Part]:
+    """All parts in order; one's powers lie in the memory of the one before."""
+    largest = queries.norm(dim=-1).amax() * keys.norm(dim=-1).amax()
+    shifted = bool(largest * math.log(BASE) > SAFE_SCORE)
+    # Memory used again: fresh pages would cost as much as the product.
+    memory = keys.new_empty(_largest_chunk(queries, keys))
+    for pair, (i, j) in enumerate(zip(pairs.source.tolist(), pairs.target.tolist(), strict=True)):
+        for look in looks(pair):
+            some, seen = _rows(queries[i], look.queries), keys[j, look.keys]
+            scores = _looked(torch.mm(some, seen.T, out=_room(memory, some, seen)), look)
+            if shifted:
+                scores.sub_(scores.amax(-1, keepdim=True))
+            yield _Part(pair, i, j, look, some, seen, _exp(scores, look))
+
+
+def _sums(part: _Part) -> tuple[Tensor, Tensor]:
+    """Expected positions (n, 2) and the sum of the powers (n, 1)."""
+    sums = _weighted(part.powers, _with_ones(part.look.positions))
+    return sums[:, :2] / sums[:, 2:], sums[:, 2:]
+
+
+class _Gradients:
+    """What adds up the gradients of (scaled) queries and of keys, part by part."""
+
+    def __init__(self, queries: Tensor, keys: Tensor, repeats: bool) -> None:
+        self.to_queries = torch.zeros_like(queries)
+        # Columns are keys: added up this way round a processor's product is a quarter quicker.
+        self.to_keys = torch.zeros_like(keys.mT, memory_format=torch.contiguous_format)
+        self._memory = keys.new_empty(_largest_chunk(queries, keys))
+        self._repeats = repeats
+
+    def add(self, part: _Part, gradient: Tensor, expected: Tensor, total: Tensor) -> None:
+        """From the gradient (n, 2) of the expected positions (n, 2); spoils the part's powers.
+
+        A score's gradient is its attention times the gradient along (its position - the expected one).
+        """
+        look = part.look
+        slope = torch.cat([gradient, -(gradient * expected).sum(-1, keepdim=True)], -1)
+        slope *= math.log(BASE) / total
+        room = _room(self._memory, part.some, part.seen)
+        if look.index is None:
+            to_scores = part.powers.mul_(torch.mm(slope, _with_ones(look.positions).mT, out=room))
+        else:
+            inside = part.powers.mul_(_weighted(slope, _with_ones(look.positions).mT))
+            to_scores = room.zero_()
+            # Adding up goes through one thread, for fear of indices that are the same.
+            (to_scores.scatter_add_ if self._repeats else to_scores.scatter_)(-1, look.index, inside)
+        if isinstance(look.queries, slice):
+            self.to_queries[part.source, look.queries].addmm_(to_scores, part.seen)
+        else:
+            self.to_queries[part.source].index_add_(0, look.queries, to_scores @ part.seen)
+        self.to_keys[part.target, :, look.keys].addmm_(part.some.T, to_scores)
+
+
+class _SoftArgmax(torch.autograd.Function):
+    """Expected positions; what is kept are they and one number for each query.
+
+    With the sum of a query's powers the backward pass has its attention again from one product and one
+    exponential. Autograd would pass over the scores three times as often, and make a gradient of the size of
+    all frames for every chunk.
     """
 
     @staticmethod
@@ -361,77 +498,76 @@ class _SoftArgmax(torch.autograd.Function):
         queries: Tensor,
         keys: Tensor,
         pairs: FramePairs,
-        looks: Callable[[int], Iterator[Look]],
+        looks: Looks,
         scale: float,
         repeats: bool,
     ) -> Tensor:
-        # Scores are exponents of ``BASE`` from here on.
-        scale = scale / math.log(BASE)
         queries = scale * queries
-        ctx.pairs = list(zip(pairs.source.tolist(), pairs.target.tolist(), strict=True))
-        expected = queries.new_empty(len(ctx.pairs), queries.shape[1], 2)
-        total = queries.new_empty(len(ctx.pairs), queries.shape[1], 1)
-        top = torch.zeros_like(total)
-        largest = queries.norm(dim=-1).amax() * keys.norm(dim=-1).amax()
-        shifted = bool(largest * math.log(BASE) > SAFE_SCORE)
-        # Memory used again: fresh pages would cost as much as the product.
-        memory = keys.new_empty(_largest_chunk(queries, keys))
-        for pair, (i, j) in enumerate(ctx.pairs):
-            for look in looks(pair):
-                some, seen = _rows(queries[i], look.queries), keys[j, look.keys]
-                scores = _looked(torch.mm(some, seen.T, out=_part(memory, some, seen)), look)
-                if shifted:
-                    largest = scores.amax(-1, keepdim=True)
-                    top[pair, look.queries] = largest
-                    scores.sub_(largest)
-                sums = _weighted(_exp(scores, look), _with_ones(look.positions))
-                expected[pair, look.queries] = sums[:, :2] / sums[:, 2:]
-                total[pair, look.queries] = sums[:, 2:]
-        ctx.save_for_backward(queries, keys, expected, total, top)
-        ctx.looks, ctx.scale, ctx.repeats, ctx.shifted = looks, scale, repeats, shifted
+        expected = queries.new_empty(len(pairs.source), queries.shape[1], 2)
+        total = torch.empty_like(expected[..., :1])
+        for part in _parts(queries, keys, pairs, looks):
+            expected[part.pair, part.look.queries], total[part.pair, part.look.queries] = _sums(part)
+        ctx.save_for_backward(queries, keys, expected, total)
+        ctx.pairs, ctx.looks, ctx.scale, ctx.repeats = pairs, looks, scale, repeats
         return expected
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, expected, total, top = ctx.saved_tensors
-        to_queries = torch.zeros_like(queries)
-        # Columns are keys: added up this way round a processor's product is a quarter quicker.
-        to_keys = torch.zeros_like(keys.mT, memory_format=torch.contiguous_format)
-        # A score's gradient: its attention times the gradient along (its position - the expected one).
-        slopes = torch.cat([gradient, -(gradient * expected).sum(-1, keepdim=True)], -1)
-        slopes *= math.log(BASE) / total
-        memory, more = keys.new_empty(2, _largest_chunk(queries, keys))
-        for pair, (i, j) in enumerate(ctx.pairs):
-            for look in ctx.looks(pair):
-                some, seen = _rows(queries[i], look.queries), keys[j, look.keys]
-                slope = _rows(slopes[pair], look.queries)
-                whole = _part(more, some, seen)
-                scores = _looked(torch.mm(some, seen.T, out=_part(memory, some, seen)), look)
-                if ctx.shifted:
-                    scores.sub_(_rows(top[pair], look.queries))
-                weights = _exp(scores, look)
-                if look.index is None:
-                    along = torch.mm(slope, _with_ones(look.positions).mT, out=whole)
-                    to_scores = weights.mul_(along)
-                else:
-                    inside = weights.mul_(_weighted(slope, _with_ones(look.positions).mT))
-                    to_scores = whole.zero_()
-                    # Adding up goes through one thread, for fear of indices that are the same.
-                    (to_scores.scatter_add_ if ctx.repeats else to_scores.scatter_)(-1, look.index, inside)
-                if isinstance(look.queries, slice):
-                    to_queries[i, look.queries].addmm_(to_scores, seen)
-                else:
-                    to_queries[i].index_add_(0, look.queries, to_scores @ seen)
-                to_keys[j, :, look.keys].addmm_(some.T, to_scores)
-        return to_queries.mul_(ctx.scale), to_keys.mT, None, None, None, None
+        queries, keys, *kept = ctx.saved_tensors
+        gradients = _Gradients(queries, keys, ctx.repeats)
+        for part in _parts(queries, keys, ctx.pairs, ctx.looks):
+            gradients.add(part, *(_rows(each[part.pair], part.look.queries) for each in (gradient, *kept)))
+        return gradients.to_queries.mul_(ctx.scale), gradients.to_keys.mT, None, None, None, None
+
+
+class _SoftArgmaxError(torch.autograd.Function):
+    """Expected positions, without a gradient, and their error, whose gradient comes with the forward pass.
+
+    No score is computed twice: three large products in place of four.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        pairs: FramePairs,
+        looks: Looks,
+        scale: float,
+        repeats: bool,
+        wanted: Tensor,
+        weight: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        differentiable = any(ctx.needs_input_grad[:2])
+        queries = scale * queries
+        expected = torch.empty_like(wanted)
+        if differentiable:
+            gradients = _Gradients(queries, keys, repeats)
+        for part in _parts(queries, keys, pairs, looks):
+            which = part.look.queries
+            found, total = _sums(part)
+            expected[part.pair, which] = found
+            if differentiable:
+                away = found - _rows(wanted[part.pair], which)
+                gradients.add(part, 2 * _rows(weight[part.pair], which)[:, None] * away, found, total)
+        if differentiable:
+            ctx.save_for_backward(gradients.to_queries.mul_(scale), gradients.to_keys.mT)
+        ctx.mark_non_differentiable(expected)
+        return expected, Goal(wanted, weight).error(expected)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        to_queries, to_keys = ctx.saved_tensors
+        return gradient * to_queries, gradient * to_keys, *([None] * 6)
 
 
 def _rows(matrix: Tensor, which: slice | Tensor) -> Tensor:
     return matrix[which] if isinstance(which, slice) else matrix.index_select(0, which)
 
 
-def _part(memory: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+def _room(memory: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     """(n, m) scores in the first part of ``memory``."""
     return memory[: len(queries) * len(keys)].view(len(queries), len(keys))
 

@@ -132,7 +132,7 @@ def displacements(
         return None, positions
 
     if soft:
-        return amf.soft_argmax(queries, keys, pairs, everywhere, scale) - positions
+        return amf.soft_argmax(queries, keys, pairs, everywhere, scale).positions - positions
     with torch.no_grad():
         both = zip(source.tolist(), target.tolist(), strict=True)
         return torch.stack([positions[(queries[i] @ keys[j].mT).argmax(-1)] for i, j in both]) - positions

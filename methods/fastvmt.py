@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 import pydantic
 from pydantic import Field
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from methods.amf import Motion
+
+
+class Attention(NamedTuple):
+    """Queries and keys (F, S, heads, d) of one block, differentiable, and their token grid."""
+
+    queries: Tensor
+    keys: Tensor
+    grid: Grid
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -102,12 +110,17 @@ class FastVMT:
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
-    ) -> Motion:
-        """Attention motion flow of a latent. Window keys only with ``grad``: the reference needs none."""
+    ) -> Motion | Attention:
+        """Attention motion flow of a latent; with ``grad`` what it is made of, for ``losses``."""
+        queries, keys = backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad)
+        attention = Attention(queries, keys, backbone.grid(latent))
+        return attention if grad else self.motion(attention)
+
+    def motion(self, attention: Attention, towards: Tensor | None = None) -> Motion:
+        """Attention motion flow; with ``towards``, a reference's displacements, its error and window keys."""
         from methods.amf import extract_motion
 
-        grid = backbone.grid(latent)
-        queries, keys = backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad)
+        queries, keys, grid = attention
         return extract_motion(
             queries,
             keys,
@@ -119,18 +132,18 @@ class FastVMT:
             span=self.span,
             window=self.window,
             tile=self.tile,
-            with_window_keys=grad and self.loss.window_weight > 0,
+            with_window_keys=towards is not None and self.loss.window_weight > 0,
+            towards=towards,
         )
 
-    def losses(self, generated: Motion, reference: Motion) -> dict[str, Tensor]:
+    def losses(self, generated: Attention, reference: Motion) -> dict[str, Tensor]:
         """The weighted terms ``amf`` and, where it has a weight, ``window``."""
-        from methods.amf import amf_loss
         from methods.window_loss import window_loss
 
-        amf = amf_loss(generated.displacement, reference.displacement, generated.pairs.weight)
-        terms = {"amf": self.loss.amf_weight * amf}
-        if generated.window_keys is not None:
-            terms["window"] = self.loss.window_weight * window_loss(generated.window_keys, generated.pairs)
+        motion = self.motion(generated, reference.displacement)
+        terms = {"amf": self.loss.amf_weight * motion.error}
+        if motion.window_keys is not None:
+            terms["window"] = self.loss.window_weight * window_loss(motion.window_keys, motion.pairs)
         return terms
 
 

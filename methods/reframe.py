@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.fastvmt import FastVMT
-from methods.interface import Backbone, Grid
+from methods.fastvmt import Attention, FastVMT
+from methods.interface import Grid
 from methods.sampling import Start
 
 if TYPE_CHECKING:
@@ -189,24 +189,14 @@ class Reframe(FastVMT):
         FastVMT.check(self, grid, num_blocks)
         check_reframing(self.reframing, grid, self.start)
 
-    def extract(
-        self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
-    ) -> Motion:
-        """Attention motion flow; of the reference (without ``grad``) reframed, NaN where it has none."""
-        motion = FastVMT.extract(self, backbone, latent, timestep, prompt, grad=grad)
-        if grad:
+    def motion(self, attention: Attention, towards: Tensor | None = None) -> Motion:
+        """As ``FastVMT.motion``; the reference's, without ``towards``, reframed and NaN where it has none."""
+        motion = FastVMT.motion(self, attention, towards)
+        if towards is not None:
             return motion
-        grid = backbone.grid(latent)
+        grid = attention.grid
         warped, valid = warp_displacement(motion.displacement, self.reframing, grid.height, grid.width)
         return motion._replace(displacement=warped.masked_fill(~valid[:, None], float("nan")))
-
-    def losses(self, generated: Motion, reference: Motion) -> dict[str, Tensor]:
-        """As ``FastVMT.losses``, over the tokens that have a reference."""
-        valid = reference.displacement[0, :, 0].isfinite()
-        generated, reference = (
-            motion._replace(displacement=motion.displacement[:, valid]) for motion in (generated, reference)
-        )
-        return FastVMT.losses(self, generated, reference)
 
 
 __all__ = ["Reframe", "Reframing", "check_reframing", "warp_displacement", "warp_features"]

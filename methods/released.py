@@ -272,16 +272,17 @@ def released_motion(
         return index, grid.flatten(-3, -2) * counted[:, None]
 
     with torch.no_grad():
-        centres = amf.soft_argmax(queries[:, centre_tokens], keys, apart, everywhere, scale)
+        centres = amf.soft_argmax(queries[:, centre_tokens], keys, apart, everywhere, scale).positions
     rows = window_cells(centres[..., 0], window, height, windows)
     columns = window_cells(centres[..., 1], window, width, windows)
-    expected = amf.soft_argmax(queries, keys, apart, in_window, scale, repeats=windows.clamp == "cells")
+    repeats = windows.clamp == "cells"
+    expected = amf.soft_argmax(queries, keys, apart, in_window, scale, repeats=repeats).positions
     origin = positions
     if windows.positions == "window":
         origin = positions % torch.tensor(tile, device=device)
     displacement = expected - origin
     if len(itself.source):
-        of_itself = amf.soft_argmax(queries, keys, itself, everywhere, scale) - positions
+        of_itself = amf.soft_argmax(queries, keys, itself, everywhere, scale).positions - positions
         order = torch.cat([same.nonzero(), (~same).nonzero()])[:, 0].argsort().to(device)
         displacement = torch.cat([of_itself, displacement])[order]
 

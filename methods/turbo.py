@@ -15,7 +15,7 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.fastvmt import FastVMT
+from methods.fastvmt import Attention, FastVMT
 from methods.interface import Backbone, Grid
 from methods.sampling import Velocities
 from methods.turbo_passes import Caching, Unconditional, passes
@@ -76,10 +76,14 @@ class Turbo(FastVMT):
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
-    ) -> Motion:
-        """Attention motion flow of the coarse latent."""
+    ) -> Motion | Attention:
+        """As ``FastVMT.extract``, of the coarse latent."""
         latent, timestep = coarsen(self.coarse, backbone, latent, timestep)
         return FastVMT.extract(self._shrunk(), backbone, latent, timestep, prompt, grad=grad)
+
+    def losses(self, generated: Attention, reference: Motion) -> dict[str, Tensor]:
+        """As ``FastVMT.losses``, on the coarse grid."""
+        return FastVMT.losses(self._shrunk(), generated, reference)
 
     def _shrunk(self) -> Turbo:
         """With window, tile and span in units of the coarse grid."""

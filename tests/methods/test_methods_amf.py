@@ -115,21 +115,49 @@ def test_forward_and_gradient_agree_with_plain_loops(
     (plain_gradient,) = torch.autograd.grad(5 * plain_amf + plain_window, plain)
 
     ours = plain.detach().to(dtype).requires_grad_()
-    motion = extract_motion(*ours, height, width, temperature=1.7, with_window_keys=True, **options)
     against = extract_motion(
         *reference.to(dtype), height, width, temperature=1.7, with_window_keys=False, **options
-    )
-    our_amf = amf_loss(motion.displacement, against.displacement, motion.pairs.weight)
-    our_window = window_loss(motion.window_keys, motion.pairs)
-    (our_gradient,) = torch.autograd.grad(5 * our_amf + our_window, ours)
+    ).displacement
+    for towards in (None, against):
+        motion = extract_motion(
+            *ours, height, width, temperature=1.7, with_window_keys=True, towards=towards, **options
+        )
+        assert motion.displacement.dtype == dtype
+        torch.testing.assert_close(motion.displacement.double(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(motion.window_keys.double(), means, rtol=1e-4, atol=1e-5)
+        our_amf = motion.error
+        if towards is None:
+            assert our_amf is None
+            our_amf = amf_loss(motion.displacement, against, motion.pairs.weight)
+        our_window = window_loss(motion.window_keys, motion.pairs)
+        torch.testing.assert_close(our_amf.double(), plain_amf, rtol=1e-4, atol=0)
+        torch.testing.assert_close(our_window.double(), plain_window.double(), rtol=1e-4, atol=1e-12)
+        (our_gradient,) = torch.autograd.grad(5 * our_amf + our_window, ours)
+        scale = plain_gradient.abs().max()
+        torch.testing.assert_close(our_gradient.double() / scale, plain_gradient / scale, rtol=0, atol=1e-4)
 
-    assert motion.displacement.dtype == dtype
-    torch.testing.assert_close(motion.displacement.double(), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(motion.window_keys.double(), means, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(our_amf.double(), plain_amf, rtol=1e-4, atol=0)
-    torch.testing.assert_close(our_window.double(), plain_window.double(), rtol=1e-4, atol=1e-12)
-    scale = plain_gradient.abs().max()
-    torch.testing.assert_close(our_gradient.double() / scale, plain_gradient / scale, rtol=0, atol=1e-4)
+
+@pytest.mark.parametrize("kept", [2**22, 0])
+@pytest.mark.parametrize("extractor", ["window", "dense"])
+def test_tokens_without_a_reference_do_not_count(extractor, kept, monkeypatch):
+    """Not in the mean and not in the gradient; where no gradient is asked for, the error is the same."""
+    monkeypatch.setattr(amf, "KEPT_ELEMENTS", kept)
+    qk = random_qk(3, 6, 8, 2, 4).requires_grad_()
+    options = {"extractor": extractor, "reduction": "head_mean", "temperature": 1.5, "span": 2, "window": 3}
+    options |= {"tile": (3, 4), "with_window_keys": False}
+    plain = extract_motion(*qk, 6, 8, **options)
+    towards = torch.randn(plain.displacement.shape, generator=torch.Generator().manual_seed(3)).double()
+    away = (plain.displacement - towards).square().sum(-1)
+    gone = torch.zeros(48, dtype=torch.bool)
+    gone[5:30] = True
+    weight = plain.pairs.weight.double()
+    expected = (weight * away[:, ~gone].mean(1)).sum() / weight.sum()
+    towards[:, gone] = float("nan")
+    ours = extract_motion(*qk, 6, 8, towards=towards, **options).error
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(3 * one, qk)[0] for one in (ours, expected)))
+    with torch.no_grad():
+        torch.testing.assert_close(extract_motion(*qk, 6, 8, towards=towards, **options).error, ours)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1000.0])  # as they are, the second's exponentials overflow

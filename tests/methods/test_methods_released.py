@@ -199,7 +199,7 @@ def test_with_the_papers_options_it_is_the_papers_method(tile, window):
     torch.testing.assert_close(ours.displacement, paper.displacement)
     torch.testing.assert_close(ours.window_keys, paper.window_keys)
     totals = [
-        amf_loss(one.displacement, torch.zeros(()), one.pairs.weight)
+        amf_loss(one.displacement, torch.zeros_like(one.displacement), one.pairs.weight)
         + window_loss(one.window_keys, one.pairs)
         for one in (ours, paper)
     ]
