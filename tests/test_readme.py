@@ -37,7 +37,7 @@ def test_the_method_of_the_readme_runs_from_its_one_file_and_one_yaml(
 
 
 def test_both_set_up_commands_stand_between_their_marks() -> None:
-    for mark, ending in (("run command", "-m harness"), ("test command", "-m pytest -n 2 --dist loadfile")):
+    for mark, ending in (("run command", "-m harness"), ("test command", "-m pytest -n 2 --dist worksteal")):
         found = re.search(rf"<!-- {mark} -->\n```bash\n(.*?)\n```\n<!-- end -->", README)
         assert found and "\n" not in found[1] and found[1].endswith(ending)
         assert found[1].startswith("python3 -m venv .venv && ")
