@@ -97,9 +97,17 @@ def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
             motion = extract_motion_by_loop(queries, keys, size.height, size.width, **options)
             error: Any = amf_loss(motion.displacement, still, pairs.weight)
         else:
-            one_head = (queries[:, :, None], keys[:, :, None])
-            options.update(extractor=name, reduction="head_mean", with_window_keys=True, towards=still)
-            motion = extract_motion(*one_head, size.height, size.width, **options)
+            motion = extract_motion(
+                queries[:, :, None],
+                keys[:, :, None],
+                size.height,
+                size.width,
+                extractor="dense" if name == "dense" else "window",
+                reduction="head_mean",
+                with_window_keys=True,
+                towards=still,
+                **options,
+            )
             error = motion.error
         window: Any = motion.window_keys
         total: Tensor = error + window_loss(window, pairs)

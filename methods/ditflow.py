@@ -122,9 +122,10 @@ def displacements(
     import torch
 
     from methods import amf
+    from methods.soft_argmax import soft_argmax, token_positions
 
     queries, keys, scale = amf.reduce_heads(queries, keys, "concat", temperature)
-    positions = amf.token_positions(height, width, queries)
+    positions = token_positions(height, width, queries)
     source, target = torch.cartesian_prod(*(torch.arange(len(queries)),) * 2).unbind(1)
     pairs = amf.FramePairs(source, target, torch.ones(len(source)))
 
@@ -132,7 +133,7 @@ def displacements(
         return None, positions
 
     if soft:
-        return amf.soft_argmax(queries, keys, pairs, everywhere, scale).positions - positions
+        return soft_argmax(queries, keys, pairs, everywhere, scale).positions - positions
     with torch.no_grad():
         both = zip(source.tolist(), target.tolist(), strict=True)
         return torch.stack([positions[(queries[i] @ keys[j].mT).argmax(-1)] for i, j in both]) - positions

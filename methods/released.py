@@ -234,6 +234,7 @@ def released_motion(
     import torch
 
     from methods import amf
+    from methods.soft_argmax import soft_argmax, token_positions
 
     if reduction == "token_mean":
         scale = temperature / queries.shape[-1] ** 0.5
@@ -246,7 +247,7 @@ def released_motion(
     same = all_pairs.source == all_pairs.target
     apart = amf.FramePairs(*(part[~same] for part in all_pairs))
     itself = amf.FramePairs(*(part[same] for part in all_pairs))
-    positions = amf.token_positions(height, width, queries)
+    positions = token_positions(height, width, queries)
     split = amf.tiles(height, width, tile, device)
     centre_tokens = split.centres
     if windows.tile_centre == "half":
@@ -272,17 +273,17 @@ def released_motion(
         return index, grid.flatten(-3, -2) * counted[:, None]
 
     with torch.no_grad():
-        centres = amf.soft_argmax(queries[:, centre_tokens], keys, apart, everywhere, scale).positions
+        centres = soft_argmax(queries[:, centre_tokens], keys, apart, everywhere, scale).positions
     rows = window_cells(centres[..., 0], window, height, windows)
     columns = window_cells(centres[..., 1], window, width, windows)
     repeats = windows.clamp == "cells"
-    expected = amf.soft_argmax(queries, keys, apart, in_window, scale, repeats=repeats).positions
+    expected = soft_argmax(queries, keys, apart, in_window, scale, repeats=repeats).positions
     origin = positions
     if windows.positions == "window":
         origin = positions % torch.tensor(tile, device=device)
     displacement = expected - origin
     if len(itself.source):
-        of_itself = amf.soft_argmax(queries, keys, itself, everywhere, scale).positions - positions
+        of_itself = soft_argmax(queries, keys, itself, everywhere, scale).positions - positions
         order = torch.cat([same.nonzero(), (~same).nonzero()])[:, 0].argsort().to(device)
         displacement = torch.cat([of_itself, displacement])[order]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods import amf
+from methods import amf, soft_argmax
 from methods.amf import amf_loss, extract_motion, frame_pairs, reduce_heads
 from methods.amf_loop import extract_motion_by_loop
 from methods.window_loss import window_loss
@@ -100,8 +100,8 @@ def loop_window_loss(means, frames, span):
 def test_forward_and_gradient_agree_with_plain_loops(
     shape, extractor, reduction, dtype, kept, safe, monkeypatch
 ):
-    monkeypatch.setattr(amf, "KEPT_ELEMENTS", kept)
-    monkeypatch.setattr(amf, "SAFE_SCORE", safe)
+    monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", kept)
+    monkeypatch.setattr(soft_argmax, "SAFE_SCORE", safe)
     frames, height, width, heads, head_dim, span, window, tile = shape
     reference = random_qk(frames, height, width, heads, head_dim, seed=1)
     plain = random_qk(frames, height, width, heads, head_dim, seed=2).requires_grad_()
@@ -141,7 +141,7 @@ def test_forward_and_gradient_agree_with_plain_loops(
 @pytest.mark.parametrize("extractor", ["window", "dense"])
 def test_tokens_without_a_reference_do_not_count(extractor, kept, monkeypatch):
     """Not in the mean and not in the gradient; where no gradient is asked for, the error is the same."""
-    monkeypatch.setattr(amf, "KEPT_ELEMENTS", kept)
+    monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", kept)
     qk = random_qk(3, 6, 8, 2, 4).requires_grad_()
     options = {"extractor": extractor, "reduction": "head_mean", "temperature": 1.5, "span": 2, "window": 3}
     options |= {"tile": (3, 4), "with_window_keys": False}
@@ -166,24 +166,17 @@ def test_chunks_of_queries_change_nothing(extractor, temperature, monkeypatch):
     qk = random_qk(5, 6, 8, 2, 4).requires_grad_()
 
     def run():
-        motion = extract_motion(
-            *qk,
-            6,
-            8,
-            extractor=extractor,
-            reduction="head_mean",
-            temperature=temperature,
-            span=3,
-            window=3,
-            tile=(3, 4),
-            with_window_keys=True,
-        )
+        options = {"extractor": extractor, "reduction": "head_mean", "temperature": temperature, "span": 3}
+        options |= {"window": 3, "tile": (3, 4), "with_window_keys": True}
+        motion = extract_motion(*qk, 6, 8, **options)
         total = motion.displacement.square().sum() + window_loss(motion.window_keys, motion.pairs)
-        return motion.displacement, torch.autograd.grad(total, qk)[0]
+        towards = torch.ones_like(motion.displacement)
+        error = extract_motion(*qk, 6, 8, towards=towards, **options).error
+        return motion.displacement, error, *(torch.autograd.grad(loss, qk)[0] for loss in (total, error))
 
     whole = run()
-    monkeypatch.setattr(amf, "KEPT_ELEMENTS", 0)
-    monkeypatch.setitem(amf.CHUNK_ELEMENTS, "cpu", 20 * 48)
+    monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", 0)
+    monkeypatch.setitem(soft_argmax.CHUNK_ELEMENTS, "cpu", 20 * 48)
     for chunked, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(chunked, expected)
 
