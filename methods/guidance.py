@@ -65,7 +65,7 @@ class Objective(Protocol[Signal]):
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
     ) -> Signal:
-        """The motion signal of a latent; with ``grad`` differentiable with respect to it."""
+        """The motion signal of a latent; with ``grad`` what ``losses`` makes it from, differentiable."""
         ...
 
     def losses(self, generated: Signal, reference: Signal) -> dict[str, Tensor]:
