@@ -128,19 +128,22 @@ def test_every_kind_of_pair_moves_as_it_says():
     assert words[0].background != words[1].background
 
 
-@pytest.mark.parametrize("side", [64, 96])
-def test_objects_of_every_clip_go_at_one_speed_and_keep_their_route(side):
+@pytest.mark.parametrize("side, frames", [(64, 17), (96, 17), (64, 49)])
+def test_objects_of_every_clip_go_at_one_speed_and_keep_their_route(side, frames):
     for motion in ("straight", "curved", "accelerating", "stopping", "two"):
         seed = HELD_OUT + number(motion)
         drawn, even, half = (
             displacements(truth).astype(float)
             for truth in (
-                draw(seed, 17, side, side),
-                reference(number(motion), 17, side),
-                reference(number(motion), 17, side, speed=None),
+                draw(seed, frames, side, side),
+                reference(number(motion), frames, side),
+                reference(number(motion), frames, side, speed=None),
             )
         )
-        assert np.linalg.norm(even, axis=-1).mean(0) == pytest.approx(SPEED * side / 64, abs=1e-4)
+        assert np.linalg.norm(even, axis=-1).mean(0) == pytest.approx(
+            SPEED * side / 64 * 16 / (frames - 1), abs=1e-4
+        )
+        assert (np.linalg.norm(even, axis=-1) <= np.linalg.norm(drawn, axis=-1)).all(), "it fits the frame"
         np.testing.assert_allclose(half, drawn / 2, atol=1e-4)
         faster = np.linalg.norm(even, axis=-1).mean(0) / np.linalg.norm(drawn, axis=-1).mean(0)
         np.testing.assert_allclose(even, drawn * faster[:, None], atol=1e-4)
