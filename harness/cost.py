@@ -22,6 +22,7 @@ backward pass, and the time no GPU can beat (``Gpu``).
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -332,6 +333,18 @@ class StageObserver(Observer):
             self.current = before
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is looked for inside: that is a tenth of the time of importing and counting, for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def method_calls(method: Method, grid: Grid, num_blocks: int) -> dict[Call, int]:
     """How often a method calls the backbone, by running it on a ``CountingBackbone``.
 
@@ -410,13 +423,11 @@ class _ByText:
 @lru_cache(maxsize=256)
 def _unit_cost(key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None) -> Cost:
     config, frames = key.value
-    wan = _networks(config)
-    if kind == "gradient":
-        return _gradient_cost(config, _Where(frames, block, output, grid), wan)
-    # The operators are needed for the roofline anyway, and a large network takes seconds to walk through.
-    operators = _work(key, kind, block, output, grid)
-    total = float(sum(times * flops for (_, flops, _), times in operators.items()))
-    return Cost(total, total)
+    executed = _work(key, kind, block, output, grid)
+    once = executed
+    if kind == "gradient" and config.checkpoint is True:
+        once = _work(_ByText((replace(config, checkpoint=False), frames)), kind, block, output, grid)
+    return Cost(float(once.flops - once.again), float(executed.flops))
 
 
 class _Where(NamedTuple):
@@ -437,35 +448,6 @@ def _networks(config: CostableBackbone, recompute: bool = True) -> Any:
 @lru_cache(maxsize=4)
 def _meta(config: _ByText) -> Any:
     return config.value.meta()
-
-
-def _gradient_cost(config: CostableBackbone, where: _Where, wan: Any) -> Cost:
-    attention, _ = _count(lambda: _partial(config, where, wan, grad=False))
-    plain = _networks(config, recompute=False)
-    both, rest = _count(lambda: _partial(config, where, plain, grad=True))
-    model = both + rest
-    executed = model - (both - attention) + FUSED_BACKWARD * attention
-    if config.checkpoint is True:
-        executed += sum(_count(lambda: _partial(config, where, wan, grad=True))) - model
-    return Cost(model, executed)
-
-
-def _count(run: Callable[[], None]) -> tuple[float, float]:
-    """FLOPs of the attention products (the only batched ones) and of everything else.
-
-    Attention is pinned to its unfused form, which the counter sees product by
-    product; of a fused kernel it counts what the kernel executes, or nothing.
-    """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run()
-    by_operator = counter.get_flop_counts().get("Global", {})
-    batched = (torch.ops.aten.bmm, torch.ops.aten.baddbmm)
-    attention = sum(by_operator.get(operator, 0) for operator in batched)
-    return float(attention), float(counter.get_total_flops() - attention)
 
 
 def _inputs(
@@ -539,6 +521,7 @@ WHOLE: dict[Kind, Callable[[CostableBackbone, int, Any], None]] = {
 # --- limits ------------------------------------------------------------------------------------
 
 
+@_uncollected()
 def limits(method: Method, config: BackboneConfig, frames: int) -> Limits:
     """Bytes saved for the backward pass, and each GPU's shortest time for one cell (``roofline``).
 
@@ -576,18 +559,30 @@ def roofline(method: Method, config: BackboneConfig, frames: int) -> dict[str, d
     return found
 
 
-def _seconds(gpu: Gpu, work: Mapping[tuple[str, int, int], int]) -> float:
+def _seconds(gpu: Gpu, work: _Work) -> float:
     return sum(
         times * max(flops / float(getattr(gpu, rate)), moved / gpu.bandwidth)
-        for (rate, flops, moved), times in work.items()
+        for (rate, flops, moved), times in work.operators.items()
     )
 
 
+class _Work(NamedTuple):
+    """What one call executes.
+
+    ``operators``: how many there are of each (rate, FLOPs, bytes). ``again``: FLOPs of attention's
+    backward passes beyond what their gradients need.
+    """
+
+    operators: Counter[tuple[str, int, int]]
+    again: int = 0
+
+    @property
+    def flops(self) -> int:
+        return sum(times * flops for (_, flops, _), times in self.operators.items())
+
+
 @lru_cache(maxsize=256)
-def _work(
-    key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None
-) -> Mapping[tuple[str, int, int], int]:
-    """Of one call: how many operators there are of each (rate, FLOPs, bytes)."""
+def _work(key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None) -> _Work:
     config, frames = key.value
     wan = _networks(config)
     if kind in ("partial", "gradient"):
@@ -596,62 +591,103 @@ def _work(
     return _operators(lambda: WHOLE[kind](config, frames, wan))
 
 
-def _operators(run: Callable[[], None]) -> Counter[tuple[str, int, int]]:
-    """Operators that ``run`` executes on the meta device, with fused attention, by (rate, FLOPs, bytes)."""
+def _operators(run: Callable[[], None]) -> _Work:
+    """What ``run`` executes on the meta device, with fused attention."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import flop_registry
+    from torch.utils.flop_counter import FlopCounterMode
 
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    found: Counter[tuple[str, int, int]] = Counter()
+    # PyTorch's own counts of these two are 0 in some versions.
+    formulas = {
+        attention: lambda *shapes, **_: _attention_flops(*shapes[:3]),
+        attention_backward: lambda *shapes, **_: int(FUSED_BACKWARD * _attention_flops(*shapes[1:4])),
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     free = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "detach", "lift_fresh"}
+    found: Counter[tuple[str, int, int]] = Counter()
+    again = 0
+    known: dict[Any, tuple[tuple[str, int, int], int, Callable[[], Any]]] = {}
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal again
             kwargs = kwargs or {}
-            result = func(*args, **kwargs)
             packet = func._overloadpacket
             if func.is_view or packet.__name__ in free:
-                return result
-            tensors = {id(leaf): leaf for leaf in _leaves((args, kwargs, result), torch.Tensor)}.values()
-            # An expanded tensor reads no more than it holds.
-            moved = sum(
-                min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes()) for tensor in tensors
-            )
-            # PyTorch's own counts of these two are 0 in some versions.
-            if packet is attention:
-                flops = _attention_flops(*args[:3])
-            elif packet is attention_backward:
-                flops = int(FUSED_BACKWARD * _attention_flops(*args[1:4]))
+                return func(*args, **kwargs)
+            seen: list[Tensor] = []
+            call = func, _described((args, kwargs), seen)
+            # Most shapes of a network come again, and PyTorch takes its time to find the result's.
+            if call in known:
+                operator, more, make = known[call]
+                result = make()
             else:
-                count = flop_registry.get(packet)
-                flops = int(count(*args, **kwargs, out_val=result)) if count else 0
-            half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors)
-            single = "tf32" if "convolution" in packet.__name__ else "float32"
-            found["bfloat16" if half else single, flops, moved] += 1
+                with counter:
+                    result = func(*args, **kwargs)
+                flops = counter.get_total_flops()
+                _described(result, seen)
+                # An expanded tensor reads no more than it holds.
+                moved = sum(min(one.numel() * one.itemsize, one.untyped_storage().nbytes()) for one in seen)
+                half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in seen)
+                single = "tf32" if "convolution" in packet.__name__ else "float32"
+                operator = "bfloat16" if half else single, flops, moved
+                more = flops - _gradient_flops(*args[1:4]) if packet is attention_backward else 0
+                written = any(returned.alias_info for returned in func._schema.returns)
+                if not written and all(tensor.is_meta for tensor in seen):
+                    known[call] = operator, more, _maker(result)
+            found[operator] += 1
+            again += more
             return result
 
     with _fused_attention(), Watch():  # type: ignore[no-untyped-call]
         run()
-    return found
+    return _Work(found, again)
 
 
-def _leaves(value: Any, kind: type) -> Iterator[Any]:
-    """What is of this kind in nested sequences and mappings; torch's own way round takes much longer."""
-    if isinstance(value, kind):
-        yield value
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from _leaves(one, kind)
-    elif isinstance(value, dict):
-        yield from _leaves(tuple(value.values()), kind)
+def _described(value: Any, seen: list[Tensor]) -> Any:
+    """Arguments as a key that is equal where results have the same shapes; their tensors go to ``seen``."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        place = next((at for at, known in enumerate(seen) if known is value), len(seen))
+        if place == len(seen):
+            seen.append(value)
+        held = value.untyped_storage().nbytes()
+        return place, value.shape, value.stride(), value.dtype, value.requires_grad, held
+    if isinstance(value, tuple | list):
+        return tuple([_described(one, seen) for one in value])
+    if isinstance(value, dict):
+        return tuple([(name, _described(one, seen)) for name, one in value.items()])
+    return type(value), value
 
 
-def _attention_flops(query: Tensor, key: Tensor, value: Tensor) -> int:
-    """Two products of (batch, heads, tokens, width) operands."""
+def _maker(result: Any) -> Callable[[], Any]:
+    """Makes tensors on the meta device like the results of an operator."""
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        size, stride, dtype = result.shape, result.stride(), result.dtype
+        return lambda: torch.empty_strided(size, stride, dtype=dtype, device="meta")
+    if isinstance(result, tuple | list):
+        kind, makers = type(result), [_maker(one) for one in result]
+        return lambda: kind([make() for make in makers])
+    return lambda: result
+
+
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int]) -> int:
+    """Two products of operands of shape (batch, heads, tokens, width)."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+def _gradient_flops(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """The products that the gradients asked for need: one each, and for the first two one more in common."""
+    scores = query.requires_grad + key.requires_grad
+    values = value.requires_grad + bool(scores)
     batch, heads, queries, width = query.shape
-    return int(2 * batch * heads * queries * key.shape[2] * (width + value.shape[3]))
+    return int(2 * batch * heads * queries * key.shape[2] * (scores * width + values * value.shape[3]))
 
 
 @contextlib.contextmanager
@@ -772,6 +808,7 @@ def cell_flops(
     return Flops(model_flops=model + dit, executed_flops=executed, forward_equivalents=dit / forward)
 
 
+@_uncollected()
 def cost_report(method: Method, config: BackboneConfig, frames: int) -> list[dict[str, Any]]:
     """What a cell would cost, one row for each kind of call in each stage, a ``total`` last.
 
