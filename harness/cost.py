@@ -655,7 +655,7 @@ def _described(value: Any, seen: list[Tensor]) -> Any:
         if place == len(seen):
             seen.append(value)
         held = value.untyped_storage().nbytes()
-        return place, value.shape, value.stride(), value.dtype, value.requires_grad, held
+        return place, value.shape, value.stride(), value.dtype, value.device, value.requires_grad, held
     if isinstance(value, tuple | list):
         return tuple([_described(one, seen) for one in value])
     if isinstance(value, dict):

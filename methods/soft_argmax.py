@@ -1,8 +1,10 @@
 """Soft-argmax between frames: attention whose values are the positions of the keys.
 
 What attention motion flow (``methods/amf.py``) is made of, and nearly all of its work. No map of S x S
-scores is kept for the backward pass: queries go through pair by pair, and where it is known what
-their positions are compared with (``Goal``), each pair leaves its part of the gradient behind.
+scores is kept for the backward pass. As many pairs of frames go through together as the scores that may
+be there at once allow: all of them where they are few, some 25 on a GPU at Wan's size, where the backward
+pass computes scores again. A processor takes one pair at Wan's size, and where it is known what positions
+are compared with (``Goal``), each pair leaves its part of the gradient behind.
 
 Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, n queries of a
 frame, C channels. Positions are (row, column) in tokens.
@@ -18,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from methods.amf import FramePairs
@@ -105,20 +108,24 @@ def soft_argmax(
     names. ``queries`` (F, n, C) and ``keys`` (F, S, C) are differentiable, what ``cells`` returns is
     not. ``repeats``: a query may look at one key several times.
     """
-    if _is_large(queries, keys, pairs):
-        chunks = slices(queries.shape[1], max(1, _budget(keys) // keys.shape[1]))
+    if _pairs_at_once(queries, keys):
 
-        def looks(pair: int) -> Iterator[Look]:
-            return (Look(chunk, slice(None), None, *cells(pair, chunk)) for chunk in chunks)
+        def found(some: slice) -> Tensor:
+            scores = _scores(queries, keys, pairs, some, scale)
+            index, values = cells(some, slice(None))
+            if index is not None:
+                # All scores and then those of the window: the product is one large matrix product, while
+                # gathering the windows' keys for it would move C times as much as gathering scores.
+                scores = scores.gather(-1, index)
+            return _weighted(torch.softmax(scores, dim=-1), values)
 
-        return _in_parts(queries, keys, pairs, looks, scale, repeats, goal)
-    scores = _scores(queries, keys, pairs, scale)
-    index, values = cells(slice(None), slice(None))
-    if index is not None:
-        # All scores and then those of the window: the product is one large matrix product, while
-        # gathering the windows' keys for it would move C times as much as gathering scores.
-        scores = scores.gather(-1, index)
-    return _judged(_weighted(torch.softmax(scores, dim=-1), values), goal)
+        return _in_groups(queries, keys, pairs, found, goal)
+    chunks = slices(queries.shape[1], max(1, _budget(keys) // keys.shape[1]))
+
+    def looks(pair: int) -> Iterator[Look]:
+        return (Look(chunk, slice(None), None, *cells(pair, chunk)) for chunk in chunks)
+
+    return _in_parts(queries, keys, pairs, looks, scale, repeats, goal)
 
 
 def window_soft_argmax(
@@ -148,15 +155,16 @@ def window_soft_argmax(
         return Expected(found.flip(-1), error)
     positions = token_positions(height, width, keys)
     first_rows, first_columns = corners.unbind(-1)
-    large = _is_large(queries, keys, pairs)
-    if large and keys.is_meta:
-        # Nobody knows where the windows lie; the work of whole frames is the most it can be.
-        return soft_argmax(queries, keys, pairs, lambda pair, query: (None, positions), scale, goal=goal)
     no_row, no_column = (_bias(size, window, keys) for size in (height, width))
-    if not large:
-        bias = no_row[first_rows][..., :, None] + no_column[first_columns][..., None, :]
-        scores = _scores(queries, keys, pairs, scale) + bias.flatten(-2)
-        return _judged(torch.softmax(scores, dim=-1) @ positions, goal)
+    if _pairs_at_once(queries, keys):
+
+        def found_inside(some: slice) -> Tensor:
+            rows, columns = no_row[first_rows[some]], no_column[first_columns[some]]
+            bias = rows[..., :, None] + columns[..., None, :]
+            scores = _scores(queries, keys, pairs, some, scale) + bias.flatten(-2)
+            return torch.softmax(scores, dim=-1) @ positions
+
+        return _in_groups(queries, keys, pairs, found_inside, goal)
     order = first_rows.argsort(dim=1)
     counts = F.one_hot(first_rows, height - window + 1).sum(1).tolist()
     most = max(1, _budget(keys) // (window * width))
@@ -195,13 +203,33 @@ def _largest_chunk(queries: Tensor, keys: Tensor) -> int:
     return min(_budget(keys), queries.shape[1] * keys.shape[1])
 
 
-def _is_large(queries: Tensor, keys: Tensor, pairs: FramePairs) -> bool:
-    return len(pairs.source) * queries.shape[1] * keys.shape[1] > KEPT_ELEMENTS
+def _pairs_at_once(queries: Tensor, keys: Tensor) -> int:
+    """How many pairs of frames the budget has room for; 0 where it is not two."""
+    pairs = _budget(keys) // (queries.shape[1] * keys.shape[1])
+    return pairs if pairs > 1 else 0
 
 
-def _scores(queries: Tensor, keys: Tensor, pairs: FramePairs, scale: float) -> Tensor:
-    """(P, n, S): ``scale`` q.k of every pair of frames."""
-    source, target = pairs.source.to(keys.device), pairs.target.to(keys.device)
+def _in_groups(
+    queries: Tensor,
+    keys: Tensor,
+    pairs: FramePairs,
+    found: Callable[[slice], Tensor],
+    goal: Goal | None,
+) -> Expected:
+    """Positions (P, n, 2) from those that ``found`` returns of some pairs, all at once where they are few."""
+    groups = slices(len(pairs.source), _pairs_at_once(queries, keys))
+    again = torch.is_grad_enabled() and len(pairs.source) * queries.shape[1] * keys.shape[1] > KEPT_ELEMENTS
+    positions = [
+        checkpoint(found, some, use_reentrant=False, preserve_rng_state=False) if again else found(some)
+        for some in groups
+    ]
+    expected = torch.cat(positions)
+    return Expected(expected, None if goal is None else goal.error(expected))
+
+
+def _scores(queries: Tensor, keys: Tensor, pairs: FramePairs, some: slice, scale: float) -> Tensor:
+    """(P, n, S): ``scale`` q.k of some pairs of frames."""
+    source, target = pairs.source[some].to(keys.device), pairs.target[some].to(keys.device)
     return (scale * queries[source]) @ keys[target].mT
 
 
@@ -218,10 +246,6 @@ def _with_ones(values: Tensor) -> Tensor:
     rows = values.mT
     # Each coordinate in one run of memory: the product with weights is then twenty times as quick.
     return torch.cat([rows, torch.ones_like(rows[..., :1, :])], -2).mT
-
-
-def _judged(found: Tensor, goal: Goal | None) -> Expected:
-    return Expected(found, None if goal is None else goal.error(found))
 
 
 def _in_parts(

@@ -459,6 +459,12 @@ def test_an_operator_on_other_values_of_the_same_shape_is_another():
     assert shapes == [(6,), (4,), (6,), (4,)]
 
 
+def test_an_operator_on_another_device_is_another():
+    real, devices = torch.zeros(4, 6), []
+    cost._operators(lambda: devices.extend((one + one).device.type for one in (real.to("meta"), real)))
+    assert devices == ["meta", "cpu"]
+
+
 def test_a_velocity_s_gradient_passes_through_every_block_and_the_head():
     velocity = cost.unit_cost(TINY, FRAMES, Call("", "gradient", None, "velocity"))
     last = cost.unit_cost(TINY, FRAMES, Call("", "gradient", BLOCKS - 1, "hidden_states"))

@@ -81,6 +81,14 @@ def loop_amf_loss(generated, reference, weights):
     return total / sum(weights)
 
 
+def go_through(at_once, tokens, monkeypatch):
+    """How many pairs of frames of so many tokens go through together."""
+    if at_once != "all":
+        monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", 0)
+        pairs = {"groups": 2, "parts": 1}[at_once]
+        monkeypatch.setitem(soft_argmax.CHUNK_ELEMENTS, "cpu", pairs * tokens**2)
+
+
 def loop_window_loss(means, frames, span):
     pairs = [(i, j) for i in range(frames) for j in range(i + 1, min(frames, i + span + 1))]
     changes = [
@@ -91,16 +99,19 @@ def loop_window_loss(means, frames, span):
     return sum(changes) / len(changes) if changes else torch.zeros(())
 
 
-# All scores kept; some at a time, as they are where that is safe; each less its query's largest.
-@pytest.mark.parametrize(("kept", "safe"), [(2**22, 0.0), (0, 20.0), (0, 0.0)])
+# All pairs together; two at a time, whose scores are computed again; one at a time, with its scores as they
+# are where that is safe, or each less its query's largest.
+@pytest.mark.parametrize(
+    ("at_once", "safe"), [("all", 0.0), ("groups", 0.0), ("parts", 20.0), ("parts", 0.0)]
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("reduction", ["head_mean", "concat"])
 @pytest.mark.parametrize("extractor", ["window", "dense"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_forward_and_gradient_agree_with_plain_loops(
-    shape, extractor, reduction, dtype, kept, safe, monkeypatch
+    shape, extractor, reduction, dtype, at_once, safe, monkeypatch
 ):
-    monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", kept)
+    go_through(at_once, shape[1] * shape[2], monkeypatch)
     monkeypatch.setattr(soft_argmax, "SAFE_SCORE", safe)
     frames, height, width, heads, head_dim, span, window, tile = shape
     reference = random_qk(frames, height, width, heads, head_dim, seed=1)
@@ -137,11 +148,11 @@ def test_forward_and_gradient_agree_with_plain_loops(
         torch.testing.assert_close(our_gradient.double() / scale, plain_gradient / scale, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kept", [2**22, 0])
+@pytest.mark.parametrize("at_once", ["all", "groups", "parts"])
 @pytest.mark.parametrize("extractor", ["window", "dense"])
-def test_tokens_without_a_reference_do_not_count(extractor, kept, monkeypatch):
+def test_tokens_without_a_reference_do_not_count(extractor, at_once, monkeypatch):
     """Not in the mean and not in the gradient; where no gradient is asked for, the error is the same."""
-    monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", kept)
+    go_through(at_once, 48, monkeypatch)
     qk = random_qk(3, 6, 8, 2, 4).requires_grad_()
     options = {"extractor": extractor, "reduction": "head_mean", "temperature": 1.5, "span": 2, "window": 3}
     options |= {"tile": (3, 4), "with_window_keys": False}
@@ -179,6 +190,32 @@ def test_chunks_of_queries_change_nothing(extractor, temperature, monkeypatch):
     monkeypatch.setitem(soft_argmax.CHUNK_ELEMENTS, "cpu", 20 * 48)
     for chunked, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(chunked, expected)
+
+
+@pytest.mark.parametrize("at_once", ["groups", "parts"])
+@pytest.mark.parametrize("extractor", ["window", "dense"])
+@pytest.mark.parametrize("has_goal", [False, True])
+def test_no_map_of_scores_is_kept_for_the_backward_pass(extractor, at_once, has_goal, monkeypatch):
+    height, width = 12, 16
+    kept = []
+
+    def run():
+        options = {"extractor": extractor, "reduction": "head_mean", "temperature": 1.5, "span": 2}
+        options |= {"window": 3, "tile": (3, 4), "with_window_keys": False}
+        towards = torch.zeros(5, height * width, 2, dtype=torch.float64) if has_goal else None
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            motion = extract_motion(*qk, height, width, towards=towards, **options)
+        (motion.displacement.sum() if motion.error is None else motion.error).backward()
+        return max(kept, default=0)
+
+    qk = random_qk(4, height, width, 1, 4).requires_grad_()
+    one_pair = (height * width) ** 2
+    assert run() >= one_pair
+    go_through(at_once, height * width, monkeypatch)
+    assert run() < one_pair / 4
 
 
 def test_the_loop_that_gathers_windows_gives_the_same_motion():
