@@ -60,6 +60,8 @@ COSTS = (
     Column("memory", "Memory", "B", False),
     Column("forward_equivalents", "Forward eq.", "", False),
 )
+GRADIENTS = Column("gradients", "True gradients", "", None)
+"""True gradients of the latent taken for one video; shown where it is asked for."""
 FURTHER = Column("further", "Further video", "s", False)
 SPEEDUP = Column("speedup", "Speed-up", "x")
 COUNT = Column("n", "n", "", None)
@@ -189,7 +191,7 @@ class Table:
         )
         for column in self.columns:
             flat[column.key] = self.values[column.key].to_numpy()
-            if column.key in ("n", "memory", "forward_equivalents"):
+            if column.key in ("n", "memory", "forward_equivalents", "gradients"):
                 continue
             flat[f"{column.key}_low"] = self.lows[column.key].to_numpy()
             flat[f"{column.key}_high"] = self.highs[column.key].to_numpy()
@@ -307,7 +309,7 @@ def tables(
     """
     found = groups(results, plans)
     known = {column.key for group in found for column in _metric_columns(group.rows)}
-    known |= {column.key for column in (*COSTS, SPEEDUP, FURTHER)}
+    known |= {column.key for column in (*COSTS, SPEEDUP, FURTHER, GRADIENTS)}
     for key in only:
         if key not in known:
             raise InputError(f"--columns {key}: no such column{_nearest(key, sorted(known))}")
@@ -354,6 +356,7 @@ def _table(
     if base is not None and len(rows) > 1:
         columns.insert(columns.index(COSTS[0]) + 1, SPEEDUP)
     if only:
+        columns.append(GRADIENTS)
         columns = [column for key in only for column in columns if column.key == key] + [COUNT]
     numbers: list[dict[str, tuple[float, float, float]]] = []
     for row in rows:
@@ -469,23 +472,26 @@ def _quality(row: Row, key: str, dropped: set[Pair]) -> tuple[float, float, floa
 
 
 def _costs(row: Row) -> dict[str, tuple[float, float, float]]:
-    """Median seconds over clips with their interval, the highest peak, mean forward-equivalents, clips."""
+    """Median seconds over clips with their interval, the highest peak, mean counts, clips."""
     nothing = (math.nan, math.nan)
-    forwards = [
-        (record.flops.forward_equivalents, record.clip)
-        for record in row.finished
-        if record.flops.forward_equivalents is not None
-    ]
-    per_clip = cluster_means((value for value, _ in forwards), (clip for _, clip in forwards))
-    forward = float(np.mean(list(per_clip.values()))) if per_clip else math.nan
+    forward = _mean(row, lambda record: record.flops.forward_equivalents)
+    gradients = _mean(row, lambda record: record.calls.get("gradient", 0) if record.calls else None)
     peak = _peak(row)[0]
     return {
         "time": _median_seconds(row, lambda timing: timing.first_video),
         "further": _median_seconds(row, lambda timing: timing.further_video),
         "memory": (math.nan if peak is None else float(peak), *nothing),
         "forward_equivalents": (forward, *nothing),
+        "gradients": (gradients, *nothing),
         "n": (float(len({record.clip for record in row.finished})), *nothing),
     }
+
+
+def _mean(row: Row, read: Callable[[Record], float | None]) -> float:
+    """Mean over clips of the means within each; NaN where no cell has a value."""
+    found = [(value, record.clip) for record in row.finished if (value := read(record)) is not None]
+    clips = cluster_means((value for value, _ in found), (clip for _, clip in found))
+    return float(np.mean(list(clips.values()))) if clips else math.nan
 
 
 def _median_seconds(row: Row, read: Callable[[Timing], float | None]) -> tuple[float, float, float]:
@@ -988,8 +994,8 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
 
 def _digits(column: Column, values: Iterable[float]) -> int:
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    if column == SPEEDUP:
-        return 2
+    if column in (SPEEDUP, GRADIENTS):
+        return 2 if column == SPEEDUP else 1
     if not column.unit and column.key not in {cost.key for cost in COSTS} and largest < 10:
         return 4
     return 0 if largest >= 1000 else 1 if largest >= 100 else 2

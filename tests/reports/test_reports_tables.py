@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import math
 import re
 import resource
 import shutil
@@ -83,6 +84,7 @@ def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="
         seed=seed,
         metrics=metrics if status == "ok" else {},
         timing=Timing(total=given.get("total", 2.0), repeats=given.get("repeats", 1)),
+        calls=given.get("calls", {}),
         flops=Flops(forward_equivalents=given.get("forwards")),
         memory=given.get("memory", {"guide": Memory(process=500_000_000)}),
         environment={"device": given.get("device", "Some CPU")},
@@ -201,6 +203,23 @@ def test_only_the_columns_asked_for_are_shown_in_their_order(world, capsys):
     assert main([str(results), "--columns", "time", "clip_t"]) == 0
     printed = capsys.readouterr().out
     assert "Time (s)" in printed and "Position err." not in printed
+
+
+def test_true_gradients_are_a_mean_over_clips_shown_where_asked_for(tmp_path):
+    counts = {"a": {"forward": 50, "gradient": 34}, "b": {"forward": 50, "gradient": 37}}
+    guided = [write_cell(tmp_path, "fastvmt", clip, calls=calls) for clip, calls in counts.items()]
+    plain = [write_cell(tmp_path, "none", clip, calls={"forward": 50}) for clip in counts]
+    elsewhere = [write_cell(tmp_path, "precomputed", clip) for clip in counts]
+    cells = {"fastvmt": guided, "none": plain, "precomputed": elsewhere}
+    plan = write_plan(tmp_path, "p", [variant(method, those) for method, those in cells.items()])
+    (table,) = tables(tmp_path, [plan], only=["gradients"])
+    values = table.values["gradients"]
+    assert (values["fastvmt"], values["none"]) == (35.5, 0)
+    assert math.isnan(values["precomputed"])
+    assert "35.5" in to_markdown(table) and "35.50" not in to_markdown(table)
+    assert set(ranks(table)["gradients"]) == {""}
+    (table,) = tables(tmp_path, [plan])
+    assert "gradients" not in table.values
 
 
 def test_best_and_second_follow_each_columns_direction(world):
