@@ -46,6 +46,7 @@ Actions (action=...)
   cost   print what it would cost; needs no weights and no GPU
   score  compute the metrics anew from the kept frames
   speed  what finished cells took, stage by stage, beside the roofline of their GPU
+  profile  which operators (on a GPU, kernels) a method's first step spends its time in
   amf    time attention motion flow as a loop, dense and windowed, and measure its memory
 
 Groups (group=option)
@@ -571,6 +572,7 @@ def _own_world(job: Job) -> str:
 
 def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start | None = None) -> int:
     """Do what ``action`` says; ``start`` runs the jobs, in place of ``work``. Returns the exit code."""
+    from datasets.errors import InputError
     from harness.plan import save_plan, unmatched
 
     notices = [
@@ -590,7 +592,7 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
             print_amf(job)
         else:
             print_cost(job, rows)
-    for plan in _once(plan for job, plan, _ in planned if job.action in ("run", "score", "speed")):
+    for plan in _once(plan for job, plan, _ in planned if job.action in ("run", "score", "speed", "profile")):
         for one in plan.variants_out:
             _say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
     code = 0
@@ -599,6 +601,14 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
 
         for line in print_speed(plan, [(job, cells) for job, of_job, cells in planned if of_job is plan]):
             _say(line)
+            code = 2
+    for plan in _once(plan for job, plan, _ in planned if job.action == "profile"):
+        from harness.profiling import print_profiles
+
+        try:
+            print_profiles(plan, [(job, cells) for job, of_job, cells in planned if of_job is plan])
+        except InputError as error:
+            _say(str(error))
             code = 2
     running = [one for one in planned if one[0].action in ("run", "score")]
     return run_jobs(running, start) if running else code

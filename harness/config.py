@@ -94,7 +94,7 @@ class _Root(_Keys):
     tracker: Node
     execute: _Execute
     wandb: Settings
-    action: Literal["run", "plan", "cost", "score", "speed", "amf"]
+    action: Literal["run", "plan", "cost", "score", "speed", "profile", "amf"]
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
     seed: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), BeforeValidator(_as_list)
@@ -168,7 +168,7 @@ def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = 
     dataset = build(root.dataset, "dataset", trust)
     tracker = build(root.tracker, "tracker", trust)
     # Nothing else needs a device, so it may speak of one that is not here.
-    device = resolve_device(root.device) if root.action in ("run", "amf") else root.device
+    device = resolve_device(root.device) if root.action in ("run", "profile", "amf") else root.device
     return Job(
         method=method,
         backbone=backbone,

@@ -231,8 +231,8 @@ def _grid(job: Job) -> Grid | None:
     if job.action == "speed":
         grid: Callable[[int], Grid] | None = getattr(job.backbone, "grid", None)
         return grid and grid(job.frames)
-    # Only a run needs the device.
-    return job.backbone.check(job.frames, job.device if job.action == "run" else "cpu")
+    needs_device = job.action in ("run", "profile")
+    return job.backbone.check(job.frames, job.device if needs_device else "cpu")
 
 
 def _name(job: Job, config: str, what: Sequence[str]) -> str:
