@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
-import time
+import os
+import resource
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -563,12 +566,10 @@ def test_published_wan_in_forward_equivalents(empty_cache, name, wan, low, high)
 
 
 @pytest.mark.slow
-def test_the_largest_wan_is_counted_in_seconds(empty_cache):
+def test_the_largest_wan_needs_no_more_memory_and_time_than_its_network_says(empty_cache):
     method, backbone = composed("fastvmt", "wan2.1-14b")
-    started = time.process_time()
     rows = cost.cost_report(method, backbone, 81)
     limits = cost.limits(method, backbone, 81)
-    assert time.process_time() - started < 30
     forward = next(row for row in rows if row["operation"] == "DiT forward")
     assert forward["flops"] / forward["calls"] == pytest.approx(1.678e15, rel=1e-3)
     assert math.isfinite(rows[-1]["executed_flops"])
@@ -576,3 +577,28 @@ def test_the_largest_wan_is_counted_in_seconds(empty_cache):
     assert limits.saved_checkpointed < 20e9 < 52e9 < limits.saved
     h100 = cost.GPUS["H100 SXM"]
     assert limits.seconds["H100 SXM"] > rows[-1]["flops"] / h100.bfloat16
+
+
+@pytest.mark.slow
+def test_the_largest_wan_is_counted_in_half_a_minute(tmp_path):
+    """The whole command, imports and all, in seconds of a processor; a busy one gets half as many more."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "harness",
+            "action=cost",
+            "method=fastvmt",
+            "backbone=wan2.1-14b",
+            "frames=81",
+        ],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path)},
+        cwd=Path(conf.__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 45
+    assert "135.8" in done.stdout
