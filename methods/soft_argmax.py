@@ -38,7 +38,7 @@ BASE = math.e if torch.backends.cpu.get_cpu_capability() == "AVX512" else 2.0
 
 
 Cells = Callable[[int | slice, slice], tuple[Tensor | None, Tensor]]
-"""Which keys some queries of a pair, or of all pairs, look at: indices (..., n, m), or None for all
+"""Which keys some queries of a pair, or of some pairs, look at: indices (..., n, m), or None for all
 keys, and (row, column) of those keys: (m, 2), or (..., n, m, 2) where they differ among queries."""
 
 
@@ -217,7 +217,7 @@ def _in_groups(
     goal: Goal | None,
 ) -> Expected:
     """Positions (P, n, 2) from those that ``found`` returns of some pairs, all at once where they are few."""
-    groups = slices(len(pairs.source), _pairs_at_once(queries, keys))
+    groups = slices(len(pairs.source), _pairs_at_once(queries, keys)) or [slice(None)]
     again = torch.is_grad_enabled() and len(pairs.source) * queries.shape[1] * keys.shape[1] > KEPT_ELEMENTS
     positions = [
         checkpoint(found, some, use_reentrant=False, preserve_rng_state=False) if again else found(some)

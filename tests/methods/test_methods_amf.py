@@ -192,6 +192,16 @@ def test_chunks_of_queries_change_nothing(extractor, temperature, monkeypatch):
         torch.testing.assert_close(chunked, expected)
 
 
+@pytest.mark.parametrize("at_once", ["all", "groups", "parts"])
+@pytest.mark.parametrize("extractor", ["window", "dense"])
+def test_one_frame_has_no_motion(extractor, at_once, monkeypatch):
+    go_through(at_once, 48, monkeypatch)
+    options = {"extractor": extractor, "reduction": "head_mean", "temperature": 1.5, "span": 2, "window": 3}
+    motion = extract_motion(*random_qk(1, 6, 8, 2, 4), 6, 8, tile=(3, 4), with_window_keys=True, **options)
+    assert motion.displacement.shape == (0, 48, 2)
+    assert motion.window_keys.shape == (0, 4, 4)
+
+
 @pytest.mark.parametrize("at_once", ["groups", "parts"])
 @pytest.mark.parametrize("extractor", ["window", "dense"])
 @pytest.mark.parametrize("has_goal", [False, True])
