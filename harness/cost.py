@@ -482,7 +482,6 @@ def _partial(config: CostableBackbone, where: _Where, wan: Any, *, grad: bool) -
 
     tensors = _captured(config, where, wan, grad)
     if grad:
-        # Not autograd.grad: the counter's module hooks refuse it where a leaf enters a module.
         torch.autograd.backward(tensors, [torch.empty_like(tensor) for tensor in tensors])
 
 
