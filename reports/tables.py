@@ -994,8 +994,10 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
 
 def _digits(column: Column, values: Iterable[float]) -> int:
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    if column in (SPEEDUP, GRADIENTS):
-        return 2 if column == SPEEDUP else 1
+    if column == SPEEDUP:
+        return 2
+    if column == GRADIENTS:
+        return 1
     if not column.unit and column.key not in {cost.key for cost in COSTS} and largest < 10:
         return 4
     return 0 if largest >= 1000 else 1 if largest >= 100 else 2

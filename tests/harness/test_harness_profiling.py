@@ -26,7 +26,7 @@ def test_the_first_step_is_profiled_by_stage(
     guidance = ["backbone.guidance.block=3", "method.optimiser.iterations=4", "method.reuse.interval=2"]
     assert main(monkeypatch, "frames=5", "name=mine", *guidance) == 0
     out = capsys.readouterr().out
-    assert "fastvmt on sprites, 5 frames, " in out and "of_scaled" not in out
+    assert "fastvmt on sprites, 5 frames, " in out
     (found,) = json.loads((tmp_path / "results" / "profile" / "mine.json").read_text())
     stages = found["stages"]
     assert list(stages) == ["encode", "text", "extract", "guide", "denoise", "decode"]
