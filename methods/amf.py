@@ -138,7 +138,7 @@ def extract_motion(
     split = tiles(height, width, tile, queries.device)
     goal = None if towards is None else amf_goal(towards + positions, pairs.weight)
 
-    def everywhere(pair: int | slice, query: slice) -> tuple[None, Tensor]:
+    def everywhere(pair: Tensor, query: Tensor) -> tuple[None, Tensor]:
         return None, positions
 
     if extractor == "dense":

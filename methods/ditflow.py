@@ -129,7 +129,7 @@ def displacements(
     source, target = torch.cartesian_prod(*(torch.arange(len(queries)),) * 2).unbind(1)
     pairs = amf.FramePairs(source, target, torch.ones(len(source)))
 
-    def everywhere(pair: int | slice, query: slice) -> tuple[None, Tensor]:
+    def everywhere(pair: Tensor, query: Tensor) -> tuple[None, Tensor]:
         return None, positions
 
     if soft:

@@ -261,10 +261,10 @@ def released_motion(
     if windows.checkerboard:
         counted[1::2] = 0
 
-    def everywhere(pair: int | slice, query: slice) -> tuple[None, Tensor]:
+    def everywhere(pair: Tensor, query: Tensor) -> tuple[None, Tensor]:
         return None, positions
 
-    def in_window(pair: int | slice, query: slice) -> tuple[Tensor, Tensor]:
+    def in_window(pair: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         row, column = (cells[pair, split.of_token[query]] for cells in (rows, columns))
         index = cell_tokens(row, column, width)
         if windows.positions == "window":

@@ -1,13 +1,14 @@
 """Soft-argmax between frames: attention whose values are the positions of the keys.
 
-What attention motion flow (``methods/amf.py``) is made of, and nearly all of its work. No map of S x S
-scores is kept for the backward pass. As many pairs of frames go through together as the scores that may
-be there at once allow: all of them where they are few, some 25 on a GPU at Wan's size, where the backward
-pass computes scores again. A processor takes one pair at Wan's size, and where it is known what positions
-are compared with (``Goal``), each pair leaves its part of the gradient behind.
+What attention motion flow (``methods/amf.py``) is made of, and nearly all of its work. All pairs of frames
+go through together: where their scores are few, at once; otherwise in blocks of queries. The queries that
+look at one frame meet its keys in one matrix product, whichever frames they come from. No map of S x S
+scores is kept for the backward pass: where it is known what positions are compared with (``Goal``), each
+block leaves its part of the gradient behind, and otherwise the backward pass computes scores again.
 
 Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, n queries of a
-frame, C channels. Positions are (row, column) in tokens.
+frame, C channels. In blocks, of T frames that are looked at: r queries that look at each, m keys of each.
+Positions are (row, column) in tokens.
 """
 
 from __future__ import annotations
@@ -17,44 +18,27 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from methods.amf import FramePairs
 
-# Scores that go through at once. On a processor fewer and larger products, whose threads wait for one
-# another less often, gain more than scores that stay in its cache.
-CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
+# Scores that go through at once, about.
+BLOCK_ELEMENTS = {"cpu": 2**23, "cuda": 2**26}
 # Up to so many scores of all pairs together, keeping them is quicker than computing them again.
 KEPT_ELEMENTS = 2**22
-# Where no score can be beyond this, exponentials (2e-9 to 5e8) need no shift by the largest.
-SAFE_SCORE = 20.0
+# Where no score can be beyond this, exponentials (4e-18 to 2e17) need no shift by the largest.
+SAFE_SCORE = 40.0
 # A processor is quicker at powers of two (1.6 against 2.9 ms for 2.4 million on two cores with AVX2). With
 # AVX-512 exp is MKL's own, and was not measured against them.
 BASE = math.e if torch.backends.cpu.get_cpu_capability() == "AVX512" else 2.0
 
 
-Cells = Callable[[int | slice, slice], tuple[Tensor | None, Tensor]]
-"""Which keys some queries of a pair, or of some pairs, look at: indices (..., n, m), or None for all
-keys, and (row, column) of those keys: (m, 2), or (..., n, m, 2) where they differ among queries."""
-
-
-class Look(NamedTuple):
-    """Some queries of a frame, and the keys of another frame that they look at.
-
-    ``queries``: which (n). ``keys``: a run of them (m). ``bias`` (n, width): added to the scores of every
-    row of the grid, minus infinity for hidden columns; None for none. ``index`` (n, l): which of the run
-    each query looks at; None for all. ``positions``: (row, column) of those keys, (m, 2) or (n, l, 2).
-    """
-
-    queries: slice | Tensor
-    keys: slice
-    bias: Tensor | None
-    index: Tensor | None
-    positions: Tensor
+Cells = Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor]]
+"""Which keys of a pair's target each of some queries looks at, from indices (...) of pairs and queries:
+indices (..., l), or None for all keys, and (row, column) of those keys: (l, 2), or (..., l, 2) where they
+differ among queries."""
 
 
 class Goal(NamedTuple):
@@ -82,10 +66,6 @@ class Expected(NamedTuple):
     error: Tensor | None
 
 
-Looks = Callable[[int], Iterator[Look]]
-"""All looks of a pair."""
-
-
 def token_positions(height: int, width: int, like: Tensor) -> Tensor:
     """(S, 2) row and column of every token, in the dtype and on the device of ``like``."""
     index = torch.arange(height * width, device=like.device)
@@ -108,24 +88,19 @@ def soft_argmax(
     names. ``queries`` (F, n, C) and ``keys`` (F, S, C) are differentiable, what ``cells`` returns is
     not. ``repeats``: a query may look at one key several times.
     """
-    if _pairs_at_once(queries, keys):
-
-        def found(some: slice) -> Tensor:
-            scores = _scores(queries, keys, pairs, some, scale)
-            index, values = cells(some, slice(None))
-            if index is not None:
-                # All scores and then those of the window: the product is one large matrix product, while
-                # gathering the windows' keys for it would move C times as much as gathering scores.
-                scores = scores.gather(-1, index)
-            return _weighted(torch.softmax(scores, dim=-1), values)
-
-        return _in_groups(queries, keys, pairs, found, goal)
-    chunks = slices(queries.shape[1], max(1, _budget(keys) // keys.shape[1]))
-
-    def looks(pair: int) -> Iterator[Look]:
-        return (Look(chunk, slice(None), None, *cells(pair, chunk)) for chunk in chunks)
-
-    return _in_parts(queries, keys, pairs, looks, scale, repeats, goal)
+    if _few(queries, keys, pairs):
+        pair, query = (
+            torch.arange(count, device=keys.device) for count in (len(pairs.source), queries.shape[1])
+        )
+        index, values = cells(pair[:, None], query)
+        scores = _scores(queries, keys, pairs, scale)
+        if index is not None:
+            # All scores and then those of the window: the product is one large matrix product, while
+            # gathering the windows' keys for it would move C times as much as gathering scores.
+            scores = scores.gather(-1, index)
+        return _with_error(_weighted(torch.softmax(scores, dim=-1), values), goal)
+    looks = _Looks(_rows(pairs, queries.shape[1], keys.device), cells, repeats)
+    return _in_blocks(queries, keys, looks, scale, goal)
 
 
 def window_soft_argmax(
@@ -141,9 +116,9 @@ def window_soft_argmax(
 ) -> Expected:
     """``soft_argmax`` of queries (F, S, C) that each look at the window of keys at ``corners`` (P, S, 2).
 
-    Rows that no window reaches are left out of the product, columns are hidden after it. Queries whose
-    windows begin in the same row go together, and their keys are one run in memory: nothing is gathered.
-    In a frame wider than high it is the columns that are left out: a window leaves out more of them.
+    Queries whose windows begin in about the same row go through together, with the rows of keys that their
+    windows reach, which are one run in memory; what is not in a query's own window is hidden afterwards.
+    In a frame wider than high it is columns in place of rows: a window leaves out more of them.
     """
     if width > height:
         sideways = keys.unflatten(1, (height, width)).transpose(1, 2).flatten(1, 2)
@@ -153,30 +128,28 @@ def window_soft_argmax(
             queries, sideways, pairs, corners.flip(-1), window, width, height, scale, goal
         )
         return Expected(found.flip(-1), error)
-    positions = token_positions(height, width, keys)
-    first_rows, first_columns = corners.unbind(-1)
-    no_row, no_column = (_bias(size, window, keys) for size in (height, width))
-    if _pairs_at_once(queries, keys):
+    if _few(queries, keys, pairs):
+        first_rows, first_columns = corners.unbind(-1)
+        rows = _bias(height, window, keys)[first_rows]
+        bias = rows[..., :, None] + _bias(width, window, keys)[first_columns][..., None, :]
+        scores = _scores(queries, keys, pairs, scale) + bias.flatten(-2)
+        return _with_error(torch.softmax(scores, dim=-1) @ token_positions(height, width, keys), goal)
+    looks = _by_row(_rows(pairs, queries.shape[1], keys.device), corners, window, height, width)
+    return _in_blocks(queries, keys, looks, scale, goal)
 
-        def found_inside(some: slice) -> Tensor:
-            rows, columns = no_row[first_rows[some]], no_column[first_columns[some]]
-            bias = rows[..., :, None] + columns[..., None, :]
-            scores = _scores(queries, keys, pairs, some, scale) + bias.flatten(-2)
-            return torch.softmax(scores, dim=-1) @ positions
 
-        return _in_groups(queries, keys, pairs, found_inside, goal)
-    order = first_rows.argsort(dim=1)
-    counts = F.one_hot(first_rows, height - window + 1).sum(1).tolist()
-    most = max(1, _budget(keys) // (window * width))
+def _few(queries: Tensor, keys: Tensor, pairs: FramePairs) -> bool:
+    """Whether all scores together are few enough to be kept."""
+    return len(pairs.source) * queries.shape[1] * keys.shape[1] <= KEPT_ELEMENTS
 
-    def looks(pair: int) -> Iterator[Look]:
-        for top, some in enumerate(order[pair].split(counts[pair])):
-            run = slice(top * width, (top + window) * width)
-            for chunk in slices(len(some), most):
-                bias = no_column.index_select(0, first_columns[pair].index_select(0, some[chunk]))
-                yield Look(some[chunk], run, bias, None, positions[run])
 
-    return _in_parts(queries, keys, pairs, looks, scale, False, goal)
+def _scores(queries: Tensor, keys: Tensor, pairs: FramePairs, scale: float) -> Tensor:
+    """(P, n, S): ``scale`` q.k of all pairs of frames."""
+    return (scale * queries[pairs.source.to(keys.device)]) @ keys[pairs.target.to(keys.device)].mT
+
+
+def _with_error(positions: Tensor, goal: Goal | None) -> Expected:
+    return Expected(positions, None if goal is None else goal.error(positions))
 
 
 def _bias(size: int, window: int, like: Tensor) -> Tensor:
@@ -185,52 +158,6 @@ def _bias(size: int, window: int, like: Tensor) -> Tensor:
     first = place[: size - window + 1, None]
     hidden = (place < first) | (place >= first + window)
     return torch.zeros(hidden.shape, device=like.device, dtype=like.dtype).masked_fill_(hidden, -torch.inf)
-
-
-def slices(count: int, most: int) -> list[slice]:
-    """``count`` things in order, at most ``most`` at once, in parts of about equal size."""
-    parts = -(-count // most)
-    return [slice(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
-
-
-def _budget(keys: Tensor) -> int:
-    """Scores that go through at once: at least all keys of a frame."""
-    return max(CHUNK_ELEMENTS.get(keys.device.type, CHUNK_ELEMENTS["cpu"]), keys.shape[1])
-
-
-def _largest_chunk(queries: Tensor, keys: Tensor) -> int:
-    """Scores of the largest chunk of one pair."""
-    return min(_budget(keys), queries.shape[1] * keys.shape[1])
-
-
-def _pairs_at_once(queries: Tensor, keys: Tensor) -> int:
-    """How many pairs of frames the budget has room for; 0 where it is not two."""
-    pairs = _budget(keys) // (queries.shape[1] * keys.shape[1])
-    return pairs if pairs > 1 else 0
-
-
-def _in_groups(
-    queries: Tensor,
-    keys: Tensor,
-    pairs: FramePairs,
-    found: Callable[[slice], Tensor],
-    goal: Goal | None,
-) -> Expected:
-    """Positions (P, n, 2) from those that ``found`` returns of some pairs, all at once where they are few."""
-    groups = slices(len(pairs.source), _pairs_at_once(queries, keys)) or [slice(None)]
-    again = torch.is_grad_enabled() and len(pairs.source) * queries.shape[1] * keys.shape[1] > KEPT_ELEMENTS
-    positions = [
-        checkpoint(found, some, use_reentrant=False, preserve_rng_state=False) if again else found(some)
-        for some in groups
-    ]
-    expected = torch.cat(positions)
-    return Expected(expected, None if goal is None else goal.error(expected))
-
-
-def _scores(queries: Tensor, keys: Tensor, pairs: FramePairs, some: slice, scale: float) -> Tensor:
-    """(P, n, S): ``scale`` q.k of some pairs of frames."""
-    source, target = pairs.source[some].to(keys.device), pairs.target[some].to(keys.device)
-    return (scale * queries[source]) @ keys[target].mT
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:
@@ -247,126 +174,291 @@ def _with_ones(values: Tensor) -> Tensor:
     return torch.cat([rows, torch.ones_like(rows[..., :1, :])], -2).mT
 
 
-def _in_parts(
-    queries: Tensor,
-    keys: Tensor,
-    pairs: FramePairs,
-    looks: Looks,
-    scale: float,
-    repeats: bool,
-    goal: Goal | None,
-) -> Expected:
-    """``soft_argmax`` in parts of a pair: only a few scores are there at a time."""
-    # Scores are exponents of ``BASE`` from here on.
-    scale = scale / math.log(BASE)
-    if goal is None:
-        return Expected(_SoftArgmax.apply(queries, keys, pairs, looks, scale, repeats), None)
-    return Expected(*_SoftArgmaxError.apply(queries, keys, pairs, looks, scale, repeats, *goal))
+def slices(count: int, most: int) -> list[slice]:
+    """``count`` things in order, at most ``most`` at once, in parts of about equal size."""
+    parts = -(-count // most)
+    return [slice(part * count // parts, (part + 1) * count // parts) for part in range(parts)]
+
+
+class _Rows(NamedTuple):
+    """Queries of all pairs, by the frame that they look at.
+
+    ``target`` (T,): the frames that are looked at, by most queries first; ``counts``: by how many.
+    ``query`` (T, R): row of queries (F n, C). ``pair`` and ``place`` (T, R): indices of what is found
+    for it, (P, n, 2); the pair is P where a frame is looked at by fewer than R queries. ``shape``: (P, n).
+    """
+
+    shape: tuple[int, int]
+    target: Tensor
+    counts: list[int]
+    query: Tensor
+    pair: Tensor
+    place: Tensor
+
+    def of(self, values: Tensor) -> Tensor:
+        """(T, R, ...) from values (P, n, ...), 0 where there is no query."""
+        return torch.cat([values, torch.zeros_like(values[:1])])[self.pair, self.place]
+
+    def to_pairs(self, found: Tensor) -> Tensor:
+        """(P, n, 2) from what was found (T, R, 2)."""
+        positions = found.new_empty(self.shape[0] + 1, self.shape[1], 2)
+        positions[self.pair, self.place] = found
+        return positions[:-1]
+
+
+def _rows(pairs: FramePairs, count: int, device: torch.device) -> _Rows:
+    """Rows of ``count`` queries a frame, source by source."""
+    target, which, looked = pairs.target.unique(return_inverse=True, return_counts=True)
+    most_first = looked.argsort(descending=True, stable=True)
+    pair = torch.full((len(target), int(looked.max())), len(which))
+    by_target = which.argsort(stable=True)
+    before = (looked.cumsum(0) - looked)[which[by_target]]
+    pair[most_first.argsort()[which[by_target]], torch.arange(len(which)) - before] = by_target
+    source = torch.cat([pairs.source, pairs.source[:1]])[pair]
+    place = torch.arange(count).expand(*pair.shape, count)
+    query = source[..., None] * count + place
+    pair = pair[..., None].expand_as(place)
+    each = (one.flatten(1).to(device) for one in (query, pair, place))
+    counts = (looked[most_first] * count).tolist()
+    return _Rows((len(which), count), target[most_first].to(device), counts, *each)
+
+
+class _Windows(NamedTuple):
+    """Windows of ``side`` x ``side`` keys in a grid; ``first_row`` and ``first_column`` (T, R)."""
+
+    first_row: Tensor
+    first_column: Tensor
+    side: int
+    height: int
+    width: int
+
+
+class _Looks(NamedTuple):
+    """All queries, and which keys each looks at: ``cells``, or ``windows``."""
+
+    rows: _Rows
+    cells: Cells | None = None
+    repeats: bool = False
+    windows: _Windows | None = None
+
+
+def _by_row(rows: _Rows, corners: Tensor, side: int, height: int, width: int) -> _Looks:
+    """Queries with windows at ``corners`` (P, S, 2), in the order of the rows where they begin."""
+    first_row, first_column = rows.of(corners).unbind(-1)
+    # Last, so that no block has to reach further for what is not there.
+    first_row = first_row.where(rows.pair < len(corners), first_row.amax(-1, keepdim=True))
+    first_row, order = first_row.sort(stable=True, dim=-1)
+    query, pair, place, first_column = (
+        each.gather(-1, order) for each in (rows.query, rows.pair, rows.place, first_column)
+    )
+    rows = rows._replace(query=query, pair=pair, place=place)
+    return _Looks(rows, windows=_Windows(first_row, first_column, side, height, width))
 
 
 class _Part(NamedTuple):
-    """Some queries of a pair, ready to look: ``some`` (n, C), their keys ``seen`` (m, C), and the powers of
-    ``BASE`` (n, m or l) of their scores."""
+    """``columns`` of the first ``frames`` rows of ``_Rows``, and how many keys of each frame they meet."""
 
-    pair: int
-    source: int
-    target: int
-    look: Look
+    frames: int
+    columns: slice
+    keys: int
+
+    @property
+    def queries(self) -> int:
+        return self.columns.stop - self.columns.start
+
+    def of(self, values: Tensor) -> Tensor:
+        """(A, r, ...) of values (T, R, ...)."""
+        return values[: self.frames, self.columns]
+
+
+def _parts(looks: _Looks, keys: Tensor) -> list[_Part]:
+    """All queries in parts, each with about as many scores as go through at once."""
+    rows, windows = looks.rows, looks.windows
+    least = keys.shape[1] if windows is None else windows.side * windows.width
+    budget = BLOCK_ELEMENTS.get(keys.device.type, BLOCK_ELEMENTS["cpu"])
+    columns = slices(rows.query.shape[1], max(1, budget // (len(rows.target) * least)))
+    most = [least] * len(columns)
+    if windows is not None:
+        starts, ends = [one.start for one in columns], [one.stop - 1 for one in columns]
+        beyond = (windows.first_row[:, ends] - windows.first_row[:, starts]).amax(0)
+        most = (least + windows.width * beyond).tolist()
+    frames = [sum(count > one.start for count in rows.counts) for one in columns]
+    return [_Part(*one) for one in zip(frames, columns, most, strict=True)]
+
+
+class _Block(NamedTuple):
+    """Queries that go through at once, of the A frames of a part.
+
+    ``some`` queries (A, r, C) and the keys ``seen`` (A, m, C) of the frames that they look at. ``chosen``
+    (A, r, l): which of the keys each query looks at, None for all. ``positions`` of those keys, (m, 2) or
+    (A, r, l, 2), and what is to be added to them, ``origin`` (A, 1, 2). ``powers`` of ``BASE`` of the scores,
+    (A, r, m or l). ``run`` (A, k): the grid rows of the keys, T frames with one row after the other.
+    """
+
+    part: _Part
     some: Tensor
     seen: Tensor
+    chosen: Tensor | None
+    positions: Tensor
+    origin: Tensor | None
     powers: Tensor
+    run: Tensor | None
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Expected positions (A, r, 2) and the sums of the powers (A, r, 1)."""
+        sums = _weighted(self.powers, _with_ones(self.positions))
+        expected = sums[..., :2] / sums[..., 2:]
+        return expected if self.origin is None else expected + self.origin, sums[..., 2:]
 
 
-def _parts(queries: Tensor, keys: Tensor, pairs: FramePairs, looks: Looks) -> Iterator[_Part]:
-    """All parts in order; one's powers lie in the memory of the one before."""
+class _Memory:
+    """Memory for the scores of one block after the other: fresh pages would cost as much as the product."""
+
+    def __init__(self, parts: list[_Part], like: Tensor) -> None:
+        self._all = like.new_empty(max(part.frames * part.queries * part.keys for part in parts))
+
+    def room(self, part: _Part) -> Tensor:
+        """(A, r, m)"""
+        shape = part.frames, part.queries, part.keys
+        return self._all[: math.prod(shape)].view(shape)
+
+
+def _blocks(queries: Tensor, keys: Tensor, looks: _Looks) -> Iterator[_Block]:
+    """All blocks in order; one's powers lie in the memory of the one before."""
     largest = queries.norm(dim=-1).amax() * keys.norm(dim=-1).amax()
     shifted = bool(largest * math.log(BASE) > SAFE_SCORE)
-    # Memory used again: fresh pages would cost as much as the product.
-    memory = keys.new_empty(_largest_chunk(queries, keys))
-    for pair, (i, j) in enumerate(zip(pairs.source.tolist(), pairs.target.tolist(), strict=True)):
-        for look in looks(pair):
-            some, seen = _rows(queries[i], look.queries), keys[j, look.keys]
-            scores = _looked(torch.mm(some, seen.T, out=_room(memory, some, seen)), look)
-            if shifted:
-                scores.sub_(scores.amax(-1, keepdim=True))
-            yield _Part(pair, i, j, look, some, seen, _exp(scores, look))
+    parts = _parts(looks, keys)
+    memory = _Memory(parts, keys)
+    looked_at = keys[looks.rows.target]
+    for part in parts:
+        some = queries.flatten(0, 1)[part.of(looks.rows.query)]
+        if looks.windows is None:
+            block = _through_cells(part, some, looked_at, looks, memory)
+        else:
+            block = _through_windows(part, some, looked_at, looks.windows, memory)
+        if shifted:
+            block.powers.sub_(block.powers.amax(-1, keepdim=True))
+        if looks.windows is not None:
+            # Infinities, and products too small to be normal numbers, cost a processor fifteen times as
+            # much. A hidden key gets at most 2e-9 of the attention of the best.
+            block.powers.clamp_(min=-(SAFE_SCORE + 20) / math.log(BASE))
+        (block.powers.exp2_ if BASE == 2 else block.powers.exp_)()
+        yield block
 
 
-def _sums(part: _Part) -> tuple[Tensor, Tensor]:
-    """Expected positions (n, 2) and the sum of the powers (n, 1)."""
-    sums = _weighted(part.powers, _with_ones(part.look.positions))
-    return sums[:, :2] / sums[:, 2:], sums[:, 2:]
+def _through_cells(part: _Part, some: Tensor, looked_at: Tensor, looks: _Looks, memory: _Memory) -> _Block:
+    """A block with scores in place of their powers; keys ``looked_at`` (T, S, C)."""
+    seen = looked_at[: part.frames]
+    scores = torch.bmm(some, seen.mT, out=memory.room(part))
+    assert looks.cells is not None
+    # What is not there looks where the last pair does.
+    pair = part.of(looks.rows.pair).clamp(max=looks.rows.shape[0] - 1)
+    index, positions = looks.cells(pair, part.of(looks.rows.place))
+    if index is not None:
+        scores = scores.gather(-1, index)
+    return _Block(part, some, seen, index, positions, None, scores, None)
+
+
+def _through_windows(
+    part: _Part, some: Tensor, looked_at: Tensor, windows: _Windows, memory: _Memory
+) -> _Block:
+    """A block with scores in place of their powers, minus infinity for keys beyond a query's window."""
+    high = part.keys // windows.width
+    first_row, first_column = part.of(windows.first_row), part.of(windows.first_column)
+    top = first_row[:, :1].clamp(max=windows.height - high)
+    frame, row = (torch.arange(count, device=top.device) for count in (part.frames, high))
+    run = windows.height * frame[:, None] + top + row
+    grid_rows = looked_at.view(len(looked_at) * windows.height, -1)
+    seen = grid_rows[run].view(part.frames, part.keys, -1)
+    scores = torch.bmm(some, seen.mT, out=memory.room(part))
+    grid = scores.view(part.frames, part.queries, high, windows.width)
+    grid.add_(_bias(windows.width, windows.side, scores)[first_column][:, :, None])
+    if high > windows.side:
+        grid.add_(_bias(high, windows.side, scores)[first_row - top][..., None])
+    origin = torch.stack([top, torch.zeros_like(top)], -1).to(scores)
+    return _Block(part, some, seen, None, token_positions(high, windows.width, scores), origin, scores, run)
 
 
 class _Gradients:
-    """What adds up the gradients of (scaled) queries and of keys, part by part."""
+    """What adds up the gradients of (scaled) queries and of keys, block by block."""
 
-    def __init__(self, queries: Tensor, keys: Tensor, repeats: bool) -> None:
-        self.to_queries = torch.zeros_like(queries)
-        # Columns are keys: added up this way round a processor's product is a quarter quicker.
-        self.to_keys = torch.zeros_like(keys.mT, memory_format=torch.contiguous_format)
-        self._memory = keys.new_empty(_largest_chunk(queries, keys))
-        self._repeats = repeats
+    def __init__(self, queries: Tensor, keys: Tensor, looks: _Looks) -> None:
+        self._queries, self._keys, self._looks = queries, keys, looks
+        self._to_queries = torch.zeros_like(queries).flatten(0, 1)
+        self._to_looked_at = keys.new_zeros(len(looks.rows.target), *keys.shape[1:])
+        self._memory = _Memory(_parts(looks, keys), keys)
 
-    def add(self, part: _Part, gradient: Tensor, expected: Tensor, total: Tensor) -> None:
-        """From the gradient (n, 2) of the expected positions (n, 2); spoils the part's powers.
+    def add(self, block: _Block, gradient: Tensor, expected: Tensor, total: Tensor) -> None:
+        """From the gradient (A, r, 2) of the expected positions (A, r, 2); spoils the block's powers.
 
         A score's gradient is its attention times the gradient along (its position - the expected one).
         """
-        look = part.look
-        # As ``_with_ones``, each coordinate in one run of memory.
-        slope = torch.cat([gradient.mT, -(gradient * expected).sum(-1)[None]]).mT
+        part, some, seen = block.part, block.some, block.seen
+        if block.origin is not None:
+            expected = expected - block.origin
+        slope = torch.cat([gradient, -(gradient * expected).sum(-1, keepdim=True)], -1)
         slope *= math.log(BASE) / total
-        room = _room(self._memory, part.some, part.seen)
-        if look.index is None:
-            to_scores = part.powers.mul_(torch.mm(slope, _with_ones(look.positions).mT, out=room))
+        room = self._memory.room(part)
+        along = _with_ones(block.positions).mT
+        if block.chosen is None:
+            torch.mm(slope.flatten(0, 1), along, out=room.flatten(0, 1))
+            to_scores = block.powers.mul_(room)
         else:
-            inside = part.powers.mul_(_weighted(slope, _with_ones(look.positions).mT))
+            inside = block.powers.mul_(_weighted(slope, along))
             to_scores = room.zero_()
             # Adding up goes through one thread, for fear of indices that are the same.
-            (to_scores.scatter_add_ if self._repeats else to_scores.scatter_)(-1, look.index, inside)
-        if isinstance(look.queries, slice):
-            self.to_queries[part.source, look.queries].addmm_(to_scores, part.seen)
+            (to_scores.scatter_add_ if self._looks.repeats else to_scores.scatter_)(-1, block.chosen, inside)
+        query = part.of(self._looks.rows.query).flatten()
+        self._to_queries.index_add_(0, query, torch.bmm(to_scores, seen).flatten(0, 1))
+        if block.run is None:
+            self._to_looked_at[: part.frames].baddbmm_(to_scores.mT, some)
         else:
-            self.to_queries[part.source].index_add_(0, look.queries, to_scores @ part.seen)
-        self.to_keys[part.target, :, look.keys].addmm_(part.some.T, to_scores)
+            to_rows = torch.bmm(to_scores.mT, some).view(block.run.numel(), -1)
+            self._to_looked_at.view(-1, to_rows.shape[1]).index_add_(0, block.run.flatten(), to_rows)
+
+    def sums(self, scale: float) -> tuple[Tensor, Tensor]:
+        """The gradients of queries and keys."""
+        to_keys = torch.zeros_like(self._keys, memory_format=torch.contiguous_format)
+        to_keys[self._looks.rows.target] = self._to_looked_at
+        return self._to_queries.mul_(scale).view_as(self._queries), to_keys
+
+
+def _in_blocks(queries: Tensor, keys: Tensor, looks: _Looks, scale: float, goal: Goal | None) -> Expected:
+    """``soft_argmax`` in blocks: only a few scores are there at a time."""
+    # Scores are exponents of ``BASE`` from here on.
+    scale = scale / math.log(BASE)
+    if goal is None:
+        return Expected(_SoftArgmax.apply(queries, keys, looks, scale), None)
+    return Expected(*_SoftArgmaxError.apply(queries, keys, looks, scale, *goal))
 
 
 class _SoftArgmax(torch.autograd.Function):
-    """Expected positions; what is kept are they and one number for each query.
+    """Expected positions (P, n, 2); what is kept are they and one number for each query.
 
     With the sum of a query's powers the backward pass has its attention again from one product and one
-    exponential. Autograd would pass over the scores three times as often, and make a gradient of the size of
-    all frames for every chunk.
+    exponential. Autograd would pass over the scores three times as often.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        keys: Tensor,
-        pairs: FramePairs,
-        looks: Looks,
-        scale: float,
-        repeats: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, looks: _Looks, scale: float) -> Tensor:
         queries = scale * queries
-        expected = queries.new_empty(len(pairs.source), queries.shape[1], 2)
+        expected = queries.new_empty(*looks.rows.query.shape, 2)
         total = torch.empty_like(expected[..., :1])
-        for part in _parts(queries, keys, pairs, looks):
-            expected[part.pair, part.look.queries], total[part.pair, part.look.queries] = _sums(part)
+        for block in _blocks(queries, keys, looks):
+            block.part.of(expected)[:], block.part.of(total)[:] = block.found()
         ctx.save_for_backward(queries, keys, expected, total)
-        ctx.pairs, ctx.looks, ctx.scale, ctx.repeats = pairs, looks, scale, repeats
-        return expected
+        ctx.looks, ctx.scale = looks, scale
+        return looks.rows.to_pairs(expected)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, *kept = ctx.saved_tensors
-        gradients = _Gradients(queries, keys, ctx.repeats)
-        for part in _parts(queries, keys, ctx.pairs, ctx.looks):
-            gradients.add(part, *(_rows(each[part.pair], part.look.queries) for each in (gradient, *kept)))
-        return gradients.to_queries.mul_(ctx.scale), gradients.to_keys.mT, None, None, None, None
+        gradients = _Gradients(queries, keys, ctx.looks)
+        by_row = ctx.looks.rows.of(gradient)
+        for block in _blocks(queries, keys, ctx.looks):
+            gradients.add(block, *map(block.part.of, (by_row, *kept)))
+        return *gradients.sums(ctx.scale), None, None
 
 
 class _SoftArgmaxError(torch.autograd.Function):
@@ -377,30 +469,24 @@ class _SoftArgmaxError(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        queries: Tensor,
-        keys: Tensor,
-        pairs: FramePairs,
-        looks: Looks,
-        scale: float,
-        repeats: bool,
-        wanted: Tensor,
-        weight: Tensor,
+        ctx: Any, queries: Tensor, keys: Tensor, looks: _Looks, scale: float, wanted: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         differentiable = any(ctx.needs_input_grad[:2])
         queries = scale * queries
-        expected = torch.empty_like(wanted)
+        expected = queries.new_empty(*looks.rows.query.shape, 2)
         if differentiable:
-            gradients = _Gradients(queries, keys, repeats)
-        for part in _parts(queries, keys, pairs, looks):
-            which = part.look.queries
-            found, total = _sums(part)
-            expected[part.pair, which] = found
+            gradients = _Gradients(queries, keys, looks)
+            wanted_by_row, weight_by_row = looks.rows.of(wanted), looks.rows.of(weight)
+        for block in _blocks(queries, keys, looks):
+            of = block.part.of
+            found, total = block.found()
+            of(expected)[:] = found
             if differentiable:
-                away = found - _rows(wanted[part.pair], which)
-                gradients.add(part, 2 * _rows(weight[part.pair], which)[:, None] * away, found, total)
+                away = found - of(wanted_by_row)
+                gradients.add(block, 2 * of(weight_by_row)[..., None] * away, found, total)
         if differentiable:
-            ctx.save_for_backward(gradients.to_queries.mul_(scale), gradients.to_keys.mT)
+            ctx.save_for_backward(*gradients.sums(scale))
+        expected = looks.rows.to_pairs(expected)
         ctx.mark_non_differentiable(expected)
         return expected, Goal(wanted, weight).error(expected)
 
@@ -408,31 +494,7 @@ class _SoftArgmaxError(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, _: Tensor, gradient: Tensor) -> tuple[Tensor | None, ...]:
         to_queries, to_keys = ctx.saved_tensors
-        return gradient * to_queries, gradient * to_keys, *([None] * 6)
-
-
-def _rows(matrix: Tensor, which: slice | Tensor) -> Tensor:
-    return matrix[which] if isinstance(which, slice) else matrix.index_select(0, which)
-
-
-def _room(memory: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """(n, m) scores in the first part of ``memory``."""
-    return memory[: len(queries) * len(keys)].view(len(queries), len(keys))
-
-
-def _looked(scores: Tensor, look: Look) -> Tensor:
-    """Scores (n, m) as the look has them: some columns hidden, or some keys taken out. May be in place."""
-    if look.bias is not None:
-        scores.view(len(scores), -1, look.bias.shape[1]).add_(look.bias[:, None])
-    return scores if look.index is None else scores.gather(-1, look.index)
-
-
-def _exp(scores: Tensor, look: Look) -> Tensor:
-    """Powers of ``BASE``, in place; a hidden key gets at most 2e-9 of the attention of the best."""
-    # Infinities, and products too small to be normal numbers, cost a processor fifteen times as much.
-    if look.bias is not None:
-        scores.clamp_(min=-40.0 / math.log(BASE))
-    return scores.exp2_() if BASE == 2 else scores.exp_()
+        return gradient * to_queries, gradient * to_keys, *([None] * 4)
 
 
 __all__ = ["Expected", "Goal", "soft_argmax", "token_positions", "window_soft_argmax"]

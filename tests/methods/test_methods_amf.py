@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods import amf, soft_argmax
 from methods.amf import amf_loss, extract_motion, frame_pairs, reduce_heads
@@ -82,11 +83,11 @@ def loop_amf_loss(generated, reference, weights):
 
 
 def go_through(at_once, tokens, monkeypatch):
-    """How many pairs of frames of so many tokens go through together."""
+    """Scores of all pairs of frames together and kept, or of some queries of all pairs at a time."""
     if at_once != "all":
         monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", 0)
-        pairs = {"groups": 2, "parts": 1}[at_once]
-        monkeypatch.setitem(soft_argmax.CHUNK_ELEMENTS, "cpu", pairs * tokens**2)
+        queries = {"blocks": tokens, "small blocks": 6}[at_once]
+        monkeypatch.setitem(soft_argmax.BLOCK_ELEMENTS, "cpu", queries * tokens)
 
 
 def loop_window_loss(means, frames, span):
@@ -99,10 +100,10 @@ def loop_window_loss(means, frames, span):
     return sum(changes) / len(changes) if changes else torch.zeros(())
 
 
-# All pairs together; two at a time, whose scores are computed again; one at a time, with its scores as they
-# are where that is safe, or each less its query's largest.
+# All scores together; in blocks, with the scores as they are where that is safe, or each less its query's
+# largest; a few queries at a time.
 @pytest.mark.parametrize(
-    ("at_once", "safe"), [("all", 0.0), ("groups", 0.0), ("parts", 20.0), ("parts", 0.0)]
+    ("at_once", "safe"), [("all", 0.0), ("blocks", 0.0), ("blocks", 40.0), ("small blocks", 0.0)]
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("reduction", ["head_mean", "concat"])
@@ -148,7 +149,7 @@ def test_forward_and_gradient_agree_with_plain_loops(
         torch.testing.assert_close(our_gradient.double() / scale, plain_gradient / scale, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("at_once", ["all", "groups", "parts"])
+@pytest.mark.parametrize("at_once", ["all", "blocks", "small blocks"])
 @pytest.mark.parametrize("extractor", ["window", "dense"])
 def test_tokens_without_a_reference_do_not_count(extractor, at_once, monkeypatch):
     """Not in the mean and not in the gradient; where no gradient is asked for, the error is the same."""
@@ -187,12 +188,12 @@ def test_chunks_of_queries_change_nothing(extractor, temperature, monkeypatch):
 
     whole = run()
     monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", 0)
-    monkeypatch.setitem(soft_argmax.CHUNK_ELEMENTS, "cpu", 20 * 48)
+    monkeypatch.setitem(soft_argmax.BLOCK_ELEMENTS, "cpu", 20 * 48)
     for chunked, expected in zip(run(), whole, strict=True):
         torch.testing.assert_close(chunked, expected)
 
 
-@pytest.mark.parametrize("at_once", ["all", "groups", "parts"])
+@pytest.mark.parametrize("at_once", ["all", "blocks", "small blocks"])
 @pytest.mark.parametrize("extractor", ["window", "dense"])
 def test_one_frame_has_no_motion(extractor, at_once, monkeypatch):
     go_through(at_once, 48, monkeypatch)
@@ -202,7 +203,40 @@ def test_one_frame_has_no_motion(extractor, at_once, monkeypatch):
     assert motion.window_keys.shape == (0, 4, 4)
 
 
-@pytest.mark.parametrize("at_once", ["groups", "parts"])
+class Operators(TorchDispatchMode):
+    """How many operators were run."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("at_once", ["all", "blocks"])
+@pytest.mark.parametrize("extractor", ["window", "dense"])
+@pytest.mark.parametrize("has_goal", [False, True])
+def test_more_frames_take_no_more_operators(extractor, at_once, has_goal, monkeypatch):
+    """Where all queries fit into one block, nothing is done pair by pair."""
+    go_through(at_once, 10**4, monkeypatch)
+    monkeypatch.setattr(soft_argmax, "SAFE_SCORE", 0.0)
+
+    def count(frames):
+        qk = random_qk(frames, 6, 8, 1, 4).requires_grad_()
+        pairs = len(frame_pairs(frames, 2).source)
+        towards = torch.zeros(pairs, 48, 2, dtype=torch.float64) if has_goal else None
+        options = {"extractor": extractor, "reduction": "head_mean", "temperature": 1.5, "span": 2}
+        options |= {"window": 3, "tile": (3, 4), "with_window_keys": True}
+        with Operators() as operators:
+            motion = extract_motion(*qk, 6, 8, towards=towards, **options)
+            loss = motion.displacement.sum() if motion.error is None else motion.error
+            torch.autograd.grad(loss + window_loss(motion.window_keys, motion.pairs), qk)
+        return operators.count
+
+    assert count(4) == count(9)
+
+
+@pytest.mark.parametrize("at_once", ["blocks", "small blocks"])
 @pytest.mark.parametrize("extractor", ["window", "dense"])
 @pytest.mark.parametrize("has_goal", [False, True])
 def test_no_map_of_scores_is_kept_for_the_backward_pass(extractor, at_once, has_goal, monkeypatch):

@@ -12,6 +12,7 @@ from fake_backbone import FakeBackbone, Recorder
 from datasets.errors import InputError
 from harness.cost import Call, method_calls
 from harness.measure import Meter, Shared
+from methods import soft_argmax
 from methods.ditflow import DiTFlow, displacements, masked_loss
 from methods.ditflow_rope import DiTFlowRope
 from methods.interface import Grid
@@ -76,7 +77,10 @@ def loop_displacements(queries, keys, height, width, temperature, soft):
 
 
 @pytest.mark.parametrize("soft", [True, False])
-def test_displacements_are_those_of_a_plain_loop(soft):
+@pytest.mark.parametrize("kept", [10**6, 0])
+def test_displacements_are_those_of_a_plain_loop(soft, kept, monkeypatch):
+    monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", kept)
+    monkeypatch.setitem(soft_argmax.BLOCK_ELEMENTS, "cpu", 40)
     generator = torch.Generator().manual_seed(0)
     queries, keys = (torch.randn(2, 6, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
     ours = displacements(queries, keys, 2, 3, 2.0, soft=soft)

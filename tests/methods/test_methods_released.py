@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from test_methods_configs import BACKBONE, CONF, build, resolved
 
 from datasets.errors import InputError
+from methods import soft_argmax
 from methods.amf import amf_loss, extract_motion
 from methods.guidance import Optimiser
 from methods.interface import Grid
@@ -71,7 +72,16 @@ def motion(queries, keys, height, width, options, **others):
     )
 
 
+@pytest.fixture(params=["at once", "in blocks"])
+def scores(request, monkeypatch):
+    """All scores of all pairs of frames together, or those of a few queries at a time."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", 0)
+        monkeypatch.setitem(soft_argmax.BLOCK_ELEMENTS, "cpu", 500)
+
+
 @pytest.mark.parametrize("case", "abc")
+@pytest.mark.usefixtures("scores")
 def test_amf_losses_and_gradients_are_those_of_the_released_functions(case):
     golden = np.load(DATA / f"released_amf_{case}.npz")
     frames, height, width, channels = golden["q"].shape
@@ -176,6 +186,7 @@ def plain_motion(q, k, height, width, span, window, tile, options):
 
 @pytest.mark.parametrize("start", ["released", "paper"])
 @pytest.mark.parametrize("flipped", [None, *RELEASED])
+@pytest.mark.usefixtures("scores")
 def test_every_option_agrees_with_plain_loops(start, flipped):
     options, other = (RELEASED, PAPER) if start == "released" else (PAPER, RELEASED)
     options = options | ({} if flipped is None else {flipped: other[flipped]})
@@ -189,6 +200,7 @@ def test_every_option_agrees_with_plain_loops(start, flipped):
 
 
 @pytest.mark.parametrize("tile, window", [((2, 3), 3), ((3, 4), 4)])
+@pytest.mark.usefixtures("scores")
 def test_with_the_papers_options_it_is_the_papers_method(tile, window):
     """Ragged tiles and even windows too."""
     generator = torch.Generator().manual_seed(6)
