@@ -59,6 +59,7 @@ class Job:
     trust: list[str] = field(default_factory=list)
     action: str = "run"
     amortise: bool = False
+    full_steps: int | None = None
 
 
 class _Keys(BaseModel):
@@ -69,6 +70,7 @@ class _Measure(_Keys):
     warmup_steps: Annotated[int, Field(ge=0)]
     repeats: Annotated[int, Field(ge=1)]
     amortise: bool = False
+    full_steps: Annotated[int, Field(ge=1)] | None = None
 
 
 class _Execute(_Keys):
@@ -194,4 +196,5 @@ def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = 
         trust=list(trust),
         action=root.action,
         amortise=root.measure.amortise,
+        full_steps=root.measure.full_steps,
     )

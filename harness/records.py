@@ -44,6 +44,9 @@ class MetricValue(Strict):
 RECOMPUTED = "blocks were recomputed in the backward pass: memory was short"
 """A cell's note where ``backbone.checkpoint=auto`` did so: it counts as ``true``."""
 
+COMPILED = "the transformer's blocks were compiled"
+"""A cell's note where ``backbone.compile`` did so; with a warm-up, before its time began."""
+
 
 class Timing(Strict):
     """Seconds. ``stages`` are medians over repeats; ``values`` keeps every repeat's stages.

@@ -24,6 +24,7 @@ from datasets.errors import InputError
 from harness import cost, environment, locks, measure, score
 from harness.progress import Progress
 from harness.records import (
+    COMPILED,
     RECOMPUTED,
     SCHEMA,
     Failure,
@@ -332,6 +333,8 @@ def _generated(
     if getattr(backbone, "recomputed", False) and getattr(config, "checkpoint", True) == "auto":
         config = replace(cast("Any", config), checkpoint=True)
         record.notes.append(RECOMPUTED)
+    if getattr(backbone, "compiled", False):
+        record.notes.append(COMPILED)
     record.flops = cost.cell_flops(
         config, job.method, len(clip.frames), measured.calls, encoded=not job.amortise
     )

@@ -2,7 +2,8 @@
 
 The records say how long each stage took and what memory it needed; the cost model (``harness/cost.py``)
 says how many operations a fused program executes there and, for a GPU of ``cost.GPUS``, the time by
-roofline that no program can beat. Runs nothing; a processor has no roofline here, only its rate.
+roofline that no program can beat. Runs nothing; a processor has no roofline here, only its rate. Where only a
+few denoising steps were timed, ``measure.full_steps`` multiplies them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from datasets.errors import InputError
 from harness import cost
 from harness.records import RECOMPUTED, Record, load_record, write_whole
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from harness.config import Job
     from harness.plan import Cell
     from harness.records import Plan
+    from methods.interface import BackboneConfig
 
 VAE = ("encode", "decode")
 
@@ -45,11 +48,28 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class FullLength:
+    """What so many denoising ``steps`` would take, from fewer that were timed.
+
+    ``seconds`` and ``roofline`` by stage, ``total`` last: what was measured times the ratio of the FLOPs that
+    the cost model counts for either number of steps. A stage without FLOPs is taken as it was. ``flops``:
+    executed ones of the whole cell, ``forward_equivalents`` of its transformer.
+    """
+
+    steps: int
+    seconds: dict[str, float]
+    roofline: dict[str, float]
+    flops: float
+    forward_equivalents: float
+
+
+@dataclass(frozen=True)
 class Speed:
     """One variant on one device: ``gpu`` is its name in ``cost.GPUS``, None for others.
 
     ``at_most``: the number of calls depends on the data, and FLOPs and roofline of the stages are the most
-    there can be. ``reason``: why there is no prediction.
+    there can be. ``reason``: why there is no prediction. ``full``: where it was asked for
+    (``measure.full_steps``).
     """
 
     label: str
@@ -62,6 +82,7 @@ class Speed:
     at_most: bool
     reason: str | None
     stages: list[Stage]
+    full: FullLength | None = None
 
 
 def finished(job: Job, cells: Sequence[Cell]) -> list[Record]:
@@ -86,18 +107,51 @@ def speeds(job: Job, records: Sequence[Record]) -> list[Speed]:
     return [_speed(job, label, device, those) for device, those in by_device.items()]
 
 
+def _as_run(job: Job, records: Sequence[Record]) -> BackboneConfig:
+    """The job's backbone, with blocks recomputed where they were."""
+    backbone: Any = job.backbone
+    recomputed = any(RECOMPUTED in record.notes for record in records)
+    return cast("BackboneConfig", replace(backbone, checkpoint=True) if recomputed else backbone)
+
+
 def _predicted(job: Job, records: list[Record], gpu: str | None) -> tuple[dict[str, float], dict[str, float]]:
     """Executed FLOPs and the GPU's roofline by stage, without stages that cells shared; no GPU has none."""
-    backbone: Any = job.backbone
-    if any(RECOMPUTED in record.notes for record in records):
-        backbone = replace(backbone, checkpoint=True)
+    backbone = _as_run(job, records)
     shared = {stage for record in records for stage in record.timing.amortised}
-    executed: dict[str, float] = {}
-    for row in cost.cost_report(job.method, backbone, job.frames)[:-1]:
-        if row["stage"] not in shared:
-            executed[row["stage"]] = executed.get(row["stage"], 0.0) + row["executed_flops"]
+    executed = _by_stage(cost.cost_report(job.method, backbone, job.frames))
     least = cost.roofline(job.method, backbone, job.frames)[gpu] if gpu else {}
-    return executed, {stage: seconds for stage, seconds in least.items() if stage not in shared}
+    executed, least = (
+        {stage: value for stage, value in values.items() if stage not in shared}
+        for values in (executed, least)
+    )
+    return executed, least
+
+
+def _by_stage(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    executed: dict[str, float] = {}
+    for row in rows[:-1]:
+        executed[row["stage"]] = executed.get(row["stage"], 0.0) + row["executed_flops"]
+    return executed
+
+
+def full_length(job: Job, records: Sequence[Record], timed: Speed, steps: int) -> FullLength:
+    """``timed`` multiplied to ``steps`` denoising steps; InputError for a method that has none to set."""
+    if getattr(job.method, "steps", None) is None:
+        raise InputError(f"measure.full_steps: method {job.method.name} has no steps; leave it null")
+    backbone = _as_run(job, records)
+    longer: Any = replace(cast("Any", job.method), steps=steps)
+    before, after = (cost.cost_report(method, backbone, job.frames) for method in (job.method, longer))
+    short, long = _by_stage(before), _by_stage(after)
+    times = {stage: long.get(stage, 0.0) / flops for stage, flops in short.items() if flops}
+    stages = timed.stages[:-1]
+    seconds = {one.stage: one.seconds * times.get(one.stage, 1.0) for one in stages}
+    least = {
+        one.stage: one.roofline * times.get(one.stage, 1.0) for one in stages if one.roofline is not None
+    }
+    for values in (seconds, least):
+        values["total"] = sum(values.values())
+    total = after[-1]
+    return FullLength(steps, seconds, least, total["executed_flops"], total["forward_equivalents"])
 
 
 def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
@@ -135,7 +189,7 @@ def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
         )
     )
     repeats = min(record.timing.repeats for record in records)
-    return Speed(
+    timed = Speed(
         label,
         job.backbone.name,
         device,
@@ -147,6 +201,8 @@ def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
         reason,
         stages,
     )
+    steps = job.full_steps
+    return replace(timed, full=full_length(job, records, timed, steps)) if steps and not reason else timed
 
 
 def _stage(
@@ -196,7 +252,48 @@ def lines(speed: Speed) -> list[str]:
             f"  {one.stage:<9} {one.seconds:>10.4g} {flops:>12} {rate:>9} {share:>8} "
             f"{least:>11} {slower:>10} {memory:>10}"
         )
+    if speed.full:
+        multiplied = ", ".join(f"{name} {seconds:.4g}" for name, seconds in speed.full.seconds.items())
+        text.append(f"  multiplied to {speed.full.steps} steps, seconds: {multiplied}")
     return text
+
+
+def ratios(found: Sequence[Speed], baseline: str | None) -> list[str]:
+    """The table of how many times less than the baseline each variant took, and ought to have taken by FLOPs.
+
+    Total time, at full length where that was asked for. One table for each device; none for a single variant,
+    or where the baseline was not measured.
+    """
+    text = []
+    for device in dict.fromkeys(one.device for one in found):
+        here = [one for one in found if one.device == device]
+        against = next((one for one in here if one.label == baseline), None)
+        if against is None or len(here) < 2:
+            continue
+        rows = [(one.label, *_whole(one)) for one in here]
+        base_seconds, base_flops, *_ = _whole(against)
+        text.append(f"{device}, beside {baseline}:")
+        text.append(
+            f"  {'variant':<22} {'seconds':>10} {'times less':>10} {'x roofline':>10} "
+            f"{'PFLOPs':>10} {'times less':>10} {'forward eq.':>11}"
+        )
+        for label, seconds, flops, least, equivalents in rows:
+            fewer = f"{base_flops / flops:.2f}" if flops and base_flops else ""
+            text.append(
+                f"  {label:<22} {seconds:>10.4g} {base_seconds / seconds:>10.2f} "
+                f"{'' if not least else f'{seconds / least:.2f}':>10} "
+                f"{'' if not flops else f'{flops / 1e15:.4g}':>10} {fewer:>10} "
+                f"{'' if equivalents is None else f'{equivalents:.1f}':>11}"
+            )
+    return text
+
+
+def _whole(one: Speed) -> tuple[float, float | None, float | None, float | None]:
+    if one.full:
+        full = one.full
+        return full.seconds["total"], full.flops, full.roofline["total"], full.forward_equivalents
+    total = one.stages[-1]
+    return total.seconds, total.executed_flops, total.roofline, None
 
 
 def print_speed(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> list[str]:
@@ -218,10 +315,23 @@ def print_speed(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> list
         print(f"{plan.name}, medians over cells:")
         for speed in found:
             print("\n".join(lines(speed)))
+        beside = ratios(found, plan.baseline)
+        if beside:
+            print("\n".join(beside))
         path = parts[0][0].results / "speed" / f"{plan.name}.json"
         write_whole(path, json.dumps([asdict(speed) for speed in found], indent=1).encode() + b"\n")
         print(f"as JSON: {path}")
     return missing
 
 
-__all__ = ["Speed", "Stage", "finished", "lines", "print_speed", "speeds"]
+__all__ = [
+    "FullLength",
+    "Speed",
+    "Stage",
+    "finished",
+    "full_length",
+    "lines",
+    "print_speed",
+    "ratios",
+    "speeds",
+]

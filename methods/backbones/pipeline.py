@@ -32,7 +32,8 @@ class LoadedPipeline:
 
     Latents are float32 (1, C, F, h, w), normalised: ``(z - mean) / std`` of the VAE's. The VAE runs
     in float32, the text encoder and the transformer in ``dtype``, less the modules diffusers keeps
-    in float32. ``recomputed`` says whether a backward pass so far has recomputed blocks.
+    in float32. ``recomputed`` says whether a backward pass so far has recomputed blocks, ``compiled`` whether
+    blocks are compiled.
     ``pipeline`` is None for random weights, which have no text encoder.
     """
 
@@ -60,6 +61,7 @@ class LoadedPipeline:
         self.text_encoder = None if pipeline is None else pipeline.text_encoder
         self.calls: Counter[str] = Counter()
         self.recomputed = False
+        self.compiled = False
         self.num_blocks = blocks
         self.heads = self.transformer.config.num_attention_heads
         self.head_dim = self.transformer.config.attention_head_dim

@@ -64,8 +64,10 @@ class WanBackbone:
     ``embed`` returns random embeddings keyed by the prompt's text. ``attention``
     names a diffusers attention backend (null: PyTorch's own). ``checkpoint``
     recomputes blocks in the backward pass of ``queries_keys`` and ``hidden_states``,
-    for memory; ``auto`` only where what they would save does not fit. ``steps``, ``guidance_scale``,
-    ``negative_prompt``, ``guidance`` and ``tuning`` are read by methods, not by the backbone.
+    for memory; ``auto`` only where what they would save does not fit. ``compile`` fuses what lies between
+    the products of a block, once a process (``torch.compile``); ``auto`` does so on a GPU. ``steps``,
+    ``guidance_scale``, ``negative_prompt``, ``guidance`` and ``tuning`` are read by methods, not by the
+    backbone.
     """
 
     name: str
@@ -83,7 +85,7 @@ class WanBackbone:
     random_seed: int = 0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention: str | None = None
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
     checkpoint: bool | Literal["auto"] = False
     vae_tiling: bool = False
     cpu_offload: bool = False
@@ -261,8 +263,9 @@ class Wan(LoadedPipeline):
             std=vae.config.latents_std,
         )
         _set_attention(transformer, config.attention or "native")
-        if config.compile:
+        if _compiles(config, self.device):
             transformer.compile_repeated_blocks()
+            self.compiled = True
 
     def grid(self, latent: Tensor) -> Grid:
         patch = self.transformer.config.patch_size
@@ -486,6 +489,13 @@ def _build(sizes: Architecture, device: torch.device, dtype: torch.dtype) -> tup
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
     return build_networks(WanTransformer3DModel, AutoencoderKLWan, sizes, device, dtype)
+
+
+def _compiles(config: WanBackbone, device: torch.device) -> bool:
+    """``auto`` spares a processor the wait, and networks that move between devices a new one at each move."""
+    if config.compile != "auto":
+        return config.compile
+    return device.type == "cuda" and not config.cpu_offload
 
 
 def _set_attention(transformer: Any, name: str) -> None:

@@ -45,7 +45,14 @@ def keep(results: Path, path: str, device: str, stages: dict[str, float], **give
 
 
 def job(results: Path, **given: Any) -> Any:
-    made = {"method": Toy(), "backbone": TINY, "frames": FRAMES, "results": results, "part": None} | given
+    made = {
+        "method": Toy(),
+        "backbone": TINY,
+        "frames": FRAMES,
+        "results": results,
+        "part": None,
+        "full_steps": None,
+    } | given
     return SimpleNamespace(**made)
 
 
@@ -129,7 +136,7 @@ def test_a_card_of_another_form_is_not_taken_for_the_one_that_is_known() -> None
 def test_what_has_not_run_is_named_and_the_rest_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan: Any = SimpleNamespace(name="mine")
+    plan: Any = SimpleNamespace(name="mine", baseline=None)
     done = (job(tmp_path), [keep(tmp_path, "a", CARD, {"guide": 1.0})])
     elsewhere = (
         job(tmp_path, part=SimpleNamespace(label="elsewhere")),

@@ -376,3 +376,29 @@ def test_window_loss_is_zero_without_a_second_target():
     loss = window_loss(keys, frame_pairs(2, 4))
     assert loss == 0
     assert torch.autograd.grad(loss, keys)[0].abs().sum() == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("at_once", ["all", "blocks"])
+@pytest.mark.parametrize("extractor", ["window", "dense"])
+def test_a_gpu_finds_the_processor_s_motion_and_gradient(extractor, at_once, dtype, monkeypatch):
+    if at_once == "blocks":
+        monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", 0)
+        monkeypatch.setitem(soft_argmax.BLOCK_ELEMENTS, "cuda", 5 * 6 * 9)
+    options = {"extractor": extractor, "reduction": "head_mean", "temperature": 1.0, "span": 3}
+    options |= {"window": 5, "tile": (2, 3), "with_window_keys": True}
+    reference, ours = (random_qk(5, 6, 9, 2, 8, seed=seed) for seed in (1, 2))
+    towards = extract_motion(*reference, 6, 9, **options).displacement
+
+    def motion_and_gradient(device, dtype):
+        there = ours.to(device, dtype).requires_grad_()
+        motion = extract_motion(*there, 6, 9, towards=towards.to(device, dtype), **options)
+        error = 5 * motion.error + window_loss(motion.window_keys, motion.pairs)
+        return motion.displacement, *torch.autograd.grad(error, there)
+
+    for found, expected in zip(
+        motion_and_gradient("cuda", dtype), motion_and_gradient("cpu", torch.float64), strict=True
+    ):
+        torch.testing.assert_close(found.double().cpu(), expected, rtol=1e-4, atol=1e-4)
