@@ -15,7 +15,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -364,6 +364,10 @@ def render(seed: int, frames: int = 17, height: int = 64, width: int = 64) -> tu
     return paint(truth), truth
 
 
+# An experiment's variants load the same clip one after the other; at Wan's size painting takes five seconds.
+_last_rendered = lru_cache(maxsize=1)(render)
+
+
 def target(attributes: Attributes, rng: np.random.Generator) -> Attributes:
     """As many objects, each of another shape and colour, on another background."""
     taken = {colour for _, colour in attributes.objects}
@@ -432,5 +436,5 @@ class Sprites:
     def load(self, name: str) -> Clip:
         """Render one clip of the listing."""
         seed = HELD_OUT + int(name.rsplit("-", 1)[1])
-        frames, truth = render(seed, self.frames, self.height, self.width)
-        return Clip(self._info(name, seed), frames, truth=truth)
+        frames, truth = _last_rendered(seed, self.frames, self.height, self.width)
+        return Clip(self._info(name, seed), frames.copy(), truth=truth)

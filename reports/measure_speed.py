@@ -1,9 +1,10 @@
 """Everything about speed in one go, on the machine at hand: ``python -m reports.measure_speed --out DIR``.
 
 For a lent GPU: Wan2.1-1.3B with random weights, 480x832, 81 frames. Runs ``experiment=speed_wan`` and
-``experiment=speed_backends``, profiles ``fastvmt``'s first step, and writes to ``--out`` for each of them the
-table (``.txt``, under its command) and the JSON. Further ``key=value`` go to every command; what was measured
-already is not run again.
+``experiment=speed_backends``, profiles ``fastvmt``'s first step as it is and not compiled, and writes to
+``--out`` for each of them the table (``.txt``, under its command) and the JSON. Further ``key=value`` go to
+every command; what was measured already is not run again. The tables of what was run need no GPU:
+``--only run`` on the lent machine, and at home, with its results folder, ``--only print``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PARTS = (
     ("speed_wan", ("experiment=speed_wan",), "speed"),
     ("speed_backends", ("experiment=speed_backends",), "speed"),
     ("profile", ("method=fastvmt",), "profile"),
+    ("profile_not_compiled", ("method=fastvmt", "backbone.compile=false"), "profile"),
 )
 
 
@@ -30,14 +32,19 @@ def command(name: str, *given: str) -> list[str]:
     return ["python", "-m", "harness", *SIZE, f"name={name}", *given]
 
 
-def measure(out: Path, results: Path, overrides: Sequence[str]) -> int:
-    """Run all parts; how many are not whole. A variant that fails is missing from its table only."""
+def measure(out: Path, results: Path, overrides: Sequence[str], only: str | None = None) -> int:
+    """Run and print all parts; how many are not whole. A variant that fails is missing from its table only.
+
+    ``only``: ``run`` prints no table of records, ``print`` runs nothing; None does both.
+    """
     out.mkdir(parents=True, exist_ok=True)
     broken = 0
     for name, words, action in PARTS:
         where = [f"results={results}", *overrides]
-        if action == "speed":
+        if action == "speed" and only != "print":
             _run(command(name, *words, *where))
+        if only == ("run" if action == "speed" else "print"):
+            continue
         kept = results / action / f"{name}.json"
         kept.unlink(missing_ok=True)
         shown = command(name, *words, *where, f"action={action}")
@@ -63,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("reports/measured"), help="where tables and JSON go")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where records go")
-    given = parser.parse_args(arguments)
-    return 1 if measure(given.out, given.results, given.overrides) else 0
+    parser.add_argument("--only", choices=("run", "print"), help="one half of the work")
+    given = parser.parse_intermixed_args(arguments)
+    return 1 if measure(given.out, given.results, given.overrides, given.only) else 0
 
 
 if __name__ == "__main__":

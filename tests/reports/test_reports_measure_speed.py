@@ -46,8 +46,9 @@ def test_experiments_are_run_and_then_printed_and_all_is_kept(tmp_path, machine,
         ("speed_backends", "run"),
         ("speed_backends", "speed"),
         ("profile", "profile"),
+        ("profile_not_compiled", "profile"),
     ]
-    for name in ("speed_wan", "speed_backends", "profile"):
+    for name in ("speed_wan", "speed_backends", "profile", "profile_not_compiled"):
         table = (tmp_path / "out" / f"{name}.txt").read_text().splitlines()
         assert table[0].startswith("python -m harness backbone=wan2.1-1.3b backbone.weights=random frames=81")
         assert "backbone.steps=10" in table[0] and table[1] == f"table of {name}"
@@ -64,11 +65,23 @@ def test_what_fails_is_said_and_the_rest_goes_on(tmp_path, machine):
     old.parent.mkdir(parents=True)
     old.write_text("[]")
     assert started(tmp_path) == 1
-    assert len(ran) == 5
+    assert len(ran) == 6
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == [
         "profile.json",
+        "profile_not_compiled.json",
         "speed_wan.json",
     ]
+
+
+def test_what_a_lent_machine_ran_is_printed_at_home(tmp_path, machine, capsys):
+    ran, _ = machine
+    assert started(tmp_path, "--only", "run") == 0
+    assert [action for _, action in ran] == ["run", "run", "profile", "profile"]
+    assert "table of speed_wan" not in capsys.readouterr().out
+    ran.clear()
+    assert started(tmp_path, "--only", "print") == 0
+    assert ran == [("speed_wan", "speed"), ("speed_backends", "speed")]
+    assert len(list((tmp_path / "out").glob("*.txt"))) == 4
 
 
 def test_its_commands_are_ones_the_harness_knows():
