@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from test_harness_cost import FRAMES, TINY, Toy
 
+from datasets.errors import InputError
 from harness import __main__ as cli
 from harness import cost, speed
 from harness.records import RECOMPUTED, Flops, Memory, Record, Source, Timing, save
@@ -125,6 +127,80 @@ def test_each_device_has_a_table_and_an_unknown_one_no_roofline(tmp_path: Path) 
     text = "\n".join(speed.lines(card))
     assert "(roofline: H100 SXM)" in text and "5.00" in text
     assert "(roofline" not in speed.lines(processor)[0]
+
+
+@dataclass
+class Steps(Toy):
+    """Guides a fifth of its steps."""
+
+    name: str = "steps"
+    steps: int = 5
+
+    def transfer(self, backbone, reference, prompt, noise, observer):
+        prompts = backbone.embed([prompt, ""])
+        for index, timestep in enumerate(backbone.schedule(self.steps).timesteps):
+            if index < self.steps / 5:
+                with observer.stage("guide"):
+                    x = noise.detach().requires_grad_()
+                    query, key = backbone.queries_keys(x, timestep, prompts[:1], 1, grad=True)
+                    (query.sum() + key.sum()).backward()
+            with observer.stage("denoise"):
+                backbone.predict(noise, timestep, prompts[:1], prompts[1:], 4.0)
+        return noise
+
+
+def test_few_timed_steps_are_multiplied_to_what_all_of_them_would_take(tmp_path: Path) -> None:
+    """A machine that takes a second for so many operations takes one also for more of them."""
+
+    def seconds(steps: int) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for row in cost.cost_report(Steps(steps=steps), TINY, FRAMES)[:-1]:
+            found[row["stage"]] = found.get(row["stage"], 0.0) + row["executed_flops"] / 1e6
+        return found
+
+    timed = {**seconds(5), "wait": 3.0}
+    cells = [keep(tmp_path, "a", CARD, timed)]
+    (short,) = measured(job(tmp_path, method=Steps()), cells)
+    (found,) = measured(job(tmp_path, method=Steps(), full_steps=50), cells)
+    assert short.full is None and found.full is not None
+    expected = {**seconds(50), "wait": 3.0}
+    assert found.full.seconds == pytest.approx({**expected, "total": sum(expected.values())})
+    assert found.full.seconds["guide"] == pytest.approx(10 * timed["guide"])
+    assert found.full.seconds["decode"] == pytest.approx(timed["decode"])
+    least = cost.roofline(Steps(steps=50), TINY, FRAMES)["H100 SXM"]
+    assert found.full.roofline["guide"] == pytest.approx(least["guide"])
+    assert found.full.flops == cost.cost_report(Steps(steps=50), TINY, FRAMES)[-1]["executed_flops"]
+    assert "multiplied to 50 steps, seconds:" in speed.lines(found)[-1]
+
+
+def test_a_method_without_steps_cannot_be_multiplied(tmp_path: Path) -> None:
+    cells = [keep(tmp_path, "a", CARD, {"guide": 1.0})]
+    with pytest.raises(InputError, match="full_steps"):
+        measured(job(tmp_path, full_steps=50), cells)
+
+
+def test_variants_are_set_beside_the_baseline_by_time_and_by_flops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan: Any = SimpleNamespace(name="mine", baseline="slow")
+    parts = [
+        (
+            job(tmp_path, part=SimpleNamespace(label=label)),
+            [keep(tmp_path, label, CARD, {"guide": seconds - 1}, executed=flops)],
+        )
+        for label, seconds, flops in (("slow", 30.0, 8e15), ("quick", 10.0, 4e15))
+    ]
+    assert speed.print_speed(plan, parts) == []
+    *_, title, header, slow, quick, _ = capsys.readouterr().out.splitlines()
+    assert title == f"{CARD}, beside slow:" and header.split()[:2] == ["variant", "seconds"]
+    assert slow.split()[:3] == ["slow", "30", "1.00"]
+    assert quick.split()[:3] == ["quick", "10", "3.00"] and quick.split()[-2:] == ["4", "2.00"]
+    assert speed.ratios(speed.speeds(*_first(parts)), "slow") == []
+
+
+def _first(parts: list[Any]) -> tuple[Any, list[Record]]:
+    made, cells = parts[0]
+    return made, speed.finished(made, cells)
 
 
 def test_a_card_of_another_form_is_not_taken_for_the_one_that_is_known() -> None:

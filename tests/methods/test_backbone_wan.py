@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from huggingface_hub.errors import LocalEntryNotFoundError
 from omegaconf import OmegaConf
 from PIL import Image
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 
 import conf
 from datasets.errors import InputError
-from methods.backbones.wan import Guidance, WanBackbone
+from methods.backbones.wan import Guidance, WanBackbone, _compiles
 from methods.interface import Grid
 
 GUIDANCE = Guidance(
@@ -223,6 +225,44 @@ def test_checkpointing_changes_no_gradient(folder, wan, latent):
         loaded.hidden_states(x, TIMESTEP, prompt, 2, grad=True).square().sum().backward()
         gradients.append(x.grad)
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("compile_", "device", "offload", "expected"),
+    [
+        ("auto", "cuda", False, True),
+        ("auto", "cuda:1", False, True),
+        ("auto", "cpu", False, False),
+        ("auto", "cuda", True, False),
+        (True, "cpu", False, True),
+        (False, "cuda", False, False),
+    ],
+)
+def test_blocks_are_compiled_on_a_gpu_or_where_that_is_asked_for(compile_, device, offload, expected):
+    config = backbone("tiny", compile=compile_, cpu_offload=offload)
+    assert _compiles(config, torch.device(device)) is expected
+
+
+def test_compiled_blocks_give_the_same_features_gradients_and_velocities(folder, wan, latent, monkeypatch):
+    # Traced and differentiated as on a GPU, without the half minute of making kernels.
+    traced = partialmethod(WanTransformer3DModel.compile_repeated_blocks, backend="aot_eager")
+    monkeypatch.setattr(WanTransformer3DModel, "compile_repeated_blocks", traced)
+    compiled = backbone(folder, compile=True).load("cpu")
+    assert compiled.compiled and not wan.compiled
+    found = []
+    for one in (compiled, wan):
+        prompt, timestep = one.embed(["a red square"]), torch.tensor([500.0])
+        at = latent.clone().requires_grad_()
+        query, key = one.queries_keys(at, timestep, prompt, 2, grad=True)
+        (gradient,) = torch.autograd.grad((query * key).sum(), at)
+        plain = one.velocity(latent, timestep, prompt, grad=False)
+        keys, values = one.keys_values(latent.flip(2), timestep, prompt, 1, grad=False)
+        with one.injected(1, keys, values):
+            injected = one.velocity(latent, timestep, prompt, grad=False)
+        assert not torch.allclose(injected, plain, rtol=1e-3)
+        found.append((query.detach(), key.detach(), gradient, plain, injected))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("free, recomputed", [(10**15, False), (1, True), (None, False)])
