@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass as plain_dataclass
@@ -492,10 +494,14 @@ def _build(sizes: Architecture, device: torch.device, dtype: torch.dtype) -> tup
 
 
 def _compiles(config: WanBackbone, device: torch.device) -> bool:
-    """``auto`` spares a processor the wait, and networks that move between devices a new one at each move."""
+    """``auto`` spares a processor the wait, and networks that move between devices a new one at each move.
+
+    Kernels need a C compiler, where Triton looks for it (triton-lang/triton:python/triton/runtime/build.py).
+    """
     if config.compile != "auto":
         return config.compile
-    return device.type == "cuda" and not config.cpu_offload
+    has_compiler = bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
+    return device.type == "cuda" and not config.cpu_offload and has_compiler
 
 
 def _set_attention(transformer: Any, name: str) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from datasets import video
 from datasets.errors import InputError
 from harness import run
-from harness.records import load_record
+from harness.records import COMPILED, load_record
 
 RESOLVED = {"method": {"name": "drift"}, "dataset": {}}
 PROMPTS = ("fine", "trouble", "also fine")
@@ -157,6 +157,13 @@ def test_jobs_of_one_backbone_share_it_and_another_one_takes_its_place(tmp_path)
     alone = go(make_job(tmp_path / "alone", seeds=[1]))
     shared = outcomes[2].records
     assert [r.frames_sha256 for r in alone.records] == [r.frames_sha256 for r in shared]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_record_says_whether_blocks_were_compiled(tmp_path, monkeypatch, compiled):
+    monkeypatch.setattr(Pooling, "compiled", compiled, raising=False)
+    (record,) = go(make_job(tmp_path, dataset=Squares(clips=1))).records
+    assert (COMPILED in record.notes) is compiled
 
 
 def test_bad_input_found_while_loading_passes_through(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,17 +229,22 @@ def test_checkpointing_changes_no_gradient(folder, wan, latent):
 
 
 @pytest.mark.parametrize(
-    ("compile_", "device", "offload", "expected"),
+    ("compile_", "device", "offload", "compiler", "expected"),
     [
-        ("auto", "cuda", False, True),
-        ("auto", "cuda:1", False, True),
-        ("auto", "cpu", False, False),
-        ("auto", "cuda", True, False),
-        (True, "cpu", False, True),
-        (False, "cuda", False, False),
+        ("auto", "cuda", False, "gcc", True),
+        ("auto", "cuda:1", False, "clang", True),
+        ("auto", "cuda", False, None, False),
+        ("auto", "cpu", False, "gcc", False),
+        ("auto", "cuda", True, "gcc", False),
+        (True, "cpu", False, None, True),
+        (False, "cuda", False, "gcc", False),
     ],
 )
-def test_blocks_are_compiled_on_a_gpu_or_where_that_is_asked_for(compile_, device, offload, expected):
+def test_blocks_are_compiled_on_a_gpu_or_where_that_is_asked_for(
+    compile_, device, offload, compiler, expected, monkeypatch
+):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == compiler else None)
     config = backbone("tiny", compile=compile_, cpu_offload=offload)
     assert _compiles(config, torch.device(device)) is expected
 
