@@ -599,11 +599,7 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
     for plan in _once(plan for job, plan, _ in planned if job.action == "speed"):
         from harness.speed import print_speed
 
-        try:
-            missing = print_speed(plan, [(job, cells) for job, of_job, cells in planned if of_job is plan])
-        except InputError as error:
-            missing = [str(error)]
-        for line in missing:
+        for line in print_speed(plan, [(job, cells) for job, of_job, cells in planned if of_job is plan]):
             _say(line)
             code = 2
     for plan in _once(plan for job, plan, _ in planned if job.action == "profile"):

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets.errors import InputError
 from harness import cost
 from harness.records import RECOMPUTED, Record, load_record, write_whole
 
@@ -68,8 +67,8 @@ class Speed:
     """One variant on one device: ``gpu`` is its name in ``cost.GPUS``, None for others.
 
     ``at_most``: the number of calls depends on the data, and FLOPs and roofline of the stages are the most
-    there can be. ``reason``: why there is no prediction. ``full``: where it was asked for
-    (``measure.full_steps``).
+    there can be. ``reason``: why there is no prediction, or none at full length.
+    ``full``: where ``measure.full_steps`` asked for it.
     """
 
     label: str
@@ -135,9 +134,7 @@ def _by_stage(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def full_length(job: Job, records: Sequence[Record], timed: Speed, steps: int) -> FullLength:
-    """``timed`` multiplied to ``steps`` denoising steps; InputError for a method that has none to set."""
-    if getattr(job.method, "steps", None) is None:
-        raise InputError(f"measure.full_steps: method {job.method.name} has no steps; leave it null")
+    """``timed`` multiplied to ``steps`` denoising steps; the method has a field of that name."""
     backbone = _as_run(job, records)
     longer: Any = replace(cast("Any", job.method), steps=steps)
     before, after = (cost.cost_report(method, backbone, job.frames) for method in (job.method, longer))
@@ -201,8 +198,11 @@ def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
         reason,
         stages,
     )
-    steps = job.full_steps
-    return replace(timed, full=full_length(job, records, timed, steps)) if steps and not reason else timed
+    if job.full_steps is None or reason:
+        return timed
+    if not hasattr(job.method, "steps"):
+        return replace(timed, reason=f"measure.full_steps: {job.method.name} has no steps to multiply")
+    return replace(timed, full=full_length(job, records, timed, job.full_steps))
 
 
 def _stage(
@@ -261,14 +261,17 @@ def lines(speed: Speed) -> list[str]:
 def ratios(found: Sequence[Speed], baseline: str | None) -> list[str]:
     """The table of how many times less than the baseline each variant took, and ought to have taken by FLOPs.
 
-    Total time, at full length where that was asked for. One table for each device; none for a single variant,
-    or where the baseline was not measured.
+    Total time, at full length where that was asked for; a variant without one is left out then, its reason in
+    its own table. One table for each device; none for a single variant, or without the baseline's time.
     """
     text = []
     for device in dict.fromkeys(one.device for one in found):
         here = [one for one in found if one.device == device]
         against = next((one for one in here if one.label == baseline), None)
-        if against is None or len(here) < 2:
+        if against is None:
+            continue
+        here = [one for one in here if bool(one.full) == bool(against.full)]
+        if len(here) < 2:
             continue
         rows = [(one.label, *_whole(one)) for one in here]
         base_seconds, base_flops, *_ = _whole(against)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from test_harness_cost import FRAMES, TINY, Toy
 
-from datasets.errors import InputError
 from harness import __main__ as cli
 from harness import cost, speed
 from harness.records import RECOMPUTED, Flops, Memory, Record, Source, Timing, save
@@ -173,10 +172,19 @@ def test_few_timed_steps_are_multiplied_to_what_all_of_them_would_take(tmp_path:
     assert "multiplied to 50 steps, seconds:" in speed.lines(found)[-1]
 
 
-def test_a_method_without_steps_cannot_be_multiplied(tmp_path: Path) -> None:
+def test_a_method_without_steps_says_so_and_is_not_set_beside_those_that_are_multiplied(
+    tmp_path: Path,
+) -> None:
     cells = [keep(tmp_path, "a", CARD, {"guide": 1.0})]
-    with pytest.raises(InputError, match="full_steps"):
-        measured(job(tmp_path, full_steps=50), cells)
+    (without,) = measured(job(tmp_path, full_steps=50), cells)
+    assert without.full is None and without.stages[0].executed_flops == counted("guide")
+    assert "toy has no steps to multiply" in speed.lines(without)[1]
+    labels = [SimpleNamespace(label=label) for label in ("slow", "quick")]
+    slow, quick = (
+        measured(job(tmp_path, method=Steps(), full_steps=50, part=part), cells)[0] for part in labels
+    )
+    assert [line.split()[0] for line in speed.ratios([slow, without, quick], "slow")[2:]] == ["slow", "quick"]
+    assert speed.ratios([slow, without], "slow") == []
 
 
 def test_variants_are_set_beside_the_baseline_by_time_and_by_flops(
