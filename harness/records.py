@@ -44,7 +44,7 @@ class MetricValue(Strict):
 RECOMPUTED = "blocks were recomputed in the backward pass: memory was short"
 """A cell's note where ``backbone.checkpoint=auto`` did so: it counts as ``true``."""
 
-COMPILED = "the transformer's blocks were compiled"
+COMPILED = "the transformer's blocks were compiled, save where an adapter was in place"
 """A cell's note where ``backbone.compile`` did so; with a warm-up, before its time began."""
 
 

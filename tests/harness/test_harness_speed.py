@@ -203,12 +203,7 @@ def test_variants_are_set_beside_the_baseline_by_time_and_by_flops(
     assert title == f"{CARD}, beside slow:" and header.split()[:2] == ["variant", "seconds"]
     assert slow.split()[:3] == ["slow", "30", "1.00"]
     assert quick.split()[:3] == ["quick", "10", "3.00"] and quick.split()[-2:] == ["4", "2.00"]
-    assert speed.ratios(speed.speeds(*_first(parts)), "slow") == []
-
-
-def _first(parts: list[Any]) -> tuple[Any, list[Record]]:
-    made, cells = parts[0]
-    return made, speed.finished(made, cells)
+    assert speed.ratios(measured(*parts[0]), "slow") == []
 
 
 def test_a_card_of_another_form_is_not_taken_for_the_one_that_is_known() -> None:
