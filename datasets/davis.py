@@ -22,8 +22,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from datasets import davis_download, footage, video
-from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.errors import InputError
+from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
 
 Row = dict[str, str]
 
@@ -63,7 +63,7 @@ def frame_counts() -> dict[str, int]:
 
 
 @dataclass(config={"extra": "forbid"})
-class Davis:
+class Davis(Dataset, kind="davis"):
     """DAVIS sequences as reference clips.
 
     ``root`` is the folder; null takes the environment's ``DAVIS_ROOT``, else
@@ -100,7 +100,6 @@ class Davis:
     default_frames: PositiveInt = 49
 
     version: ClassVar[str] = "1"
-    real_footage: ClassVar[bool] = True
     outside_id: ClassVar[Sequence[str]] = (
         "root",
         "split",
@@ -139,6 +138,9 @@ class Davis:
             "Set a smaller frames, or dataset.subset=null for every sequence of the folder",
             self.load,
         )
+
+    def asked_for(self) -> Sequence[str]:
+        return self.names or ()
 
     def load(self, name: str) -> Clip:
         """Decode one sequence; InputError naming the picture that cannot be read."""

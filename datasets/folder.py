@@ -13,8 +13,8 @@ from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from datasets import footage, video
-from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.errors import InputError
+from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
 
 HEADER = "clip,prompt,caption,kind"
 KINDS = ("caption", "subject", "scene", "target")
@@ -22,7 +22,7 @@ MASK = "_mask.png"
 
 
 @dataclass(config={"extra": "forbid"})
-class Folder:
+class Folder(Dataset, kind="folder"):
     """Videos (mp4, gif, webm, mkv, mov, avi) and sub-folders of pictures (jpg, png) in ``root``.
 
     A clip's name is its file's without the suffix, or its sub-folder's; pictures
@@ -52,7 +52,6 @@ class Folder:
     default_frames: PositiveInt = 49
 
     version: ClassVar[str] = "1"
-    real_footage: ClassVar[bool] = True
     outside_id: ClassVar[Sequence[str]] = ("root", "names", "prompt", "clip_model", "default_frames")
 
     def listing(self) -> Listing:
@@ -77,6 +76,9 @@ class Folder:
                 clips.append(self._info(root, name, sources[name], rows))
         remedy = "Set a smaller frames, or name a folder with longer clips"
         return footage.settle(clips, left_out, self.names, f"dataset.root={root}", remedy, self.load)
+
+    def asked_for(self) -> Sequence[str]:
+        return self.names or ()
 
     def load(self, name: str) -> Clip:
         """Decode one clip; InputError naming the file that cannot be read or is too short."""

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BeforeValidator
 
 from datasets import video
-from datasets.clip import Clip, ClipInfo, LeftOut, Listing
 from datasets.errors import InputError
+from datasets.interface import Clip, ClipInfo, LeftOut, Listing
 
 # Clips asked for by name: a list, or one name (``dataset.names=lucia``).
 Names = Annotated[

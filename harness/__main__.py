@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from harness.config import Job
-    from harness.experiment import Composed
-    from harness.plan import Cell
-    from harness.records import Plan, Record, VariantOut
-    from harness.score import Outcome
+    from harness.cells.job import Job
+    from harness.cells.plan import Cell
+    from harness.cells.score import Outcome
+    from harness.command.experiment import Composed
+    from harness.records.record import Plan, Record, VariantOut
 
     # The variants of an experiment share one plan.
     Planned = tuple[Job, Plan, list[Cell]]
@@ -203,8 +203,8 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     from omegaconf import OmegaConf
 
     from datasets.errors import InputError
-    from harness.experiment import expand
-    from harness.explain import CONFIG_ERRORS
+    from harness.command.experiment import expand
+    from harness.command.explain import CONFIG_ERRORS
 
     jobs: list[list[Composed]] = []
     problems: list[Exception] = []
@@ -258,7 +258,7 @@ def prepare(composed: Sequence[Sequence[Composed]]) -> tuple[list[Planned], list
     InputError with one line for each job that cannot be planned.
     """
     from datasets.errors import InputError
-    from harness.plan import together
+    from harness.cells.plan import together
 
     planned: list[Planned] = []
     costed: list[Costed] = []
@@ -289,9 +289,9 @@ def prepare(composed: Sequence[Sequence[Composed]]) -> tuple[list[Planned], list
 def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], list[VariantOut]]:
     """One Hydra job's plans (or costs), one for each variant, and the variants that do not fit."""
     from datasets.errors import InputError
-    from harness.config import make_job
-    from harness.plan import DoesNotFit, check_operations, make_plan
-    from harness.records import VariantOut
+    from harness.cells.plan import DoesNotFit, check_operations, make_plan
+    from harness.command.config import make_job
+    from harness.records.record import VariantOut
 
     planned: list[Planned] = []
     costed: list[Costed] = []
@@ -305,15 +305,20 @@ def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], li
         try:
             job = make_job(one.resolved, one.overrides, one.part)
             if job.action == "amf":
-                from harness.amf import size_of
+                from harness.actions.amf import size_of
 
                 size_of(job)
                 costed.append((job, []))
             elif job.action == "cost":
-                from harness.cost import cost_report
+                from harness.cost.model import cost_report
+                from methods.interface import LatentMethod
 
                 check_operations(job)
-                costed.append((job, cost_report(job.method, job.backbone, job.frames)))
+                method = job.method
+                rows = []
+                if isinstance(method, LatentMethod):
+                    rows = cost_report(method, job.backbone, job.frames)
+                costed.append((job, rows))
             else:
                 planned.append((job, *make_plan(job)))
         except InputError as error:
@@ -336,7 +341,7 @@ def _prepare(parts: Sequence[Composed]) -> tuple[list[Planned], list[Costed], li
 
 
 def _done(job: Job, cell: Cell) -> bool:
-    from harness.records import load_record
+    from harness.records.record import load_record
 
     try:
         return load_record(job.results / cell.path / "record.json").status == "ok"
@@ -345,7 +350,7 @@ def _done(job: Job, cell: Cell) -> bool:
 
 
 def _print_left_out(plan: Plan) -> None:
-    from reports.tables import left_out_lines
+    from reports.rows import left_out_lines
 
     for line in left_out_lines(plan.left_out):
         print(f"left out: {line}")
@@ -353,7 +358,7 @@ def _print_left_out(plan: Plan) -> None:
 
 def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
     """What would run, what is done, what is left out; ``parts`` are the jobs of the plan's variants."""
-    from harness.plan import plan_path
+    from harness.cells.plan import plan_path
 
     for job, cells in parts:
         done = [_done(job, cell) for cell in cells]
@@ -373,13 +378,13 @@ def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
 def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
     """What one cell would cost, and how many there are, if the dataset can say so."""
     from datasets.errors import InputError
-    from harness.cost import limit_lines
-    from methods.interface import VideoProgram
+    from harness.cost.model import limit_lines
+    from methods.interface import LatentMethod
 
     name = job.part.label if job.part else job.method.name
     print(f"{name} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
     if not rows:
-        program = isinstance(job.method, VideoProgram)
+        program = job.method.made_here
         print("  not known: a program of its own" if program else "  nothing: its videos are finished")
         return
     print(f"  {'stage':<9} {'operation':<50} {'calls':>6} {'TFLOPs':>12} {'executed':>12} {'forwards':>9}")
@@ -390,8 +395,9 @@ def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
             f"  {row['stage']:<9} {row['operation']:<50} {calls:>6} {row['flops'] / 1e12:>12.4f} "
             f"{row['executed_flops'] / 1e12:>12.4f} {forwards:>9}"
         )
-    for line in limit_lines(job.method, job.backbone, job.frames):
-        print(f"  {line}")
+    if isinstance(job.method, LatentMethod):
+        for line in limit_lines(job.method, job.backbone, job.frames):
+            print(f"  {line}")
     try:
         clips = job.dataset.listing().clips[: job.limit]
     except InputError as error:
@@ -403,7 +409,7 @@ def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_outcome(jobs: Sequence[tuple[Job, Plan]], failed: Sequence[Record]) -> None:
     """The table with its notes (left out, null), then where the videos are and what failed."""
-    from reports.tables import print_plans
+    from reports.formats import print_plans
 
     plans: dict[Path, list[Plan]] = {}
     for job, plan in jobs:
@@ -435,8 +441,8 @@ def print_outcome(jobs: Sequence[tuple[Job, Plan]], failed: Sequence[Record]) ->
 def work(planned: Sequence[Planned]) -> tuple[list[Ended], int]:
     """Run (or score) the jobs one after another. Returns those that ended and the exit code."""
     from datasets.errors import InputError
-    from harness import run, score
-    from harness.plan import save_plan
+    from harness.cells import run, score
+    from harness.cells.plan import save_plan
 
     ended: list[Ended] = []
     loaded = run.Loaded()
@@ -490,10 +496,10 @@ def launch(
     They work on what was planned here; the records tell how it went.
     """
     from datasets.errors import InputError
-    from harness.explain import CONFIG_ERRORS, explain
-    from harness.plan import plan_path
-    from harness.records import load_plan
-    from harness.score import Outcome, read_record
+    from harness.cells.plan import plan_path
+    from harness.cells.score import Outcome, read_record
+    from harness.command.explain import CONFIG_ERRORS, explain
+    from harness.records.record import load_plan
 
     names = {job.number: plan.name for job, plan, _ in planned}
 
@@ -538,8 +544,8 @@ def run_jobs(planned: Sequence[Planned], start: Start | None = None) -> int:
 
     ``start`` runs them, in place of ``work``.
     """
-    from harness import tracking
-    from harness.plan import save_plan
+    from harness.cells.plan import save_plan
+    from reports import wandb_mirror as tracking
 
     for job, plan, _ in planned:
         save_plan(job.results, plan)
@@ -573,7 +579,7 @@ def _own_world(job: Job) -> str:
 def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start | None = None) -> int:
     """Do what ``action`` says; ``start`` runs the jobs, in place of ``work``. Returns the exit code."""
     from datasets.errors import InputError
-    from harness.plan import save_plan, unmatched
+    from harness.cells.plan import save_plan, unmatched
 
     notices = [
         _own_world(job) for job, _, _ in planned if job.dataset.real_footage and job.backbone.own_world_only
@@ -587,7 +593,7 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
         print_plan(plan, parts)
     for job, rows in costed:
         if job.action == "amf":
-            from harness.amf import print_amf
+            from harness.actions.amf import print_amf
 
             print_amf(job)
         else:
@@ -597,13 +603,13 @@ def act(planned: Sequence[Planned], costed: Sequence[Costed] = (), start: Start 
             _say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
     code = 0
     for plan in _once(plan for job, plan, _ in planned if job.action == "speed"):
-        from harness.speed import print_speed
+        from harness.actions.speed import print_speed
 
         for line in print_speed(plan, [(job, cells) for job, of_job, cells in planned if of_job is plan]):
             _say(line)
             code = 2
     for plan in _once(plan for job, plan, _ in planned if job.action == "profile"):
-        from harness.profiling import print_profiles
+        from harness.actions.profile import print_profiles
 
         try:
             print_profiles(plan, [(job, cells) for job, of_job, cells in planned if of_job is plan])
@@ -627,7 +633,7 @@ def main() -> int:
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     try:
         from datasets.errors import InputError
-        from harness.explain import CONFIG_ERRORS, explain
+        from harness.command.explain import CONFIG_ERRORS, explain
 
         try:
             others, launcher = _launcher(arguments)

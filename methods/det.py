@@ -16,22 +16,31 @@ Where we differ, and why:
   points are those that move least like the median point, where the authors have a mask of the object, which
   no method is given.
 * The adapters trained are all sampled with; the authors' test script loads those of the first 15 blocks only.
-* The empty prompt (``methods/tuning.py``); classifier-free guidance and steps are the backbone's.
+* The empty prompt (``methods/training/adapter_training.py``); classifier-free guidance and steps are the backbone's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.interface import Backbone, Grid, Observer, TemporalConvolution
-from methods.sampling import Sampling, Start
-from methods.tuning import Trainer, Training, copied, drawing, examples, require_frames, tuned_sample
+from methods.backbones.interface import Backbone, Grid, TemporalConvolution
+from methods.guidance.loop import Sampling, Start
+from methods.interface import LatentMethod, Observer
+from methods.training.adapter_training import (
+    Trainer,
+    Training,
+    copied,
+    drawing,
+    examples,
+    require_frames,
+    tuned_sample,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +66,7 @@ class Tracking:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class DeT:
+class DeT(LatentMethod, kind="det"):
     """DeT; ``conf/method/det.yaml`` says what each key is. ``tracker`` is a tracker plug-in."""
 
     name: str
@@ -71,9 +80,6 @@ class DeT:
     steps: Annotated[int, Field(ge=1)]
     guidance_scale: float
     negative_prompt: str
-
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     @property
     def version(self) -> str:

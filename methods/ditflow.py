@@ -25,25 +25,25 @@ Where this differs:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 from pydantic import Field
 
-from methods.checks import check_block, check_frames
-from methods.gradient_reuse import Reuse
-from methods.guidance import Guidance, Optimiser, guided_sample
-from methods.interface import Backbone, Grid, Observer
-from methods.sampling import Moment, Sampling, Start
+from methods.backbones.interface import Backbone, Grid
+from methods.guidance.gradient_reuse import Reuse
+from methods.guidance.latent_guidance import Guidance, Optimiser, guided_sample
+from methods.guidance.loop import Moment, Sampling, Start
+from methods.interface import LatentMethod, Observer, check_block, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class DiTFlow:
+class DiTFlow(LatentMethod, kind="ditflow"):
     """DiTFlow with an optimised latent; ``conf/method/ditflow.yaml`` says what each key is."""
 
     name: str
@@ -57,8 +57,6 @@ class DiTFlow:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when a block is not the backbone's, or the clip has one latent frame."""
@@ -121,13 +119,14 @@ def displacements(
     """
     import torch
 
-    from methods import amf
-    from methods.soft_argmax import soft_argmax, token_positions
+    from methods.motion_flow import flow as amf
+    from methods.motion_flow.pairs import FramePairs
+    from methods.motion_flow.soft_argmax import soft_argmax, token_positions
 
     queries, keys, scale = amf.reduce_heads(queries, keys, "concat", temperature)
     positions = token_positions(height, width, queries)
     source, target = torch.cartesian_prod(*(torch.arange(len(queries)),) * 2).unbind(1)
-    pairs = amf.FramePairs(source, target, torch.ones(len(source)))
+    pairs = FramePairs(source, target, torch.ones(len(source)))
 
     def everywhere(pair: Tensor, query: Tensor) -> tuple[None, Tensor]:
         return None, positions

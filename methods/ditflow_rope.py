@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import pydantic
 
+from methods.backbones.interface import Backbone, Rotary
 from methods.ditflow import DiTFlow
-from methods.interface import Backbone, Observer, Rotary
-from methods.rotary import descend
-from methods.sampling import Moment, compressed_schedule, fixed_noise, sample
+from methods.guidance.loop import Moment, compressed_schedule, fixed_noise, sample
+from methods.guidance.rotary_guidance import descend
+from methods.interface import Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,16 +37,14 @@ Tables: TypeAlias = tuple[Rotary, Rotary]
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"}, kw_only=True)
-class DiTFlowRope(DiTFlow):
+class DiTFlowRope(DiTFlow, kind="ditflow_rope"):
     """DiTFlow with optimised rotary tables; ``conf/method/ditflow_rope.yaml`` says what each key is."""
 
     tables: Literal["own", "shared"]
     source_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
     needs: ClassVar[Sequence[str]] = ("rotary",)
-    uses_backbone: ClassVar[bool] = True
 
     def transfer(
         self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer

@@ -23,7 +23,7 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.interface import Grid, VideoRequest
+from methods.interface import VideoMethod, VideoRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,8 +46,8 @@ class ProgramTimeout(TimeoutError):
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid", "coerce_numbers_to_str": True})
-class External:
-    """A program that makes one video a call: ``methods.interface.VideoProgram``.
+class External(VideoMethod, kind="external"):
+    """A program that makes one video a call.
 
     ``command``: the program and its arguments; the path of the job file is added as the last one.
     A program without a slash is looked up in PATH; relative paths count from ``folder``, where it
@@ -67,11 +67,7 @@ class External:
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ("folder", "environment", "timeout")
-    uses_backbone: ClassVar[bool] = False
-
-    def check(self, grid: Grid, num_blocks: int) -> None:
-        """InputError when the program cannot be run; the token grid does not matter."""
-        self._arguments()
+    uncounted = "a program of its own: its operations are not counted"
 
     def identity(self) -> dict[str, str]:
         """sha256 of each local file that the command names, by its word.
@@ -85,7 +81,7 @@ class External:
         files = {word: folder / Path(word).expanduser() for word in words}
         return {word: _digest(*_stamp(path)) for word, path in files.items() if _is_file(path)}
 
-    def make(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float]:
+    def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float]:
         """Frames (T, H, W, 3) uint8 RGB as the program wrote them, and the seconds it ran.
 
         ``request.folder`` is emptied first and then holds ``job.json``, ``log.txt`` (standard output

@@ -1,13 +1,12 @@
 """FastVMT (ICLR 2026): motion transfer by latent guidance, and its ablations by override.
 
-Three ideas over one guidance loop (``methods/guidance.py``): sliding-window attention motion
-flow (``methods/amf.py``), the window loss (``methods/window_loss.py``) and gradient reuse
-(``methods/gradient_reuse.py``).
+Three ideas over one guidance loop (``methods/guidance/latent_guidance.py``): sliding-window attention motion
+flow (``methods/motion_flow/flow.py``), the window loss (``methods/motion_flow/window_loss.py``) and gradient reuse
+(``methods/guidance/gradient_reuse.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
@@ -15,16 +14,16 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.checks import check_block, check_frames
-from methods.gradient_reuse import Reuse
-from methods.guidance import Guidance, Optimiser, Reference, guided_sample
-from methods.interface import Backbone, Grid, Observer
-from methods.sampling import Sampling, Start, Velocities, every_pass
+from methods.backbones.interface import Backbone, Grid
+from methods.guidance.gradient_reuse import Reuse
+from methods.guidance.latent_guidance import Guidance, Optimiser, Reference, guided_sample
+from methods.guidance.loop import Sampling, Start, Velocities, every_pass
+from methods.interface import LatentMethod, Observer, check_block, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.amf import Motion
+    from methods.motion_flow.flow import Motion
 
 
 class Attention(NamedTuple):
@@ -44,7 +43,7 @@ class Loss:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class FastVMT:
+class FastVMT(LatentMethod, kind="fastvmt"):
     """FastVMT after the paper; ``conf/method/fastvmt.yaml`` says what each key is.
 
     Source: https://github.com/mayuelala/FastVMT (diffsynth/pipelines/wan_video.py), with the
@@ -69,8 +68,6 @@ class FastVMT:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when block, window or tile do not fit the backbone's token grid."""
@@ -118,7 +115,7 @@ class FastVMT:
 
     def motion(self, attention: Attention, towards: Tensor | None = None) -> Motion:
         """Attention motion flow; with ``towards``, a reference's displacements, its error and window keys."""
-        from methods.amf import extract_motion
+        from methods.motion_flow.flow import extract_motion
 
         queries, keys, grid = attention
         return extract_motion(
@@ -138,7 +135,7 @@ class FastVMT:
 
     def losses(self, generated: Attention, reference: Motion) -> dict[str, Tensor]:
         """The weighted terms ``amf`` and, where it has a weight, ``window``."""
-        from methods.window_loss import window_loss
+        from methods.motion_flow.window_loss import window_loss
 
         motion = self.motion(generated, reference.displacement)
         terms = {"amf": self.loss.amf_weight * motion.error}
@@ -147,4 +144,4 @@ class FastVMT:
         return terms
 
 
-__all__ = ["FastVMT", "Loss", "Reuse"]
+__all__ = ["FastVMT", "Loss"]

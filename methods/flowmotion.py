@@ -16,17 +16,16 @@ the gradient needs no transformer. Where ours differs:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
 
-from methods.checks import check_frames
-from methods.guidance import Optimiser
-from methods.interface import Backbone, Grid, Observer
-from methods.sampling import Run, Sampling, Start, Steer, fixed_noise, sample
+from methods.backbones.interface import Backbone, Grid
+from methods.guidance.latent_guidance import Optimiser
+from methods.guidance.loop import Run, Sampling, Start, Steer, fixed_noise, sample
+from methods.interface import LatentMethod, Observer, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +40,7 @@ class Weights:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class FlowMotion:
+class FlowMotion(LatentMethod, kind="flowmotion"):
     """Guidance by predicted clean latents; ``conf/method/flowmotion.yaml`` says what each key is."""
 
     name: str
@@ -55,8 +54,6 @@ class FlowMotion:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError for a single latent frame."""

@@ -17,18 +17,17 @@ configs/guidance_config.yaml). Where ours differs:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import pydantic
 from pydantic import Field
 
-from methods.checks import check_block, check_frames
-from methods.gradient_reuse import Reuse
-from methods.guidance import Guidance, Optimiser, Reference, guided_sample
-from methods.interface import Backbone, Grid, Observer
-from methods.reframe import Reframing, check_reframing, warp_features
-from methods.sampling import Sampling, Start
+from methods.backbones.interface import Backbone, Grid
+from methods.guidance.gradient_reuse import Reuse
+from methods.guidance.latent_guidance import Guidance, Optimiser, Reference, guided_sample
+from methods.guidance.loop import Sampling, Start
+from methods.interface import LatentMethod, Observer, check_block, check_frames
+from methods.motion_flow.reframing import Reframing, check_reframing, warp_features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +46,7 @@ class Features(NamedTuple):
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MOFT:
+class MOFT(LatentMethod, kind="moft"):
     """Guidance by motion features; ``conf/method/moft.yaml`` says what each key is."""
 
     name: str
@@ -62,8 +61,6 @@ class MOFT:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError for a block there is not, a single latent frame, or an empty reframing."""

@@ -10,7 +10,7 @@ Where we differ, and why:
 
 * Its U-Net has spatial and temporal layers, a diffusion transformer has one full attention: both LoRAs are
   on self-attention and feed-forward of every block, and only what they are trained on tells them apart.
-* Velocities instead of noise, at the backbone's noise levels; the empty prompt (``methods/tuning.py``).
+* Velocities instead of noise, at the backbone's noise levels; the empty prompt (``methods/training/adapter_training.py``).
 * The spatial LoRA's step is taken before the temporal loss is computed, which spares a second graph.
 * Sampling starts from the noise every method starts from: the authors' configuration blends in the
   reference's inverted noise (noise prior 0.5), their command line does not.
@@ -20,23 +20,31 @@ Where we differ, and why:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 from pydantic import Field
 
-from methods.interface import Backbone, Grid, LowRank, Observer
-from methods.sampling import Sampling, Start
-from methods.tuning import Trainer, Training, copied, drawing, examples, require_frames, tuned_sample
+from methods.backbones.interface import Backbone, Grid, LowRank
+from methods.guidance.loop import Sampling, Start
+from methods.interface import LatentMethod, Observer
+from methods.training.adapter_training import (
+    Trainer,
+    Training,
+    copied,
+    drawing,
+    examples,
+    require_frames,
+    tuned_sample,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MotionDirector:
+class MotionDirector(LatentMethod, kind="motion_director"):
     """MotionDirector; ``conf/method/motion_director.yaml`` says what each key is."""
 
     name: str
@@ -52,8 +60,6 @@ class MotionDirector:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """InputError for clips of a single latent frame."""

@@ -12,7 +12,7 @@ Where we differ, and why:
   temporal attentions only. On a transformer's full grid that is a third of the network (Wan 14B at 49
   frames: 4e9 numbers), so ``value_frames`` is false on Wan, as in DeT's port. Such embeddings are all
   appearance, and are dropped.
-* Velocities instead of noise, at the backbone's noise levels; the empty prompt (``methods/tuning.py``).
+* Velocities instead of noise, at the backbone's noise levels; the empty prompt (``methods/training/adapter_training.py``).
 * Sampling starts from the noise every method starts from; the authors blend in the reference's inverted
   noise.
 * Classifier-free guidance and steps are the backbone's, not 12 and 30. Gradients are not clipped.
@@ -21,7 +21,7 @@ Where we differ, and why:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -29,9 +29,18 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.interface import Backbone, Grid, MotionEmbedding, Observer
-from methods.sampling import Sampling, Start
-from methods.tuning import Trainer, Training, copied, drawing, examples, require_frames, tuned_sample
+from methods.backbones.interface import Backbone, Grid, MotionEmbedding
+from methods.guidance.loop import Sampling, Start
+from methods.interface import LatentMethod, Observer
+from methods.training.adapter_training import (
+    Trainer,
+    Training,
+    copied,
+    drawing,
+    examples,
+    require_frames,
+    tuned_sample,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +49,7 @@ Debias = Literal["difference", "drop", "none"]
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MotionInversion:
+class MotionInversion(LatentMethod, kind="motion_inversion"):
     """Motion Inversion; ``conf/method/motion_inversion.yaml`` says what each key is."""
 
     name: str
@@ -54,8 +63,6 @@ class MotionInversion:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """InputError for clips of a single latent frame, and for debiasing that has nothing to work on."""

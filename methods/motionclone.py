@@ -25,16 +25,15 @@ This is a port to diffusion transformers, which have no temporal attention. Wher
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 from pydantic import Field
 
-from methods.checks import check_block, check_frames
-from methods.interface import Backbone, Grid, Observer
-from methods.sampling import Run, Sampling, Start, Steer, fixed_noise, sample
+from methods.backbones.interface import Backbone, Grid
+from methods.guidance.loop import Run, Sampling, Start, Steer, fixed_noise, sample
+from methods.interface import LatentMethod, Observer, check_block, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +42,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MotionClone:
+class MotionClone(LatentMethod, kind="motionclone"):
     """Score guidance by attention over frames; ``conf/method/motionclone.yaml`` says what each key is."""
 
     name: str
@@ -59,8 +58,6 @@ class MotionClone:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError for a block there is not, and for a single latent frame."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pydantic
 
 from datasets.errors import InputError
-from methods.interface import Grid
+from methods.interface import VideoMethod, VideoRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ class Entry:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class Precomputed:
+class Precomputed(VideoMethod, kind="precomputed"):
     """Videos from a CSV manifest with the columns clip, prompt, seed, file and, if known, seconds.
 
     ``file`` is relative to the manifest's folder. One row a video; clip, prompt and seed must be
@@ -43,11 +43,8 @@ class Precomputed:
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ("manifest",)
-    uses_backbone: ClassVar[bool] = False
-
-    def check(self, grid: Grid, num_blocks: int) -> None:
-        """Reads the manifest; the token grid does not matter."""
-        self._entries()
+    made_here = False
+    uncounted = "the video was made elsewhere"
 
     def listed(self) -> list[tuple[str, str, int]]:
         """Clip, prompt and seed of every row of the manifest."""
@@ -62,11 +59,11 @@ class Precomputed:
         with self._entry(clip, prompt, seed).file.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def video(self, clip: str, prompt: str, seed: int) -> tuple[NDArray[np.uint8], float | None]:
+    def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:
         """Frames (T, H, W, 3) uint8 RGB as stored, and the seconds they took, if known."""
         from datasets.video import read_video
 
-        entry = self._entry(clip, prompt, seed)
+        entry = self._entry(request.clip, request.prompt, request.seed)
         frames, _ = read_video(entry.file)
         return frames, entry.seconds
 

@@ -38,30 +38,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from methods.checks import check_frames
-from methods.guidance import Optimiser
-from methods.interface import Backbone, Grid, Observer, Rotary
-from methods.rotary import descend, token_positions
-from methods.sampling import Moment, Sampling, Start, sample
+from datasets.flow import dis_flow, raft_flow, raft_weights
+from methods.backbones.interface import Backbone, Grid, Rotary, token_positions
+from methods.guidance.latent_guidance import Optimiser
+from methods.guidance.loop import Moment, Sampling, Start, sample
+from methods.guidance.rotary_guidance import descend
+from methods.interface import LatentMethod, Observer, check_frames
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
     from torch import Tensor
-
-# Smaller frames are enlarged to these shorter sides: DIS matches 8x8 patches at half resolution, and
-# RAFT's coarsest level would be empty.
-DIS_SIDE = 256
-RAFT_SIDE = 128
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -85,7 +79,7 @@ class Warp:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class RoPECraft:
+class RoPECraft(LatentMethod, kind="ropecraft"):
     """RoPECraft; ``conf/method/ropecraft.yaml`` says what each key is."""
 
     name: str
@@ -98,9 +92,7 @@ class RoPECraft:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
     needs: ClassVar[Sequence[str]] = ("rotary",)
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError for a clip of one latent frame, an even kernel, or RAFT without weights."""
@@ -213,60 +205,6 @@ def latent_flow(
     """
     every = (len(frames) - 1) // (grid.frames - 1)
     return (dis_flow if flow == "dis" else raft_flow)(frames[::every], device)
-
-
-def dis_flow(frames: NDArray[np.uint8], device: torch.device | str) -> Tensor:
-    """DIS flow (OpenCV, preset MEDIUM) between successive frames, on the main axis of their colours.
-
-    0 where the frames have but one colour.
-    """
-    import cv2
-    import numpy as np
-    import torch
-
-    from metrics.trackers.dis import colour_planes, enlarged
-
-    found = np.zeros((len(frames) - 1, *frames.shape[1:3], 2), np.float32)
-    for plane in colour_planes(frames, 1):
-        images, scale = enlarged(np.stack(plane), DIS_SIDE)
-        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        for index in range(len(found)):
-            columns_rows = dis.calc(images[index], images[index + 1], None) / scale
-            size = frames.shape[2], frames.shape[1]
-            found[index] = cv2.resize(columns_rows, size, interpolation=cv2.INTER_AREA)[..., ::-1]
-    return torch.from_numpy(found).to(device)
-
-
-def raft_flow(frames: NDArray[np.uint8], device: torch.device | str) -> Tensor:
-    """RAFT-small (torchvision, its default weights) between successive frames."""
-    import torch
-    import torch.nn.functional as F
-    from torchvision.models.optical_flow import raft_small
-
-    network = raft_small(weights=None)
-    network.load_state_dict(torch.load(raft_weights(), map_location="cpu", weights_only=True))
-    network = network.eval().to(device)
-    height, width = frames.shape[1:3]
-    scale = max(1.0, RAFT_SIDE / min(height, width))
-    size = [-(-round(side * scale) // 8) * 8 for side in (height, width)]
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-    images = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False).to(device)
-    shrink = torch.tensor([height / size[0], width / size[1]], device=device)
-    found = []
-    with torch.no_grad():
-        for first, second in pairwise(images):
-            columns_rows = network(first[None], second[None])[-1]
-            back = F.interpolate(columns_rows, size=(height, width), mode="bilinear", align_corners=False)
-            found.append(back[0].flip(0).permute(1, 2, 0) * shrink)
-    return torch.stack(found)
-
-
-def raft_weights() -> Path:
-    """Where torchvision keeps the default weights of RAFT-small."""
-    import torch
-    from torchvision.models.optical_flow import Raft_Small_Weights
-
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(Raft_Small_Weights.DEFAULT.url).name
 
 
 def token_shift(flow: Tensor, grid: Grid, options: Warp) -> Tensor:

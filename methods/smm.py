@@ -18,24 +18,23 @@ and configs/guidance_config.yaml. Where ours differs:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 from pydantic import Field
 
-from methods.checks import check_block, check_frames
-from methods.gradient_reuse import Reuse
-from methods.guidance import Guidance, Optimiser, Reference, guided_sample
-from methods.interface import Backbone, Grid, Observer
-from methods.sampling import Sampling, Start
+from methods.backbones.interface import Backbone, Grid
+from methods.guidance.gradient_reuse import Reuse
+from methods.guidance.latent_guidance import Guidance, Optimiser, Reference, guided_sample
+from methods.guidance.loop import Sampling, Start
+from methods.interface import LatentMethod, Observer, check_block, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class SMM:
+class SMM(LatentMethod, kind="smm"):
     """Guidance by differences of spatial marginal means; ``conf/method/smm.yaml`` says what each key is."""
 
     name: str
@@ -48,8 +47,6 @@ class SMM:
     negative_prompt: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError for a block there is not, and for a single latent frame."""

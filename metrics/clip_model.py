@@ -31,7 +31,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
-from metrics.interface import MetricUnavailable
+from metrics.interface import Metric, MetricUnavailable
 from metrics.weights import files_id
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def check_clip_name(name: str) -> None:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class UsesClip:
+class UsesClip(Metric):
     """What every metric that reads frames through a CLIP has in common.
 
     ``model``: ``sprites`` or ``<architecture>/<tag>`` of open_clip. ``checkpoint``: local weights instead of
@@ -291,7 +291,7 @@ def _load_tiny(folder: Path, digest: str) -> ClipModel:
     if missing:
         raise MetricUnavailable(
             f"{folder} has no {', '.join(missing)}: "
-            "reinstall the package or run python -m metrics.train_sprites_clip"
+            "reinstall the package or run python -m metrics.training.train_sprites_clip"
         )
     config = json.loads((folder / "config.json").read_text())
     vocabulary = json.loads((folder / "vocabulary.json").read_text())

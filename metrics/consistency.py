@@ -5,30 +5,27 @@ Both metrics reward a frozen video (1 at best), so neither is ever shown without
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from datasets.flow import bilinear, flows, grey_frames
 from metrics.clip_model import UsesClip
-from metrics.interface import Sample, Score
-from metrics.trackers.dis import bilinear, flows, grey_frames
+from metrics.interface import Column, Metric, Sample, Score
 
 
 @dataclass(config={"extra": "forbid"})
-class ClipF(UsesClip):
+class ClipF(UsesClip, kind="clip_f"):
     """Mean cosine of the CLIP image features of consecutive frames (T - 1 pairs), in float32.
 
     Fields as in ``UsesClip``. 1 for a static video.
     """
 
     version: ClassVar[str] = "1"
-    label: ClassVar[str] = "Temp. cons."
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
-    uses_tracks: ClassVar[bool] = False
+    column = Column("Temp. cons.")
 
     def score(self, sample: Sample) -> Score:
         """Mean over consecutive pairs; ``per_frame`` has T - 1 values."""
@@ -45,7 +42,7 @@ class ClipF(UsesClip):
 
 
 @dataclass(config={"extra": "forbid"})
-class WarpConsistency:
+class WarpConsistency(Metric, kind="warp_consistency"):
     """1 - mean absolute error (0..1 scale) of the next frame warped back by DIS flow, on non-occluded pixels.
 
     The warping error of Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018, with DIS and the
@@ -59,11 +56,7 @@ class WarpConsistency:
     min_side: Annotated[int, Field(ge=16)] = 256
 
     version: ClassVar[str] = "2"
-    outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Warp cons."
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
-    uses_tracks: ClassVar[bool] = False
+    column = Column("Warp cons.", primary=False, beside_motion=True)
 
     def score(self, sample: Sample) -> Score:
         """Mean over consecutive pairs with a non-occluded pixel; details ``used``: share of pixels used."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from datasets.plugin import Plugin
 
 
 class MetricUnavailable(RuntimeError):
@@ -26,15 +29,26 @@ class Tracks(NamedTuple):
     visible: NDArray[np.bool_]
 
 
-class Tracker(Protocol):
-    """A point tracker plug-in (pydantic dataclass); ``ready`` and ``weights_id`` as in a metric."""
+class Weighted(Plugin):
+    """A plug-in that may need weights. One that needs none declares nothing."""
 
-    name: str
-    version: ClassVar[str]
+    def ready(self) -> None:
+        """Raises MetricUnavailable when the weights are not to be had; asked before anything runs."""
 
+    def weights_id(self) -> str:
+        """Identity of the weights it would use now, never a path; empty while they are not at hand.
+
+        It becomes part of the plug-in's version.
+        """
+        return ""
+
+
+class Tracker(Weighted):
+    """A point tracker plug-in."""
+
+    @abstractmethod
     def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
         """Track a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) RGB."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -80,26 +94,42 @@ class Sample:
         return self.tracker.track(self.reference, self.mask)
 
 
-class Metric(Protocol):
-    """A metric plug-in (pydantic dataclass).
+@dataclass(frozen=True)
+class Column:
+    """How a metric stands in tables.
 
-    ``label`` heads the table's column. ``quality`` metrics are null for
-    ``weights=random``. ``uses_tracks`` makes the tracker part of its version.
-    A metric that needs weights may have ``ready() -> None``, which raises
-    MetricUnavailable when they are not to be had: a metric in
-    ``metrics.required`` is asked before anything runs. It may also have
-    ``weights_id() -> str``, the identity of the weights it would use now (never a
-    path; empty while they are not at hand), which becomes part of its version.
+    ``digits`` stand after the point. ``primary`` columns are shown wherever the metric applies, the others
+    when they are asked for. ``sees_motion``: a frozen video cannot win it. ``beside_motion``: a frozen
+    video wins it, so that it is shown only beside a column that sees motion.
     """
 
-    name: str
-    version: ClassVar[str]
-    label: ClassVar[str]
-    unit: ClassVar[str]
-    higher_is_better: ClassVar[bool]
-    uses_tracks: ClassVar[bool]
+    label: str
+    unit: str = ""
+    higher_is_better: bool = True
+    digits: int = 4
+    primary: bool = True
+    sees_motion: bool = False
+    beside_motion: bool = False
 
-    def score(self, sample: Sample) -> Score: ...
+
+class Metric(Weighted):
+    """A metric plug-in.
+
+    ``quality`` metrics are null for ``weights=random``. ``uses_tracks`` makes the tracker part of its
+    version.
+    """
+
+    uses_tracks: ClassVar[bool] = False
+    quality: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def column(self) -> Column:
+        """How it stands in tables; as a rule a class attribute, ``column = Column(...)``."""
+
+    @abstractmethod
+    def score(self, sample: Sample) -> Score:
+        """The value of one video."""
 
     def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
         """Levels to read the values against, from all finished cells of one variant.
@@ -108,14 +138,16 @@ class Metric(Protocol):
         ``pairs`` (how many were averaged); empty when the metric has none. The
         samples come one at a time and are not kept.
         """
-        ...
+        return {}
 
 
 __all__ = [
+    "Column",
     "Metric",
     "MetricUnavailable",
     "Sample",
     "Score",
     "Tracker",
     "Tracks",
+    "Weighted",
 ]

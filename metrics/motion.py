@@ -14,15 +14,15 @@ Metrics that share a name in the literature and are never put in one column:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from metrics.interface import MetricUnavailable, Sample, Score, Tracks
+from metrics.interface import Column, Metric, MetricUnavailable, Sample, Score, Tracks
 
 MAX_PAIRS = 200
 """Mismatched pairs averaged for a chance level, at most."""
@@ -177,7 +177,7 @@ def _unit_steps(points: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @dataclass(config={"extra": "forbid"})
-class MotionFidelity:
+class MotionFidelity(Metric, kind="motion_fidelity"):
     """MF-w on a canvas of the reference's size. Say which tracker made the tracks.
 
     ``still``: shortest step that counts, in pixels of a 480-row frame. ``min_path``: how far from its
@@ -192,15 +192,14 @@ class MotionFidelity:
     neighbours: Annotated[int, Field(ge=0)] = 8
 
     version: ClassVar[str] = "5"
-    outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Motion fid."
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
+    column = Column("Motion fid.", sees_motion=True)
     uses_tracks: ClassVar[bool] = True
-    kind: ClassVar[Literal["value", "speed_sensitive"]] = "value"
 
     def _paths(self, tracks: Tracks, size: Size, canvas: Size) -> Paths:
         return paths(tracks, size, canvas, self.still, self.min_path, self.neighbours)
+
+    def _value(self, found: Fidelity) -> float:
+        return found.value
 
     def score(self, sample: Sample) -> Score:
         """The score of a generation against its own reference; details count tracks and moving tracks."""
@@ -222,7 +221,7 @@ class MotionFidelity:
         details["speed_sensitive"] = found.speed_sensitive
         if not np.isnan(found.same_place):
             details["same_place"] = found.same_place
-        return Score(getattr(found, self.kind), details=details)
+        return Score(self._value(found), details=details)
 
     def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
         """``chance``: mean score of generations against the references of other clips of as many frames.
@@ -237,7 +236,7 @@ class MotionFidelity:
                 self._paths(generated.tracks, generated.size, reference.size),
                 self._paths(reference.tracks, reference.size, reference.size),
             )
-            value: float = getattr(found, self.kind)
+            value = self._value(found)
             return None if np.isnan(value) else value
 
         chance = _chance(samples, value)
@@ -245,7 +244,7 @@ class MotionFidelity:
 
 
 @dataclass(config={"extra": "forbid"})
-class MotionFidelitySpeed(MotionFidelity):
+class MotionFidelitySpeed(MotionFidelity, kind="motion_fidelity_speed"):
     """MF-w with S_ij = 2 <g_i, r_j> / (|g_i|^2 + |r_j|^2): 1 only for equal paths at equal speed.
 
     This is 1 - |g_i - r_j|^2 / (|g_i|^2 + |r_j|^2), the squared error of the displacements relative to their
@@ -253,12 +252,14 @@ class MotionFidelitySpeed(MotionFidelity):
     in ``MotionFidelity``.
     """
 
-    label: ClassVar[str] = "Motion fid. (speed)"
-    kind: ClassVar[Literal["value", "speed_sensitive"]] = "speed_sensitive"
+    column = Column("Motion fid. (speed)", primary=False, sees_motion=True)
+
+    def _value(self, found: Fidelity) -> float:
+        return found.speed_sensitive
 
 
 @dataclass(config={"extra": "forbid"})
-class MotionFidelityLegacy:
+class MotionFidelityLegacy(Metric, kind="motion_fidelity_legacy"):
     """The published score. None when one step of one track is exactly zero (the released code gives NaN).
 
     It ignores position and speed and rises with fewer frames and more tracks, so it is comparable only at an
@@ -268,10 +269,7 @@ class MotionFidelityLegacy:
     name: str
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Motion fid. (legacy)"
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
+    column = Column("Motion fid. (legacy)", primary=False, sees_motion=True)
     uses_tracks: ClassVar[bool] = True
 
     def score(self, sample: Sample) -> Score:

@@ -6,7 +6,7 @@ pixels of the reference frame; pixel centres are integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,83 +14,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from metrics.interface import Sample, Score
-from metrics.trackers.dis import flows, grey_frames
+from datasets.flow import flows, grey_frames
+from datasets.sprites.detect import Detector, detect
+from metrics.interface import Column, Metric, Sample, Score
 
 NO_TRUTH = "only rendered clips know the truth"
 CAMERA_ONLY = "only the camera moves here: see background_flow_error"
 OBJECTS_MOVE = "objects move here: see position_error"
 LONGER = "the generation has more frames than the truth"
-
-
-class Detector(NamedTuple):
-    """What counts as a pixel of a colour, and as an object.
-
-    ``hue``: largest distance in degrees. ``saturation``, ``value``: least, 0..1. ``area``: least region, as
-    a share of the frame.
-    """
-
-    hue: float
-    saturation: float
-    value: float
-    area: float
-
-
-def detect(frames: NDArray[np.uint8], hues: Sequence[float], detector: Detector) -> NDArray[np.float64]:
-    """Centroids (T, K, 2) of K objects of given hues (degrees) in (T, H, W, 3) uint8 RGB; NaN where missing.
-
-    A pixel belongs to the nearest of the hues, if near enough. Objects of one hue are that hue's largest
-    regions; from frame to frame they keep their places in the result by least total distance.
-    """
-    places: dict[float, list[int]] = {}
-    for place, hue in enumerate(hues):
-        places.setdefault(hue, []).append(place)
-    centroids = np.full((len(frames), len(hues), 2), np.nan)
-    for t, frame in enumerate(frames):
-        for hue, cover in zip(places, colour_masks(frame, list(places), detector), strict=True):
-            found = _regions(cover, len(places[hue]), detector.area)
-            if len(places[hue]) > 1:
-                found = _in_order(found, centroids[:t, places[hue]])
-            centroids[t, places[hue][: len(found)]] = found
-    return centroids
-
-
-def colour_masks(frame: NDArray[np.uint8], hues: Sequence[float], detector: Detector) -> NDArray[np.bool_]:
-    """Pixels (K, H, W) of each hue."""
-    import cv2
-
-    hsv = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
-    distance = np.abs((hsv[None, ..., 0] - np.array(hues)[:, None, None] + 180) % 360 - 180)
-    vivid = (hsv[..., 1] >= detector.saturation) & (hsv[..., 2] >= detector.value)
-    nearest = distance.argmin(0) == np.arange(len(hues))[:, None, None]
-    return np.asarray(nearest & (distance <= detector.hue) & vivid)
-
-
-def _regions(cover: NDArray[np.bool_], count: int, area: float) -> NDArray[np.float64]:
-    """Centroids (n, 2) of the at most ``count`` largest 8-connected regions, largest first."""
-    import cv2
-
-    _, _, stats, centroids = cv2.connectedComponentsWithStats(cover.astype(np.uint8), connectivity=8)
-    sizes = stats[1:, cv2.CC_STAT_AREA]
-    largest = np.argsort(-sizes, kind="stable")[:count]
-    return np.asarray(centroids[1:][largest[sizes[largest] >= max(1.0, area * cover.size)]])
-
-
-def _in_order(found: NDArray[np.float64], before: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centroids (n, 2) put in the places (K, 2) they are nearest to, judged by each place's last position."""
-    from scipy.optimize import linear_sum_assignment
-
-    places = before.shape[1]
-    last = np.full((places, 2), np.nan)
-    for row in before:
-        known = ~np.isnan(row[:, 0])
-        last[known] = row[known]
-    distance = np.linalg.norm(found[:, None] - last[None], axis=-1)
-    # A place never seen yet costs more than any seen one, so it is taken only when the others are.
-    rows, columns = linear_sum_assignment(np.nan_to_num(distance, nan=1e6))
-    ordered = np.full((places, 2), np.nan)
-    ordered[columns] = found[rows]
-    return ordered
 
 
 def match(detected: NDArray[np.float64], true: NDArray[np.float64], missing: float) -> NDArray[np.float64]:
@@ -140,7 +71,7 @@ class _Matched(NamedTuple):
 
 def _match(sample: Sample, detector: Detector) -> _Matched | Score:
     """Detected and true paths of a sample, or a score that says why there are none."""
-    from datasets.sprites import OBJECT_HUES, parse
+    from datasets.sprites.world import OBJECT_HUES, parse
 
     truth = sample.truth
     if truth is None:
@@ -163,7 +94,7 @@ def _match(sample: Sample, detector: Detector) -> _Matched | Score:
 
 
 @dataclass(config={"extra": "forbid"})
-class UsesDetector:
+class UsesDetector(Metric):
     """Options of the detector, as metrics have them.
 
     ``hue``: tolerance in degrees (object and background palettes are 25 apart). ``saturation``, ``value``:
@@ -182,7 +113,7 @@ class UsesDetector:
 
 
 @dataclass(config={"extra": "forbid"})
-class PositionError(UsesDetector):
+class PositionError(UsesDetector, kind="position_error"):
     """Mean distance in pixels between an object's centroid in the generation and in the reference.
 
     Two objects are matched over the whole path. A frame without the object counts half the diagonal and is
@@ -191,11 +122,7 @@ class PositionError(UsesDetector):
     """
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Position err."
-    unit: ClassVar[str] = "px"
-    higher_is_better: ClassVar[bool] = False
-    uses_tracks: ClassVar[bool] = False
+    column = Column("Position err.", unit="px", higher_is_better=False, digits=2, sees_motion=True)
 
     def score(self, sample: Sample) -> Score:
         """Mean over objects and frames in which the true object is seen; ``per_frame`` means over objects."""
@@ -219,7 +146,7 @@ class PositionError(UsesDetector):
 
 
 @dataclass(config={"extra": "forbid"})
-class DirectionCosine(UsesDetector):
+class DirectionCosine(UsesDetector, kind="direction_cosine"):
     """Mean cosine between the displacements of the reference's and the generation's objects.
 
     See ``direction_cosine``; fields as in ``UsesDetector``. Frames that miss the object do not count, so
@@ -227,11 +154,7 @@ class DirectionCosine(UsesDetector):
     """
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Direction cos."
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
-    uses_tracks: ClassVar[bool] = False
+    column = Column("Direction cos.", sees_motion=True)
 
     def score(self, sample: Sample) -> Score:
         """Mean over objects and pairs of frames two apart."""
@@ -275,7 +198,7 @@ def flow_errors(
 
 
 @dataclass(config={"extra": "forbid"})
-class BackgroundFlowError:
+class BackgroundFlowError(Metric, kind="background_flow_error"):
     """Distance in pixels per frame between the generation's optical flow and the true flow of the camera.
 
     For clips in which only the camera moves; see ``flow_errors``. It is taken pixel by pixel, because a zoom
@@ -286,11 +209,7 @@ class BackgroundFlowError:
     min_side: Annotated[int, Field(ge=16)] = 256
 
     version: ClassVar[str] = "2"
-    outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Bg. flow err."
-    unit: ClassVar[str] = "px/frame"
-    higher_is_better: ClassVar[bool] = False
-    uses_tracks: ClassVar[bool] = False
+    column = Column("Bg. flow err.", unit="px/frame", higher_is_better=False, digits=2)
 
     def score(self, sample: Sample) -> Score:
         """Mean over steps; details: share of ``used`` pixels and of steps without any (``missed``)."""

@@ -10,20 +10,17 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from metrics.clip_model import UsesClip
-from metrics.interface import MetricUnavailable, Sample, Score
+from metrics.interface import Column, MetricUnavailable, Sample, Score
 
 
 @dataclass(config={"extra": "forbid"})
-class ClipT(UsesClip):
+class ClipT(UsesClip, kind="clip_t"):
     """Mean over all frames of the raw cosine between frame and prompt (Radford et al. 2021): neither clamped
     nor times 100, in float32. Fields as in ``UsesClip``.
     """
 
     version: ClassVar[str] = "1"
-    label: ClassVar[str] = "Text sim."
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
-    uses_tracks: ClassVar[bool] = False
+    column = Column("Text sim.")
 
     def score(self, sample: Sample) -> Score:
         """Cosine of the prompt, per frame and mean; details name the model and count the prompt's tokens."""

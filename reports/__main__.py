@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from reports.tables import find_plans, plural, render, tables, with_baseline
+from reports.formats import render
+from reports.rows import find_plans, plural, with_baseline
+from reports.tables import tables
 
 if TYPE_CHECKING:
-    from harness.records import Plan
+    from harness.records.record import Plan
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.out is None:
             print(text, end="")
         else:
-            from harness.records import write_whole
+            from harness.records.record import write_whole
 
             try:
                 write_whole(given.out, text.encode())
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
     """The mirror, from the records as they are now; runs of its own, beside any earlier ones."""
-    from harness.tracking import publish
+    from reports.wandb_mirror import publish
 
     mode = "online" if given.online else "offline"
     # Uploading takes longer.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from reports.tables import Group, find_plans, groups
+from reports.rows import Group, find_plans, groups
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from datasets.errors import InputError
-from harness.records import write_whole
+from harness.records.record import write_whole
+from reports.columns import Column
+from reports.formats import headers, ranks, render, texts
 from reports.plots import NotDrawn, inline_svg, plots, save, slug, write_plots
-from reports.tables import Column, Group, Row, Table, groups, headers, ranks, render, texts
+from reports.rows import Group, Row, groups
+from reports.tables import Table
 
 if TYPE_CHECKING:
-    from harness.records import Plan, PlannedCell, Record
+    from harness.records.record import Plan, PlannedCell, Record
 
 TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "vmtbench reports"

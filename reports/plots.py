@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.errors import InputError
-from harness.records import write_whole
+from harness.records.record import write_whole
+from reports.columns import Column
+from reports.formats import headers
+from reports.rows import Group, Row, groups
 from reports.statistics import Pair, cluster_means, paired_difference
-from reports.tables import Column, Group, Row, Table, groups, headers, tables
+from reports.tables import Table, tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from harness.records import Plan, Record
+    from harness.records.record import Plan, Record
 
 INK = "#1b1c1e"
 """Text and lines. The page puts its own text colour in its place."""

@@ -10,7 +10,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.tables import latex_table, latex_text
+from reports.latex import latex_table, latex_text
 
 HEADINGS = {
     "clip_t": "Text sim. ↑",

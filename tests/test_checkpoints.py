@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 import methods.backbones.wan
 import metrics.clip_model
-from datasets import sprites
+from datasets.sprites import world as sprites
 
 PIPELINE = methods.backbones.wan.SHIPPED / "sprites"
 CLIP = metrics.clip_model.SPRITES_FOLDER
@@ -51,7 +51,7 @@ def test_the_vae_reconstructs_held_out_clips() -> None:
     import torch
     from diffusers import AutoencoderKLWan
 
-    from methods.backbones.train_sprites import reconstruction
+    from methods.backbones.training.train_sprites import reconstruction
 
     vae = AutoencoderKLWan.from_pretrained(PIPELINE, subfolder="vae", torch_dtype=torch.float32).eval()
     measured = reconstruction(vae, clips=4)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from methods.interface import Adapted, Adapter, Grid, LowRank, MotionEmbedding, TemporalConvolution
+from methods.backbones.interface import Adapted, Adapter, Grid, LowRank, MotionEmbedding, TemporalConvolution
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def adapted(
     device: torch.device,
     weights: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Adapted]:
-    """``methods.interface.Backbone.adapted`` for a diffusers transformer.
+    """``methods.backbones.interface.Backbone.adapted`` for a diffusers transformer.
 
     ValueError when ``weights`` are not those of the adapter. Compiled blocks run uncompiled inside:
     compiled code does not see what was put in place after it was compiled.

@@ -35,7 +35,7 @@ from pydantic.dataclasses import dataclass
 from datasets.errors import InputError
 from methods.backbones.adapters import Sites, adapted
 from methods.backbones.defaults import Guidance, Tuning
-from methods.backbones.pipeline import (
+from methods.backbones.diffusers_backbone import (
     LoadedPipeline,
     batched,
     build_networks,
@@ -46,10 +46,17 @@ from methods.backbones.pipeline import (
     public,
     quiet,
 )
-from methods.backbones.saved import counting_saved
+from methods.backbones.interface import (
+    Adapted,
+    Adapter,
+    BackboneConfig,
+    Grid,
+    Rotary,
+    Schedule,
+    token_positions,
+)
+from methods.backbones.memory import counting_saved
 from methods.backbones.weights import COMPONENTS, WEIGHTED, Weights
-from methods.interface import Adapted, Adapter, Grid, Rotary, Schedule
-from methods.rotary import token_positions
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +78,7 @@ class CogVideoXArchitecture:
 
 
 @dataclass(config={"extra": "forbid"})
-class CogVideoXBackbone:
+class CogVideoXBackbone(BackboneConfig, kind="cogvideox"):
     """A CogVideoX backbone before loading.
 
     The keys mean what they mean for ``methods.backbones.wan.WanBackbone``; the schedule comes with the
@@ -266,7 +273,7 @@ class CogVideoXBackbone:
 
 
 class CogVideoX(LoadedPipeline):
-    """A loaded CogVideoX: ``methods.interface.Backbone``, in the variables the module's docstring gives.
+    """A loaded CogVideoX: ``methods.backbones.interface.Backbone``, in the variables the module's docstring gives.
 
     Latents are the VAE's times its ``scaling_factor``; embeddings are not masked after the prompt's end.
     """

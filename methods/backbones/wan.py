@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 from datasets.errors import InputError
 from methods.backbones.adapters import Sites, adapted
 from methods.backbones.defaults import Guidance, Tuning
-from methods.backbones.pipeline import (
+from methods.backbones.diffusers_backbone import (
     LoadedPipeline,
     batched,
     build_networks,
@@ -36,9 +36,9 @@ from methods.backbones.pipeline import (
     public,
     quiet,
 )
-from methods.backbones.saved import counting_saved
-from methods.backbones.weights import SHIPPED, WEIGHTED, Weights
-from methods.interface import Adapted, Adapter, Grid, Rotary, Schedule
+from methods.backbones.interface import Adapted, Adapter, BackboneConfig, Grid, Rotary, Schedule
+from methods.backbones.memory import counting_saved
+from methods.backbones.weights import WEIGHTED, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,7 @@ class Architecture:
 
 
 @dataclass(config={"extra": "forbid"})
-class WanBackbone:
+class WanBackbone(BackboneConfig, kind="wan"):
     """A Wan backbone before loading.
 
     ``model``: a name shipped in ``checkpoints/``, a local diffusers folder, or a
@@ -239,7 +239,7 @@ class WanBackbone:
 
 
 class Wan(LoadedPipeline):
-    """A loaded Wan: ``methods.interface.Backbone``.
+    """A loaded Wan: ``methods.backbones.interface.Backbone``.
 
     Latents are normalised by the VAE's published mean and deviation; embeddings are zero after the
     prompt's end.
@@ -529,4 +529,4 @@ def _check_attention(name: str) -> None:
         ) from error
 
 
-__all__ = ["SHIPPED", "Architecture", "Guidance", "Tuning", "Wan", "WanBackbone"]
+__all__ = ["Architecture", "Wan", "WanBackbone"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from metrics.interface import MetricUnavailable, Tracks
+from metrics.interface import MetricUnavailable, Tracker, Tracks
 from metrics.trackers.dis import start_grid
 from metrics.weights import file_sha256, files_id
 
@@ -26,7 +26,7 @@ WEIGHTS_SHA256 = "2670d4562ed69326dda775a26e54883925cd11b6fc9b24cb7aa9f8078bce78
 
 
 @dataclass(config={"extra": "forbid"})
-class CoTracker3:
+class CoTracker3(Tracker, kind="cotracker3"):
     """The offline model, asked for a regular grid of frame 0.
 
     ``grid``: points a side. ``commit``: of ``facebookresearch/co-tracker``. ``repository``: a local clone to

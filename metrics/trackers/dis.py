@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from metrics.interface import Tracks
-
-Floats = NDArray[np.float32]
+from datasets.flow import Floats, colour_planes, enlarged, missed, outside
+from metrics.interface import Tracker, Tracks
 
 CALM = 0.75
 """A point moves otherwise than most only if its surroundings then look more alike by this factor."""
@@ -30,19 +29,6 @@ UNLIKE = 0.5
 
 A place where a point rests, or moves as most do, may differ by 1 / ``CALM`` times as much.
 """
-
-
-class Flow(NamedTuple):
-    """Flow between two frames in their own pixels.
-
-    ``forward``, ``backward``: (H, W, 2) float32 x, y; the pixel x of the first frame is seen at
-    ``x + forward[x]`` in the second. ``occluded``: (H, W) bool over the first frame: the way there and back
-    misses, or leaves the frame.
-    """
-
-    forward: Floats
-    backward: Floats
-    occluded: NDArray[np.bool_]
 
 
 def sample(field: Floats, points: Floats) -> Floats:
@@ -58,49 +44,6 @@ def sample(field: Floats, points: Floats) -> Floats:
     return np.concatenate(rows).reshape(len(points), -1)
 
 
-def bilinear(field: NDArray[np.floating], places: Floats) -> Floats:
-    """Values (H, W, C) of a field (H, W, C) at ``places`` (H, W, 2) x, y; beyond the border, the border's.
-
-    Slower than ``sample``, whose places OpenCV rounds to 1/32 of a pixel.
-    """
-    from scipy.ndimage import map_coordinates
-
-    at = (places[..., 1], places[..., 0])
-    channels = [map_coordinates(part, at, order=1, mode="nearest") for part in np.moveaxis(field, -1, 0)]
-    return np.stack(channels, -1)
-
-
-def missed(forward: Floats, backward: Floats) -> NDArray[np.bool_]:
-    """|f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5, in pixels, over the last axis."""
-    error = _square(forward + backward)
-    return np.asarray(error > 0.01 * (_square(forward) + _square(backward)) + 0.5)
-
-
-def _square(vectors: Floats) -> Floats:
-    return np.asarray(np.einsum("...c,...c", vectors, vectors), np.float32)
-
-
-def outside(points: Floats, height: int, width: int) -> NDArray[np.bool_]:
-    """Points (..., 2) beyond the centres of the outermost pixels."""
-    x, y = points[..., 0], points[..., 1]
-    return np.asarray((x < 0) | (x > width - 1) | (y < 0) | (y > height - 1))
-
-
-def enlarged(frames: NDArray[np.uint8], min_side: int) -> tuple[NDArray[np.uint8], float]:
-    """Frames (T, H, W, ...) enlarged (bicubic) until the shorter side has ``min_side``, and the factor.
-
-    DIS matches 8x8 patches at half resolution: on a 64-pixel frame there is too little to match.
-    """
-    import cv2
-
-    scale = max(1.0, min_side / min(frames.shape[1:3]))
-    if scale == 1:
-        return frames, scale
-    size = (round(frames.shape[2] * scale), round(frames.shape[1] * scale))
-    images = (np.ascontiguousarray(frame) for frame in frames)
-    return np.stack([cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in images]), scale
-
-
 def blurred(frames: NDArray[np.uint8], deviation: float) -> NDArray[np.uint8]:
     """Frames (T, H, W, ...) under a Gaussian of this standard deviation in pixels; 0 leaves them."""
     import cv2
@@ -108,29 +51,6 @@ def blurred(frames: NDArray[np.uint8], deviation: float) -> NDArray[np.uint8]:
     if not deviation:
         return frames
     return np.stack([cv2.GaussianBlur(frame, (0, 0), deviation) for frame in frames])
-
-
-def grey_frames(frames: NDArray[np.uint8], min_side: int) -> tuple[list[NDArray[np.uint8]], float]:
-    """Frames (T, H, W, 3) as grey images, ``enlarged``, and the factor."""
-    import cv2
-
-    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    images, scale = enlarged(np.stack(grey), min_side)
-    return list(images), scale
-
-
-def flows(grey: Sequence[NDArray[np.uint8]]) -> Iterator[Flow]:
-    """DIS flow (preset MEDIUM) between consecutive grey images, there and back."""
-    import cv2
-
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    height, width = grey[0].shape
-    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
-    for first, second in pairwise(grey):
-        forward, backward = dis.calc(first, second, None), dis.calc(second, first, None)
-        there = pixels + forward
-        back = bilinear(backward, there)
-        yield Flow(forward, backward, missed(forward, back) | outside(there, height, width))
 
 
 def start_grid(height: int, width: int, grid: int, mask: NDArray[np.bool_] | None = None) -> Floats:
@@ -192,28 +112,6 @@ def spans(plane: Sequence[NDArray[np.uint8]]) -> Iterator[Spans]:
         yield Spans((forward, backward), (away, home))
 
 
-def colour_planes(frames: NDArray[np.uint8], count: int) -> list[list[NDArray[np.uint8]]]:
-    """The ``count`` (1 to 3) principal axes of a video's colours, each as grey images stretched to 0..255.
-
-    DIS reads one channel, and grey levels hide a red object on an equally bright background. An axis whose
-    standard deviation is below 2 grey levels, or a tenth of the first one's, holds noise and is left out.
-    """
-    some = frames[:, ::4, ::4].reshape(-1, 3).astype(np.float64)
-    mean = some.mean(0)
-    power, axes = np.linalg.eigh(np.cov(some - mean, rowvar=False))
-    spread = np.sqrt(np.maximum(power[::-1], 0))
-    planes = []
-    for axis in axes.T[::-1][:count][(spread >= max(2.0, spread[0] / 10))[:count]]:
-        # An axis has no sign of its own; the images would not be the same on every machine.
-        axis = axis * np.sign(axis[np.abs(axis).argmax()])
-        low, high = np.percentile((some - mean) @ axis, (0, 100))
-        stretch = (axis * 255 / (high - low)).astype(np.float32)
-        levels = ((frame - mean.astype(np.float32)) @ stretch for frame in frames)
-        offset = np.float32(low * 255 / (high - low))
-        planes.append([np.clip(np.round(level - offset), 0, 255).astype(np.uint8) for level in levels])
-    return planes
-
-
 def surroundings(image: NDArray[np.uint8], points: Floats, reach: int = 8) -> Floats:
     """Colours (N, 243) of a 9 x 9 lattice of every other pixel around points (N, 2)."""
     offset = np.arange(-reach, reach + 1, 2, dtype=np.float32)
@@ -238,7 +136,7 @@ def carried(points: Floats, ends: Floats, sure: NDArray[np.bool_]) -> Floats:
 
 
 @dataclass(config={"extra": "forbid"})
-class Dis:
+class Dis(Tracker, kind="dis"):
     """DIS flow from a regular grid of frame 0, straight from there and step by step.
 
     In each frame a point has several candidate places: where the flow from frame 0 puts it and where the
@@ -260,7 +158,6 @@ class Dis:
     planes: Annotated[int, Field(ge=1, le=3)] = 2
 
     version: ClassVar[str] = "4"
-    outside_id: ClassVar[Sequence[str]] = ()
 
     def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
         """Tracks of a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) uint8 RGB.

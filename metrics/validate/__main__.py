@@ -82,7 +82,7 @@ def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
 def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
     import pandas as pd
 
-    from datasets.sprites import HELD_OUT
+    from datasets.sprites.world import HELD_OUT
     from metrics.validate.tracker import THRESHOLDS, score_clips
 
     seeds = range(HELD_OUT + options.first, HELD_OUT + options.first + options.clips)

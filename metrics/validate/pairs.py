@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.sprites import HELD_OUT, Thing, Truth, caption, draw, paint, target
+from datasets.sprites.world import HELD_OUT, Thing, Truth, caption, draw, paint, target
 from metrics.interface import Sample, Tracker, Tracks
 from metrics.trackers.dis import start_grid
 

@@ -71,7 +71,7 @@ class Clip(NamedTuple):
 
 def score_clips(tracker: Tracker, seeds: Sequence[int], frames: int = 17, side: int = 64) -> Iterator[Clip]:
     """Score a tracker on the grid of points that it chooses itself in rendered clips, one by one."""
-    from datasets.sprites import render
+    from datasets.sprites.world import render
 
     for seed in seeds:
         video, truth = render(seed, frames, side, side)

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 import datasets.davis as module
 from datasets import video
-from datasets.clip import LeftOut
 from datasets.davis import Davis
 from datasets.errors import InputError
+from datasets.interface import LeftOut
 
 SIZE = (48, 64)
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import sprites
-from datasets.sprites import HELD_OUT, Sprites
+from datasets.sprites import world as sprites
+from datasets.sprites.dataset import Sprites
+from datasets.sprites.world import HELD_OUT
 
 
 def plug_in(**changes: object) -> Sprites:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
-from harness.config import Job
-from harness.plan import Cell, make_plan
-from harness.records import Plan
-from methods.interface import Grid, Observer, Schedule
+from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from harness.cells.job import Job
+from harness.cells.plan import Cell, make_plan
+from harness.records.record import Plan
+from methods.backbones.interface import Grid, Schedule
+from methods.interface import Observer
 from metrics.interface import MetricUnavailable, Sample, Score, Tracks
 
 FORBID: Any = {"extra": "forbid"}

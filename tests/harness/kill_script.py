@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import torch  # noqa: E402
 from harness_fakes import Squares, make_job, planned  # noqa: E402
 
-from harness import environment, run  # noqa: E402
+from harness.cells import environment, run
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree", "os.truncate")
 

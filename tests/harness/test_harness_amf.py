@@ -11,8 +11,8 @@ import pytest
 
 from datasets.errors import InputError
 from harness import __main__ as cli
-from harness import amf
-from methods.interface import Grid
+from harness.actions import amf
+from methods.backbones.interface import Grid
 
 
 def test_the_table_has_the_three_operations_and_the_loop_gives_the_windowed_motion() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import __main__ as cli
-from harness.records import load_plan
+from harness.records.record import load_plan
 
 ROOT = Path(cli.__file__).resolve().parent.parent
 
@@ -397,11 +397,11 @@ def test_an_interrupt_ends_with_130(harness: Harness, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """``harness.run.run`` without models: seed 1 fails, a window of 1 is found bad late."""
+    """``harness.cells.run.run`` without models: seed 1 fails, a window of 1 is found bad late."""
     from datasets.errors import InputError
-    from harness import records
-    from harness import run as running
-    from harness.score import Outcome
+    from harness.cells import run as running
+    from harness.cells.score import Outcome
+    from harness.records import record as records
 
     mirrored: list[str] = []
 
@@ -442,7 +442,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return ["W&B: no login"]
 
     monkeypatch.setattr(running, "run", run)
-    monkeypatch.setattr("harness.tracking.mirror", mirror)
+    monkeypatch.setattr("reports.wandb_mirror.mirror", mirror)
     return mirrored
 
 

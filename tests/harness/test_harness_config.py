@@ -12,7 +12,7 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
-from harness.config import make_job, resolve_device
+from harness.command.config import make_job, resolve_device
 
 
 @dataclass(config={"extra": "forbid"})

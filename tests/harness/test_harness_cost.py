@@ -25,10 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 import conf
 from datasets.errors import InputError
-from harness import cost
-from harness.cost import Call
+from harness.cost import calls as cost_calls
+from harness.cost import cards, operators
+from harness.cost import model as cost
+from harness.cost.calls import Call
+from methods.backbones.interface import Grid
 from methods.backbones.wan import Architecture, Guidance, WanBackbone
-from methods.interface import Grid, Observer
+from methods.interface import Observer
 
 FRAMES, TEXT_TOKENS, CHANNELS, TEXT_DIM, FFN, HEADS, HEAD_DIM, BLOCKS = 9, 12, 8, 16, 48, 2, 12, 3
 WIDTH = HEADS * HEAD_DIM
@@ -147,7 +150,7 @@ class Toy:
 @pytest.mark.parametrize("tokens", [64, 96])
 def test_attention_is_counted_by_the_textbook_formula_on_the_meta_device(tokens):
     shape = (1, 4, tokens, 16)
-    work = cost._operators(
+    work = operators._operators(
         lambda: torch.nn.functional.scaled_dot_product_attention(
             *(torch.empty(shape, device="meta") for _ in range(3))
         )
@@ -234,7 +237,7 @@ def test_the_text_encoder_is_counted_only_where_there_is_one():
 
 
 def test_calls_are_counted_by_stage_without_a_backbone():
-    calls = cost.method_calls(Toy(gradients=5), Grid(21, 30, 52), 30)
+    calls = cost_calls.method_calls(Toy(gradients=5), Grid(21, 30, 52), 30)
     assert calls == {
         Call("text", "embed"): 2,
         Call("encode", "encode"): 1,
@@ -244,14 +247,14 @@ def test_calls_are_counted_by_stage_without_a_backbone():
         Call("decode", "decode"): 1,
     }
     with pytest.raises(InputError, match="too small"):
-        cost.method_calls(Toy(), Grid(21, 3, 52), 30)
+        cost_calls.method_calls(Toy(), Grid(21, 3, 52), 30)
 
 
 def test_the_stub_counts_as_the_backbone_does():
     wan, method = TINY.load("cpu"), Toy()
     latent = torch.randn(TINY.latent_shape(FRAMES))
     method.transfer(wan, latent, "a", latent, Observer())
-    stub = cost.CountingBackbone(BLOCKS, cost.StageObserver())
+    stub = cost_calls.CountingBackbone(BLOCKS, cost_calls.StageObserver())
     method.transfer(stub, latent[:, :1], "a", latent[:, :1], Observer())
     assert stub.calls == wan.calls == {"forward": 8, "partial": 1, "gradient": 3}
 
@@ -273,7 +276,7 @@ def test_a_cell_s_flops_are_those_of_a_real_run():
 
 def test_the_report_adds_up_to_the_cell():
     rows = cost.cost_report(Toy(), TINY, FRAMES)
-    untrained = [stage for stage in cost.STAGES if stage != "train"]
+    untrained = [stage for stage in cost_calls.STAGES if stage != "train"]
     assert [row["stage"] for row in rows] == [*untrained, "total"]
     flops = cost.cell_flops(TINY, Toy(), FRAMES, {"forward": 8, "partial": 1, "gradient": 3})
     assert rows[-1]["flops"] == pytest.approx(flops.model_flops)
@@ -309,7 +312,7 @@ class Thrifty(Toy):
 
 @pytest.mark.parametrize("frames, stride, pool", [(21, 1, 2), (21, 2, 1), (21, 3, 2), (8, 5, 1)])
 def test_calls_on_a_smaller_latent_are_noted_with_their_size(frames, stride, pool):
-    calls = cost.method_calls(Thrifty(stride=stride, pool=pool), Grid(frames, 30, 52), 30)
+    calls = cost_calls.method_calls(Thrifty(stride=stride, pool=pool), Grid(frames, 30, 52), 30)
     size = Grid(len(range(0, frames, stride)), 30 // pool, 52 // pool)
     assert calls[Call("guide", "gradient", 2, "queries_keys", size)] == 3
 
@@ -338,7 +341,7 @@ def test_what_depends_on_the_data_is_counted_at_its_most_expensive():
         def at_most(self):
             return Toy(gradients=7)
 
-    assert cost.method_calls(Adaptive(), Grid(21, 30, 52), 30) == cost.method_calls(
+    assert cost_calls.method_calls(Adaptive(), Grid(21, 30, 52), 30) == cost_calls.method_calls(
         Toy(gradients=7), Grid(21, 30, 52), 30
     )
     assert cost.limit_lines(Adaptive(), TINY, FRAMES)[0].startswith("at most")
@@ -358,7 +361,7 @@ def test_an_encoding_shared_by_a_clip_s_cells_is_no_cell_s_cost():
 
 @pytest.mark.parametrize("output, block", [("queries_keys", 2), ("hidden_states", 1), ("queries_keys", 0)])
 def test_saved_bytes_are_those_of_a_real_run(output, block):
-    from methods.backbones.saved import counting_saved
+    from methods.backbones.memory import counting_saved
 
     wan = TINY.load("cpu")
     latent = torch.randn(TINY.latent_shape(FRAMES)).requires_grad_()
@@ -393,7 +396,7 @@ def test_recomputed_blocks_keep_their_input_and_one_block_at_a_time():
             ]
         ),
     ],
-    ids=cost.describe,
+    ids=cost_calls.describe,
 )
 def test_model_flops_are_what_torch_counts_of_unfused_attention(call):
     wan = cost._networks(TINY)
@@ -416,7 +419,7 @@ def made(call, wan):
 @pytest.mark.parametrize(
     "call",
     [Call("", "encode"), Call("", "decode"), Call("", "gradient", 2, "queries_keys")],
-    ids=cost.describe,
+    ids=cost_calls.describe,
 )
 def test_operators_whose_results_are_known_already_count_like_the_first(call):
     """Against every operator run one by one, however often it comes."""
@@ -433,10 +436,10 @@ def test_operators_whose_results_are_known_already_count_like_the_first(call):
                 moved[sum(sizes)] += 1
             return result
 
-    with cost._fused_attention(), Watch():
+    with operators._fused_attention(), Watch():
         made(call, wan)
     found: Counter[int] = Counter()
-    for (_, _, size), times in cost._operators(lambda: made(call, wan)).operators.items():
+    for (_, _, size), times in operators._operators(lambda: made(call, wan)).operators.items():
         found[size] += times
     assert found == moved
 
@@ -458,13 +461,13 @@ def test_the_garbage_collector_is_left_as_it_was(enabled, monkeypatch):
 def test_an_operator_on_other_values_of_the_same_shape_is_another():
     x = torch.empty(4, 6, device="meta")
     shapes = []
-    cost._operators(lambda: shapes.extend(part.sum(dim).shape for part in (x, x) for dim in (0, 1)))
+    operators._operators(lambda: shapes.extend(part.sum(dim).shape for part in (x, x) for dim in (0, 1)))
     assert shapes == [(6,), (4,), (6,), (4,)]
 
 
 def test_an_operator_on_another_device_is_another():
     real, devices = torch.zeros(4, 6), []
-    cost._operators(lambda: devices.extend((one + one).device.type for one in (real.to("meta"), real)))
+    operators._operators(lambda: devices.extend((one + one).device.type for one in (real.to("meta"), real)))
     assert devices == ["meta", "cpu"]
 
 
@@ -479,24 +482,24 @@ def test_a_velocity_s_gradient_passes_through_every_block_and_the_head():
 
 def test_bytes_moved_are_operands_and_results_and_views_are_free():
     a, b = torch.empty(30, 40, device="meta"), torch.empty(40, 50, device="meta")
-    work = cost._operators(lambda: (a @ b).t().reshape(-1).view(50, 30))
+    work = operators._operators(lambda: (a @ b).t().reshape(-1).view(50, 30))
     assert work.operators["float32", 2 * 30 * 40 * 50, 4 * (30 * 40 + 40 * 50 + 30 * 50)] == 1
-    half = cost._operators(lambda: a.bfloat16() @ b.bfloat16())
+    half = operators._operators(lambda: a.bfloat16() @ b.bfloat16())
     assert ("bfloat16", 2 * 30 * 40 * 50, 2 * (30 * 40 + 40 * 50 + 30 * 50)) in half.operators
 
 
 def test_a_roofline_is_the_longer_of_computing_and_moving():
-    gpu = cost.Gpu(bfloat16=100.0, tf32=50.0, float32=10.0, bandwidth=20.0, memory=1.0)
+    gpu = cards.Gpu(bfloat16=100.0, tf32=50.0, float32=10.0, bandwidth=20.0, memory=1.0)
     work = Counter({("bfloat16", 1000, 20): 2, ("float32", 1000, 20): 1, ("tf32", 0, 60): 3})
-    assert cost._seconds(gpu, cost._Work(work)) == pytest.approx(2 * 10 + 100 + 3 * 3)
+    assert cost._seconds(gpu, operators._Work(work)) == pytest.approx(2 * 10 + 100 + 3 * 3)
 
 
 def test_no_gpu_beats_its_own_rate():
     limits = cost.limits(Toy(), TINY, FRAMES)
     executed = cost.cost_report(Toy(), TINY, FRAMES)[-1]["executed_flops"]
     assert 0 < limits.saved_checkpointed < limits.saved
-    assert set(limits.seconds) == set(cost.GPUS)
-    for name, gpu in cost.GPUS.items():
+    assert set(limits.seconds) == set(cards.GPUS)
+    for name, gpu in cards.GPUS.items():
         assert gpu.float32 <= gpu.tf32 <= gpu.bfloat16
         assert limits.seconds[name] >= executed / gpu.tf32
 
@@ -575,7 +578,7 @@ def test_the_largest_wan_needs_no_more_memory_and_time_than_its_network_says(emp
     assert math.isfinite(rows[-1]["executed_flops"])
     # Guidance of 14B beside its 28 GB of weights does not fit a card of 80 GB unless blocks are recomputed.
     assert limits.saved_checkpointed < 20e9 < 52e9 < limits.saved
-    h100 = cost.GPUS["H100 SXM"]
+    h100 = cards.GPUS["H100 SXM"]
     assert limits.seconds["H100 SXM"] > rows[-1]["flops"] / h100.bfloat16
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_harness_cost import BLOCKS, FRAMES, TINY, composed, counted, empty_cache
+from test_harness_cost import BLOCKS, FRAMES, TINY, composed, counted
 
-from harness import cost
-from harness.cost import Call
+from harness.cost import calls
+from harness.cost import model as cost
+from harness.cost.calls import Call
 from methods.interface import Observer
 
-__all__ = ["empty_cache"]
+__all__ = []
 
 
 @pytest.mark.parametrize("name", ["ditflow", "ditflow_rope", "ropecraft"])
@@ -26,9 +27,9 @@ def test_the_stub_counts_as_a_tiny_wan_does(name):
     wan.calls.clear()
     result = method.transfer(wan, latent, "a", noise, Observer())
     assert torch.isfinite(result).all()
-    expected = cost.method_calls(method, TINY.grid(FRAMES), BLOCKS)
+    expected = calls.method_calls(method, TINY.grid(FRAMES), BLOCKS)
     counted_calls = {
-        kind: sum(times for call, times in expected.items() if call.kind == kind) for kind in cost.DIT
+        kind: sum(times for call, times in expected.items() if call.kind == kind) for kind in calls.DIT
     }
     assert {kind: times for kind, times in counted_calls.items() if times} == wan.calls
     assert cost.cell_flops(TINY, method, FRAMES, wan.calls).reason is None

@@ -11,8 +11,8 @@ import yaml
 from test_harness_cli import Harness, harness, world  # noqa: F401
 
 from harness import __main__ as cli
-from harness.locks import in_turn
-from harness.records import Plan, load_plan, load_record
+from harness.cells.locks import in_turn
+from harness.records.record import Plan, load_plan, load_record
 
 METHODS = [path.stem for path in (cli.HOME / "conf" / "method").glob("*.yaml")]
 EXPERIMENTS = {

@@ -12,12 +12,12 @@ from harness_fakes import Squares, make_job, planned
 
 from datasets import video
 from datasets.errors import InputError
-from harness import run
-from harness.plan import save_plan
+from harness.cells import run
+from harness.cells.plan import save_plan
 from methods.external import External
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "external_example.py"
-DEVICE = "harness.environment.device_model"
+DEVICE = "harness.cells.environment.device_model"
 
 
 def job(results, command=(sys.executable, str(EXAMPLE)), clips=2, repeats=1, **options):

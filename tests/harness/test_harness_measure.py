@@ -13,8 +13,8 @@ import pytest
 import torch
 from harness_fakes import Drift, Pooling, Squares
 
-from harness import environment, measure
-from harness.records import Memory
+from harness.cells import environment, measure
+from harness.records.record import Memory
 
 WORDS = ("clip0", "a red square", 0)
 

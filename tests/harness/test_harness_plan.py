@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from pydantic.dataclasses import dataclass
 
-from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.errors import InputError
-from harness import records
-from harness.config import Job
-from harness.plan import DoesNotFit, digest, make_plan, plan_path, safe, save_plan, unmatched
-from methods.interface import Grid
+from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from harness.cells.job import Job
+from harness.cells.plan import DoesNotFit, digest, make_plan, plan_path, safe, save_plan, unmatched
+from harness.records import record as records
+from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
 
 PARTS = ("method", "backbone", "dataset")

@@ -11,7 +11,7 @@ import pytest
 
 from datasets.errors import InputError
 from harness import __main__ as cli
-from harness import profiling
+from harness.actions import profile as profiling
 
 
 def main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from harness.progress import Progress
+from harness.cells.progress import Progress
 
 
 def shown(terminal: bool) -> str:

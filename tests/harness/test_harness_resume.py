@@ -11,8 +11,8 @@ import pytest
 from harness_fakes import Corners, Drift, Likeness, PoolingConfig, Squares, make_job, planned
 
 from datasets import video
-from harness import environment, run
-from harness.records import load_plan, load_record
+from harness.cells import environment, run
+from harness.records.record import load_plan, load_record
 
 
 def go(job):

@@ -12,8 +12,8 @@ from PIL import Image
 
 from datasets import video
 from datasets.errors import InputError
-from harness import run
-from harness.records import COMPILED, load_record
+from harness.cells import run
+from harness.records.record import COMPILED, load_record
 
 RESOLVED = {"method": {"name": "drift"}, "dataset": {}}
 PROMPTS = ("fine", "trouble", "also fine")

@@ -17,8 +17,8 @@ from harness_fakes import (
     planned,
 )
 
-from harness import run, score
-from harness.records import load_plan, load_record
+from harness.cells import run, score
+from harness.records.record import load_plan, load_record
 
 
 def go(job):

@@ -13,8 +13,10 @@ import pytest
 from test_harness_cost import FRAMES, TINY, Toy
 
 from harness import __main__ as cli
-from harness import cost, speed
-from harness.records import RECOMPUTED, Flops, Memory, Record, Source, Timing, save
+from harness.actions import speed
+from harness.cost import cards
+from harness.cost import model as cost
+from harness.records.record import RECOMPUTED, Flops, Memory, Record, Source, Timing, save
 
 CARD = "NVIDIA H100 80GB HBM3"
 
@@ -207,9 +209,9 @@ def test_variants_are_set_beside_the_baseline_by_time_and_by_flops(
 
 
 def test_a_card_of_another_form_is_not_taken_for_the_one_that_is_known() -> None:
-    assert set(cost.DEVICES.values()) == set(cost.GPUS)
-    assert cost.gpu_named("NVIDIA H100 PCIe") is None
-    assert cost.gpu_named("NVIDIA H200 NVL") is None
+    assert set(cards.DEVICES.values()) == set(cards.GPUS)
+    assert cards.gpu_named("NVIDIA H100 PCIe") is None
+    assert cards.gpu_named("NVIDIA H200 NVL") is None
 
 
 def test_what_has_not_run_is_named_and_the_rest_is_printed(

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from datasets.errors import InputError
-from harness import tracking
-from harness.records import (
+from harness.records.record import (
     Failure,
     MetricValue,
     Plan,
@@ -24,7 +23,8 @@ from harness.records import (
     load_record,
     save,
 )
-from harness.tracking import main, mirror, publish, settings
+from reports import wandb_mirror as tracking
+from reports.wandb_mirror import main, mirror, publish, settings
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from methods.interface import Grid, Observer, Schedule
-from methods.rotary import token_positions
+from methods.backbones.interface import Grid, Schedule, token_positions
+from methods.interface import Observer
 
 
 class FakeBackbone:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from methods.backbones.adapters import Sites, adapted
+from methods.backbones.interface import Grid, LowRank, MotionEmbedding, TemporalConvolution
 from methods.backbones.wan import Architecture, Guidance, WanBackbone
-from methods.interface import Grid, LowRank, MotionEmbedding, TemporalConvolution
 
 GRID = Grid(3, 4, 6)
 TIMESTEP = torch.tensor(613.0)

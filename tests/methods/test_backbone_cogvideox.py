@@ -17,10 +17,12 @@ from pydantic import ValidationError
 
 import conf
 from datasets.errors import InputError
-from harness import cost
+from harness.cost import calls
+from harness.cost import model as cost
 from methods.backbones.cogvideox import CogVideoXBackbone, _JointAttention
+from methods.backbones.interface import Grid, LowRank, MotionEmbedding, TemporalConvolution
 from methods.backbones.wan import Guidance
-from methods.interface import Grid, LowRank, MotionEmbedding, Observer, TemporalConvolution
+from methods.interface import Observer
 
 CONF = Path(conf.__file__).parent
 GUIDANCE = Guidance(
@@ -257,7 +259,7 @@ def test_the_gradient_reaches_the_latent_only_and_is_right(cog, latent, output):
 def test_recomputing_blocks_changes_no_gradient(
     folder, cog, latent, monkeypatch, checkpoint, free, recomputed
 ):
-    monkeypatch.setattr("methods.backbones.pipeline.free_bytes", lambda device: free)
+    monkeypatch.setattr("methods.backbones.diffusers_backbone.free_bytes", lambda device: free)
     loaded = backbone(folder, checkpoint=checkpoint).load("cpu")
     prompt = cog.embed(["a red circle"])
     gradients = []
@@ -339,7 +341,7 @@ def test_a_schedule_of_more_steps_than_timesteps_falls_all_the_way(cog):
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("joint", [True, False])
 def test_sampling_without_guidance_is_the_pipeline_s_own(cog, pipeline, latent, monkeypatch, scale, joint):
-    monkeypatch.setattr("methods.backbones.pipeline.JOINT_TOKENS", 10**9 if joint else 0)
+    monkeypatch.setattr("methods.backbones.diffusers_backbone.JOINT_TOKENS", 10**9 if joint else 0)
     theirs = pipeline(
         prompt="a red square on sand",
         negative_prompt="a blue circle",
@@ -435,7 +437,7 @@ def test_our_attention_is_diffusers_own(cog, latent):
 
 @pytest.mark.parametrize("joint", [True, False])
 def test_own_keys_and_values_change_nothing_and_others_do(cog, latent, monkeypatch, joint):
-    monkeypatch.setattr("methods.backbones.pipeline.JOINT_TOKENS", 10**9 if joint else 0)
+    monkeypatch.setattr("methods.backbones.diffusers_backbone.JOINT_TOKENS", 10**9 if joint else 0)
     prompt = cog.embed(["a red square", "a blue circle"])
     plain = cog.predict(latent, TIMESTEP, prompt[:1], None, 1.0)
     own = cog.keys_values(latent, TIMESTEP, prompt[:1], 1, grad=False)
@@ -722,9 +724,9 @@ def test_the_cost_of_a_forward_pass_is_that_of_its_matrices(no_hub, size):
     tokens = frames * rows * columns + 226
     # Per block: q, k, v, out and the two of the feed-forward; queries by keys and weights by values.
     block = 2 * tokens * width * (4 + 8) * width + 4 * tokens**2 * width
-    forward = cost.unit_cost(config, 49, cost.Call("", "forward")).model
+    forward = cost.unit_cost(config, 49, calls.Call("", "forward")).model
     assert forward == pytest.approx(blocks * block, rel=0.01)
-    partial = cost.unit_cost(config, 49, cost.Call("", "partial", 20, "queries_keys")).model
+    partial = cost.unit_cost(config, 49, calls.Call("", "partial", 20, "queries_keys")).model
     projections = 4 * tokens * width**2
     assert partial == pytest.approx(20 * block + projections, rel=0.01)
 

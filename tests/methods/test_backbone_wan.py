@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 import conf
 from datasets.errors import InputError
+from methods.backbones.interface import Grid
 from methods.backbones.wan import Guidance, WanBackbone, _compiles
-from methods.interface import Grid
 
 GUIDANCE = Guidance(
     block=1,
@@ -273,7 +273,7 @@ def test_compiled_blocks_give_the_same_features_gradients_and_velocities(folder,
 
 @pytest.mark.parametrize("free, recomputed", [(10**15, False), (1, True), (None, False)])
 def test_blocks_are_recomputed_when_memory_demands_it(folder, wan, latent, monkeypatch, free, recomputed):
-    monkeypatch.setattr("methods.backbones.pipeline.free_bytes", lambda device: free)
+    monkeypatch.setattr("methods.backbones.diffusers_backbone.free_bytes", lambda device: free)
     loaded = backbone(folder, checkpoint="auto").load("cpu")
     prompt = wan.embed(["a red circle"])
     gradients = []
@@ -287,7 +287,7 @@ def test_blocks_are_recomputed_when_memory_demands_it(folder, wan, latent, monke
 
 
 def test_free_memory_is_a_number_of_this_machine():
-    from methods.backbones.saved import free_bytes
+    from methods.backbones.memory import free_bytes
 
     free = free_bytes(torch.device("cpu"))
     assert free is None or 10**6 < free < 10**14
@@ -310,7 +310,7 @@ def test_embeddings_are_the_pipeline_s(wan, pipeline, prompt):
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("joint", [True, False])
 def test_sampling_without_guidance_is_the_pipeline_s_own(wan, pipeline, latent, monkeypatch, scale, joint):
-    monkeypatch.setattr("methods.backbones.pipeline.JOINT_TOKENS", 10**9 if joint else 0)
+    monkeypatch.setattr("methods.backbones.diffusers_backbone.JOINT_TOKENS", 10**9 if joint else 0)
     theirs = pipeline(
         prompt="a red square on sand",
         negative_prompt="a blue circle",

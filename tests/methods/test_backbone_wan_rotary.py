@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_backbone_wan import TEXT, TIMESTEP, TRANSFORMER, VAE, backbone
 
+from methods.backbones.interface import token_positions
 from methods.backbones.wan import Architecture
-from methods.rotary import token_positions
 
 SHAPE = (1, 8, 3, 8, 12)
 TOKENS = 3 * 4 * 6

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from methods import amf, soft_argmax
-from methods.amf import amf_loss, extract_motion, frame_pairs, reduce_heads
-from methods.amf_loop import extract_motion_by_loop
-from methods.window_loss import window_loss
+from harness.actions.amf_loop import extract_motion_by_loop
+from methods.motion_flow import flow as amf
+from methods.motion_flow import soft_argmax
+from methods.motion_flow.flow import amf_loss, extract_motion, reduce_heads
+from methods.motion_flow.pairs import frame_pairs
+from methods.motion_flow.window_loss import window_loss
 
 DATA = Path(__file__).parents[1] / "data"
 SHAPES = [

@@ -121,7 +121,7 @@ def test_ablations_differ_only_where_they_say(name, changed):
 def test_turbo_is_fastvmt_with_ingredients():
     turbo = resolved("fastvmt_turbo")
     own = {key: turbo.pop(key) for key in ("coarse", "unconditional", "caching")}
-    changed = {"_target_": "methods.turbo.Turbo", "name": "fastvmt_turbo", "reuse": turbo["reuse"]}
+    changed = {"_target_": "methods.fastvmt_turbo.Turbo", "name": "fastvmt_turbo", "reuse": turbo["reuse"]}
     assert turbo == {**resolved("fastvmt"), **changed}
     assert {key: set(value) for key, value in own.items()} == {
         "coarse": {"pool", "stride"},

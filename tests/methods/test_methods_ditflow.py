@@ -10,13 +10,13 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from harness.cost import Call, method_calls
-from harness.measure import Meter, Shared
-from methods import soft_argmax
+from harness.cells.measure import Meter, Shared
+from harness.cost.calls import Call, method_calls
+from methods.backbones.interface import Grid
 from methods.ditflow import DiTFlow, displacements, masked_loss
 from methods.ditflow_rope import DiTFlowRope
-from methods.interface import Grid
-from methods.plain import Plain
+from methods.motion_flow import soft_argmax
+from methods.none import Plain
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 OPTIMISER = {"lr_start": 0.03, "lr_end": 0.02, "iterations": 6, "guided_fraction": 0.4}

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
+from methods.backbones.interface import Grid
 from methods.external import External, ProgramFailed, ProgramTimeout
-from methods.interface import Grid, VideoProgram, VideoRequest
+from methods.interface import VideoProgram, VideoRequest
 from methods.precomputed import Precomputed
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "external_example.py"

@@ -9,10 +9,10 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
+from methods.backbones.interface import Grid
 from methods.flowmotion import FlowMotion, Weights, flow_losses, regularised
-from methods.interface import Grid
-from methods.plain import Plain
-from methods.sampling import fixed_noise
+from methods.guidance.loop import fixed_noise
+from methods.none import Plain
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 OPTIMISER = {"lr_start": 0.05, "lr_end": 0.05, "iterations": 3, "guided_fraction": 0.4}

@@ -9,7 +9,7 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from methods.fastvmt import FastVMT
-from methods.gradient_reuse import GradientReuse, Reuse
+from methods.guidance.gradient_reuse import GradientReuse, Reuse
 
 
 def play(options, latents, gradients=None, rate=1.0):

@@ -10,11 +10,11 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
+from methods.backbones.interface import Grid
 from methods.fastvmt import FastVMT
-from methods.guidance import Optimiser
-from methods.interface import Grid
-from methods.plain import Plain
-from methods.sampling import Start, compressed_schedule, fixed_noise
+from methods.guidance.latent_guidance import Optimiser
+from methods.guidance.loop import Start, compressed_schedule, fixed_noise
+from methods.none import Plain
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry"}
 START = {"strength": None}

@@ -9,9 +9,9 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from methods.interface import Grid
+from methods.backbones.interface import Grid
 from methods.moft import MOFT, moft_loss, motion_channels, time_centred
-from methods.plain import Plain
+from methods.none import Plain
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 OPTIMISER = {"lr_start": 0.03, "lr_end": 0.02, "iterations": 6, "guided_fraction": 0.4}

@@ -9,10 +9,10 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from methods.interface import Grid
+from methods.backbones.interface import Grid
+from methods.guidance.loop import fixed_noise
 from methods.motionclone import MotionClone, frame_attention, motion_loss, ramp
-from methods.plain import Plain
-from methods.sampling import fixed_noise
+from methods.none import Plain
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 

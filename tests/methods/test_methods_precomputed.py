@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
-from methods.interface import Grid
+from methods.backbones.interface import Grid
 from methods.precomputed import Precomputed
 
 GRID = Grid(5, 8, 8)

@@ -10,11 +10,12 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from methods.amf import amf_loss
+from methods.backbones.interface import Grid
 from methods.fastvmt import FastVMT
-from methods.interface import Grid
-from methods.reframe import Reframe, Reframing, check_reframing, warp_displacement, warp_features
-from methods.sampling import Start
+from methods.guidance.loop import Start
+from methods.motion_flow.flow import amf_loss
+from methods.motion_flow.reframing import Reframing, check_reframing, warp_displacement, warp_features
+from methods.reframe import Reframe
 
 CORNERS = [(0, 0), (0, 1), (1, 1), (1, 0)]
 RIGHT_SIDE_FAR = [(0, 0), (0.2, 1), (0.8, 1), (1, 0)]

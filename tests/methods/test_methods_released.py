@@ -16,11 +16,8 @@ from omegaconf import OmegaConf
 from test_methods_configs import BACKBONE, CONF, build, resolved
 
 from datasets.errors import InputError
-from methods import soft_argmax
-from methods.amf import amf_loss, extract_motion
-from methods.guidance import Optimiser
-from methods.interface import Grid
-from methods.released import (
+from methods.backbones.interface import Grid
+from methods.fastvmt_released import (
     Pairs,
     Windows,
     released_motion,
@@ -29,7 +26,10 @@ from methods.released import (
     summed_amf_loss,
     token_mean,
 )
-from methods.window_loss import window_loss
+from methods.guidance.latent_guidance import Optimiser
+from methods.motion_flow import soft_argmax
+from methods.motion_flow.flow import amf_loss, extract_motion
+from methods.motion_flow.window_loss import window_loss
 
 DATA = Path(__file__).parents[1] / "data"
 RELEASED = {
@@ -405,7 +405,7 @@ def test_the_release_costs_what_its_passes_add_up_to(tmp_path, monkeypatch):
     """On Wan 1.3B, 50 steps, 81 frames: passes through 20 blocks, ten readings of the reference."""
     from hydra import compose, initialize_config_dir
 
-    from harness.cost import cost_report
+    from harness.cost.model import cost_report
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from test_methods_configs import build, resolved
 
-from harness.cost import Call, method_calls
-from methods.interface import Grid
+from harness.cost.calls import Call, method_calls
+from methods.backbones.interface import Grid
 
 WAN = Grid(21, 30, 52)
 DENOISING = {

@@ -13,18 +13,11 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from harness.cost import Call, method_calls
-from methods.interface import Grid
-from methods.plain import Plain
-from methods.ropecraft import (
-    RoPECraft,
-    Warp,
-    latent_flow,
-    phase_loss,
-    raft_weights,
-    token_shift,
-)
-from methods.rotary import token_positions
+from datasets.flow import raft_weights
+from harness.cost.calls import Call, method_calls
+from methods.backbones.interface import Grid, token_positions
+from methods.none import Plain
+from methods.ropecraft import RoPECraft, Warp, latent_flow, phase_loss, token_shift
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}
 OPTIMISER = {"lr_start": 0.02, "lr_end": 0.02, "iterations": 6, "guided_fraction": 0.4, "weight_decay": 0.01}

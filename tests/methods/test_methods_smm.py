@@ -9,8 +9,8 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from methods.interface import Grid
-from methods.plain import Plain
+from methods.backbones.interface import Grid
+from methods.none import Plain
 from methods.smm import SMM, smm_loss, spatial_mean
 
 SAMPLING = {"steps": 5, "guidance_scale": 3.0, "negative_prompt": "blurry", "start": {"strength": None}}

@@ -6,9 +6,9 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from datasets import sprites
-from methods.backbones import train_sprites_report as report
-from methods.backbones.train_sprites import (
+from datasets.sprites import world as sprites
+from methods.backbones.training import train_sprites_report as report
+from methods.backbones.training.train_sprites import (
     Average,
     Course,
     Muon,

@@ -14,14 +14,14 @@ from test_backbone_adapters import backbone
 from test_methods_configs import build, resolved
 
 from datasets.errors import InputError
-from harness.cost import Call, method_calls
-from harness.measure import Shared
+from harness.cells.measure import Shared
+from harness.cost.calls import Call, method_calls
+from methods.backbones.interface import Grid
 from methods.det import DeT, LatentTracks, Tracking, on_latent, tracking_loss
-from methods.interface import Grid
 from methods.motion_director import MotionDirector, debiased_loss, without_appearance
 from methods.motion_inversion import MotionInversion, debiased
-from methods.plain import Plain
-from methods.tuning import Training, examples
+from methods.none import Plain
+from methods.training.adapter_training import Training, examples
 
 TRAINING = {
     "steps": 6,
@@ -118,7 +118,7 @@ def test_training_lowers_the_loss_on_the_clip(wan, make):
         method, fresh = (replace(one, debias="none") for one in (method, fresh))
     adapter = method.adapter() if make is not inversion else None
     if adapter is None:
-        from methods.interface import MotionEmbedding
+        from methods.backbones.interface import MotionEmbedding
 
         adapter = MotionEmbedding(value_frames=True)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_a_training_is_the_same_whatever_was_drawn_before_and_draws_nothing_from
 
 @every
 def test_training_is_a_stage_of_its_own_shared_by_the_cells_of_a_clip(make):
-    from harness.measure import Meter
+    from harness.cells.measure import Meter
 
     observer = Recorder()
     on = FakeBackbone()

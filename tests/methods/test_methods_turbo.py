@@ -7,10 +7,10 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
+from methods.backbones.interface import Grid
 from methods.fastvmt import FastVMT
-from methods.interface import Grid
-from methods.turbo import Coarse, Turbo, coarsen
-from methods.turbo_passes import Caching, Unconditional, passes, predicted_change
+from methods.fastvmt_turbo import Coarse, Turbo, coarsen
+from methods.guidance.passes import Caching, Unconditional, passes, predicted_change
 
 VALUES = {
     "name": "fastvmt",

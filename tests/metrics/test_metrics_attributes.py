@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.sprites import HELD_OUT, SHAPES, Attributes, caption, draw, outline, paint
-from metrics.attributes import PromptRead, read
+from datasets.sprites.read import read
+from datasets.sprites.world import HELD_OUT, SHAPES, Attributes, caption, draw, outline, paint
+from metrics.attributes import PromptRead
 from metrics.interface import Sample
 
 DETECTOR = PromptRead(name="objects_right").detector

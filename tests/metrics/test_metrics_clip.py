@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from datasets.errors import InputError
-from harness.score import metric_version, same_version
+from harness.cells.score import metric_version, same_version
 from metrics import clip_model
 from metrics.clip_model import (
     WordTokenizer,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.sprites import HELD_OUT, draw
+from datasets.sprites.world import HELD_OUT, draw
 from metrics.interface import MetricUnavailable, Sample, Tracks
 from metrics.motion import (
     MAX_PAIRS,

@@ -9,14 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.sprites import HELD_OUT, OBJECT_HUES, caption, draw, render
+from datasets.sprites.detect import Detector, detect
+from datasets.sprites.world import HELD_OUT, OBJECT_HUES, caption, draw, render
 from metrics.interface import Sample
 from metrics.position import (
     BackgroundFlowError,
-    Detector,
     DirectionCosine,
     PositionError,
-    detect,
     direction_cosine,
     flow_errors,
     match,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasets import sprites
+from datasets.sprites import world as sprites
 from metrics.interface import Sample
 from metrics.position import BackgroundFlowError, PositionError
 from metrics.trackers.dis import Dis

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torchmetrics.functional import pairwise_cosine_similarity
 
-from datasets.sprites import BACKGROUNDS, HELD_OUT, MOTIONS, OBJECT_HUES, caption, draw, paint, parse
+from datasets.sprites.world import BACKGROUNDS, HELD_OUT, MOTIONS, OBJECT_HUES, caption, draw, paint, parse
 from metrics.interface import Sample, Tracks
 from metrics.motion import paths
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from datasets.sprites import HELD_OUT, draw, render
-from harness.score import tracker_version
+from datasets.flow import missed
+from datasets.sprites.world import HELD_OUT, draw, render
+from harness.cells.score import tracker_version
 from metrics.interface import MetricUnavailable
 from metrics.trackers import cotracker3
 from metrics.trackers.cotracker3 import CoTracker3
-from metrics.trackers.dis import Dis, missed, sample, start_grid
+from metrics.trackers.dis import Dis, sample, start_grid
 
 
 def translating(step, frames: int = 6, height: int = 96, width: int = 128) -> np.ndarray:

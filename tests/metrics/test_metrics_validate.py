@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasets.sprites import HELD_OUT, draw
+from datasets.sprites.world import HELD_OUT, draw
 from metrics.interface import Tracks
 from metrics.motion import MotionFidelity, MotionFidelitySpeed
 from metrics.trackers.dis import Dis, start_grid

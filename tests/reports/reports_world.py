@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datasets.video import write_h264
-from harness.records import (
+from harness.records.record import (
     Failure,
     Memory,
     MetricValue,

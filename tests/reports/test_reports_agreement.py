@@ -7,7 +7,7 @@ from reports_world import metric, write_plan, write_record
 
 from datasets.errors import InputError
 from reports.agreement import agreement, main
-from reports.tables import find_plans, groups
+from reports.rows import find_plans, groups
 
 
 def world(results, values):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from reports_world import FPS, HOSTILE, LENGTH, gallery
 
-from harness.records import Plan, load_record
+from harness.records.record import Plan, load_record
 from reports.page import write_page
 from reports.tables import tables
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as command_line
-from harness.records import load_plan
+from harness.records.record import load_plan
 from reports.__main__ import main, parser
 
 ROOT = Path(command_line.__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.video import write_ffv1, write_h264
-from harness.records import Plan, PlannedCell, Variant
+from harness.records.record import Plan, PlannedCell, Variant
 from reports.pictures import compose, rows_of
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from reports_world import HOSTILE, metric, write_plan, write_record
 
-from harness.records import Memory
+from harness.records.record import Memory
 from reports.__main__ import main
 from reports.plots import (
     COLOURS,
@@ -25,7 +25,8 @@ from reports.plots import (
     sweeps,
     time_by_stage,
 )
-from reports.tables import groups, tables
+from reports.rows import groups
+from reports.tables import tables
 
 
 def one_group(results, plan):

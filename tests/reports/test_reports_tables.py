@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from datasets.errors import InputError
-from harness.records import (
+from harness.records.record import (
     Failure,
     Flops,
     Memory,
@@ -31,19 +31,10 @@ from harness.records import (
     save,
 )
 from reports.__main__ import main
+from reports.formats import print_plans, ranks, render, texts, to_csv, to_latex, to_markdown
 from reports.published import blocks
-from reports.tables import (
-    left_out_lines,
-    print_plans,
-    ranks,
-    render,
-    tables,
-    texts,
-    to_csv,
-    to_latex,
-    to_markdown,
-    with_baseline,
-)
+from reports.rows import left_out_lines, with_baseline
+from reports.tables import tables
 
 LOWER = {"position_error"}
 
@@ -801,7 +792,7 @@ def test_the_mirror_is_made_anew_from_records(world, capsys, monkeypatch):
         given.append(arguments)
         return None if len(given) == 1 else "W&B mirror failed (no login)"
 
-    monkeypatch.setattr("harness.tracking.publish", publish)
+    monkeypatch.setattr("reports.wandb_mirror.publish", publish)
     assert main([str(results), "--to", "wandb"]) == 0
     where, plans, chosen = given[0]
     assert (where, [plan.name for plan in plans], chosen["mode"]) == (results, ["grid"], "offline")

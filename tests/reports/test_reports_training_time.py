@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from reports_world import metric, write_plan, write_record
 
-from harness.records import Timing, load_record, save
+from harness.records.record import Timing, load_record, save
 from reports.plots import stage_seconds
-from reports.tables import groups, tables
+from reports.rows import groups
+from reports.tables import tables
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_first_and_further_video():
 
 
 def plan_of(results):
-    from reports.tables import find_plans
+    from reports.rows import find_plans
 
     return find_plans(results)
 

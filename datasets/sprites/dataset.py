@@ -1,0 +1,90 @@
+"""The embedded world: coloured shapes that move over textured backgrounds, and the truth about them.
+
+``render(seed)`` draws a clip; everything in it (shapes, colours, textures, paths,
+camera) follows from the seed. Captions name shapes, colours and background in plain
+English and never the motion, so that a text-to-video model trained on them must take
+the motion from elsewhere: from its noise, or from a reference clip.
+
+Object and background palettes are disjoint in hue (at least 25 degrees apart), so that
+a generated object can be found by colour alone (``metrics/position.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Annotated, ClassVar
+
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from datasets.errors import InputError
+from datasets.interface import Clip, ClipInfo, Dataset, Listing, Prompt
+from datasets.sprites.world import FPS, HELD_OUT, MOTIONS, RENDERER, Motion, caption, draw, render, target
+
+# An experiment's variants load the same clip one after the other; at Wan's size painting takes five seconds.
+_last_rendered = lru_cache(maxsize=1)(render)
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class Sprites(Dataset, kind="sprites"):
+    """Rendered clips of held-out seeds, named after what moves: ``curved-0003``.
+
+    ``clips``: how many. ``first``: number of the first, so that settings can be tuned on
+    other clips than those reported. ``motions``: only these kinds, or None for all.
+    ``prompts``: target prompts a clip.
+    """
+
+    name: str
+    frames: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=16)]
+    width: Annotated[int, Field(ge=16)]
+    default_frames: int
+    clip_model: str
+    clips: Annotated[int, Field(ge=1)] = 16
+    first: Annotated[int, Field(ge=0)] = 0
+    motions: tuple[Motion, ...] | None = None
+    prompts: Annotated[int, Field(ge=1)] = 1
+
+    version: ClassVar[str] = RENDERER
+    outside_id: ClassVar[Sequence[str]] = (
+        "clips",
+        "first",
+        "motions",
+        "prompts",
+        "default_frames",
+        "clip_model",
+    )
+    real_footage: ClassVar[bool] = False
+
+    def _seeds(self) -> dict[str, int]:
+        seeds: dict[str, int] = {}
+        number = self.first
+        while len(seeds) < self.clips:
+            truth = draw(HELD_OUT + number, self.frames, self.height, self.width)
+            if self.motions is None or truth.motion in self.motions:
+                seeds[f"{truth.motion}-{number:04d}"] = HELD_OUT + number
+            number += 1
+        return seeds
+
+    def listing(self) -> Listing:
+        """All clips; none is ever left out."""
+        if self.motions is not None and not self.motions:
+            raise InputError("dataset.motions is empty; name some of " + ", ".join(MOTIONS))
+        return Listing(tuple(self._info(name, seed) for name, seed in self._seeds().items()), ())
+
+    def _info(self, name: str, seed: int) -> ClipInfo:
+        attributes = draw(seed, self.frames, self.height, self.width).attributes
+        rng = np.random.default_rng([seed, 1])
+        texts = dict.fromkeys(caption(target(attributes, rng)) for _ in range(8 * self.prompts))
+        prompts = tuple(Prompt(text) for text in list(texts)[: self.prompts])
+        source = f"sprites {RENDERER} {seed} {self.frames}x{self.height}x{self.width}"
+        return ClipInfo(name, hashlib.sha256(source.encode()).hexdigest(), prompts, caption(attributes), FPS)
+
+    def load(self, name: str) -> Clip:
+        """Render one clip of the listing."""
+        seed = HELD_OUT + int(name.rsplit("-", 1)[1])
+        frames, truth = _last_rendered(seed, self.frames, self.height, self.width)
+        return Clip(self._info(name, seed), frames.copy(), truth=truth)

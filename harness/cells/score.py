@@ -1,0 +1,420 @@
+"""Scoring videos: one cell when it is made, or again from its frames; levels over all cells."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.cells.locks import in_turn
+from harness.cells.plan import configuration, plan_path
+from harness.records.record import Failure, MetricValue, Plan, Record, load_record, save, write_whole
+from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
+
+if TYPE_CHECKING:
+    from datasets.interface import Clip
+    from harness.cells.job import Job
+    from harness.cells.plan import Cell
+
+Note = Callable[[str], None]
+UNTRAINED = "weights=random: the backbone is untrained"
+REQUIRED = "MetricUnavailable"
+WEIGHTS = " weights "
+
+
+@dataclass
+class Outcome:
+    """What became of a plan's cells. ``records`` are in the plan's order.
+
+    ``computed`` cells were generated (or failed trying), ``rescored`` ones only
+    scored again from their frames, ``reused`` ones left as they were.
+    """
+
+    records: list[Record]
+    computed: int = 0
+    reused: int = 0
+    rescored: int = 0
+
+    @property
+    def failed(self) -> list[Record]:
+        """The records that are not ``ok``."""
+        return [record for record in self.records if record.status != "ok"]
+
+    @property
+    def ok(self) -> bool:
+        """True when no cell failed."""
+        return not self.failed
+
+
+def _code_version(plugin: Metric | Tracker) -> str:
+    """Version and configuration of a plug-in, less its name and the fields in ``outside_id``; its weights."""
+    options = configuration(plugin, {})
+    words = [f"{key}={_plain(value)}" for key, value in options.items() if key != "name"]
+    weights = plugin.weights_id()
+    return " ".join([plugin.version, *words]) + (f"{WEIGHTS}{weights}" if weights else "")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def tracker_version(tracker: Tracker) -> str:
+    """Name, version and configuration of a tracker: what its tracks depend on."""
+    return f"{tracker.name} {_code_version(tracker)}"
+
+
+def metric_version(metric: Metric, tracker: Tracker) -> str:
+    """What a value depends on besides the videos: code version, options, weights, tracker.
+
+    Weights stand last in it and only while they are at hand.
+    """
+    version = _code_version(metric)
+    return f"{version}; {tracker_version(tracker)}" if metric.uses_tracks else version
+
+
+def same_version(recorded: str, version: str) -> bool:
+    """Whether a recorded value is of this version; weights that are not at hand cannot have changed."""
+    return version in (recorded, recorded.partition(WEIGHTS)[0])
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of a cell's folder; None without one, or when an old or broken file is not one."""
+    try:
+        return load_record(folder / "record.json")
+    except (OSError, ValueError):
+        return None
+
+
+def frames_sha256(frames: NDArray[np.uint8]) -> str:
+    from datasets import video
+
+    return video.frames_sha256(frames)
+
+
+def kept_tracks(path: Path, tracker: Tracker, frames_hash: str) -> tuple[Tracks, Tracks] | None:
+    """Tracks of generated and reference video from ``tracks.npz``.
+
+    None unless they were made by this tracker, with these options, from these frames.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["tracker"]) != tracker_version(tracker) or str(file["frames_sha256"]) != frames_hash:
+                return None
+            return (
+                Tracks(file["generated_points"], file["generated_visible"]),
+                Tracks(file["reference_points"], file["reference_visible"]),
+            )
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str) -> None:
+    """Write ``tracks.npz`` whole: points (T, N, 2) float32 and visibility (T, N) bool of both videos."""
+    data = io.BytesIO()
+    np.savez_compressed(
+        data,
+        generated_points=sample.generated_tracks.points,
+        generated_visible=sample.generated_tracks.visible,
+        reference_points=sample.reference_tracks.points,
+        reference_visible=sample.reference_tracks.visible,
+        tracker=np.array(tracker_version(tracker)),
+        frames_sha256=np.array(frames_hash),
+    )
+    write_whole(path, data.getvalue())
+
+
+def sample_of(job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8]) -> Sample:
+    """A generated video beside its reference, both cut to the shorter; with kept tracks where they fit."""
+    length = min(len(generated), len(clip.frames))
+    sample = Sample(
+        clip=cell.clip.name,
+        generated=generated[:length],
+        reference=clip.frames[:length],
+        prompt=cell.prompt.text,
+        tracker=job.tracker,
+        caption=clip.info.caption,
+        mask=clip.mask,
+        truth=clip.truth,
+    )
+    tracks = kept_tracks(job.results / cell.path / "tracks.npz", job.tracker, frames_sha256(generated))
+    if tracks is not None:
+        sample.generated_tracks, sample.reference_tracks = tracks
+    return sample
+
+
+def _value(metric: Metric, version: str, score: Score) -> MetricValue:
+    value, reason = score.value, score.reason
+    if value is not None and not math.isfinite(value):
+        value, reason = None, reason or f"the metric gave {score.value}"
+    if value is None and not reason:
+        reason = "the metric gave no value and no reason"
+    return MetricValue(
+        value=value,
+        version=version,
+        unit=metric.column.unit,
+        label=metric.column.label,
+        higher_is_better=metric.column.higher_is_better,
+        digits=metric.column.digits,
+        primary=metric.column.primary,
+        sees_motion=metric.column.sees_motion,
+        beside_motion=metric.column.beside_motion,
+        reason=reason,
+        per_frame=None if score.per_frame is None else list(score.per_frame),
+        details=dict(score.details),
+        applies=score.applies,
+    )
+
+
+def _score(metric: Metric, sample: Sample) -> Score:
+    """A metric's score. A metric that breaks costs its own value only, never the video."""
+    try:
+        return metric.score(sample)
+    except MetricUnavailable as error:
+        return Score(None, reason=str(error))
+    except Exception as error:
+        return Score(
+            None,
+            reason=f"{type(error).__name__}: {error}",
+            details={"traceback": traceback.format_exc()},
+        )
+
+
+def _means_nothing(job: Job, metric: Metric) -> bool:
+    """Quality of an untrained backbone's videos is not worth a number."""
+    return job.method.uses_backbone and job.backbone.untrained and metric.quality
+
+
+def score_cell(
+    job: Job,
+    cell: Cell,
+    clip: Clip,
+    generated: NDArray[np.uint8],
+    names: Sequence[str] | None = None,
+) -> dict[str, MetricValue]:
+    """Values of the job's metrics (or of those named), in the job's order.
+
+    ``generated``: (T, H, W, 3) uint8 RGB. Tracks are kept in the cell's
+    ``tracks.npz``. A metric that is unavailable or raises gives None with the
+    reason; so does every quality metric of an untrained backbone.
+    """
+    sample = sample_of(job, cell, clip, generated)
+    had_tracks = "generated_tracks" in sample.__dict__
+    values: dict[str, MetricValue] = {}
+    for name, metric in job.metrics.items():
+        if names is not None and name not in names:
+            continue
+        score = Score(None, reason=UNTRAINED) if _means_nothing(job, metric) else _score(metric, sample)
+        values[name] = _value(metric, metric_version(metric, job.tracker), score)
+    if not had_tracks and {"generated_tracks", "reference_tracks"} <= sample.__dict__.keys():
+        path = job.results / cell.path / "tracks.npz"
+        keep_tracks(path, sample, job.tracker, frames_sha256(generated))
+    return values
+
+
+def settle_required(job: Job, record: Record) -> None:
+    """Make a cell fail whose required metrics are null, and let it be ok again when they no longer are."""
+    missing = [name for name in job.required if _missing(record, name)]
+    if missing and record.status == "ok":
+        record.status = "failed"
+        reasons = "; ".join(f"{name}: {_reason(record, name)}" for name in missing)
+        record.error = Failure(
+            kind=REQUIRED, message=f"metrics.required names a metric without a value: {reasons}", traceback=""
+        )
+    elif not missing and lacks_metric_only(record):
+        record.status, record.error = "ok", None
+
+
+def save_if_settled(job: Job, cell: Cell, record: Record) -> None:
+    """Apply ``metrics.required`` as it stands now to a record that is otherwise left alone."""
+    before = record.status
+    settle_required(job, record)
+    if record.status != before:
+        save(job.results / cell.path / "record.json", record)
+
+
+def _missing(record: Record, name: str) -> bool:
+    return name not in record.metrics or record.metrics[name].value is None
+
+
+def _reason(record: Record, name: str) -> str:
+    return (record.metrics[name].reason if name in record.metrics else None) or "not scored"
+
+
+def lacks_metric_only(record: Record) -> bool:
+    """True for a cell that failed for a required metric alone: its video is there and good."""
+    return record.status == "failed" and record.error is not None and record.error.kind == REQUIRED
+
+
+def stale(job: Job, record: Record) -> list[str]:
+    """The job's metrics that a record lacks, has in another version, or has null though required.
+
+    Other null values wait for ``action=score``: a second run shall compute nothing.
+    """
+    versions = {name: metric_version(metric, job.tracker) for name, metric in job.metrics.items()}
+    return [
+        name
+        for name, version in versions.items()
+        if name not in record.metrics
+        or not same_version(record.metrics[name].version, version)
+        or (name in job.required and record.metrics[name].value is None)
+    ]
+
+
+def kept_frames(job: Job, cell: Cell, record: Record) -> NDArray[np.uint8] | None:
+    """The cell's frames from ``frames.mkv``; None unless they are the very frames of the record."""
+    from datasets import video
+
+    path = job.results / cell.path / "frames.mkv"
+    if not path.exists():
+        return None
+    try:
+        frames, _ = video.read_video(path)
+    except (OSError, ValueError):
+        return None
+    return frames if video.frames_sha256(frames) == record.frames_sha256 else None
+
+
+def refresh(job: Job, cell: Cell, clip: Clip, record: Record, names: Sequence[str]) -> bool:
+    """Score the named metrics anew from the kept frames and write the record; False without frames."""
+    frames = kept_frames(job, cell, record)
+    if frames is None:
+        return False
+    record.metrics.update(score_cell(job, cell, clip, frames, names))
+    settle_required(job, record)
+    save(job.results / cell.path / "record.json", record)
+    return True
+
+
+def rescore(
+    job: Job, plan: Plan, cells: Sequence[Cell], everything: bool = False, note: Note | None = None
+) -> Outcome:
+    """``action=score``: values from ``frames.mkv`` and the dataset's reference; nothing is generated.
+
+    Computes the metrics that a record lacks, has in another version or has null;
+    with ``everything`` all of them. Cells without a record, without a video or
+    without kept frames stay as they are, with one line by ``note``. The plan's
+    levels follow the new values.
+    """
+    say = note or (lambda _: None)
+    load = lru_cache(maxsize=1)(job.dataset.load)
+    outcome = Outcome([])
+    for _, cell in in_turn(job.results, cells, say):
+        record = read_record(job.results / cell.path)
+        if record is None:
+            say(f"{cell.path}: has not run, so there is nothing to score (action=run runs it)")
+            continue
+        outcome.records.append(record)
+        names = list(job.metrics) if everything else _to_rescore(job, record)
+        if record.frames_sha256 is None or not names:
+            save_if_settled(job, cell, record)
+            outcome.reused += 1
+            continue
+        try:
+            clip = load(cell.clip.name)
+        except Exception as error:
+            outcome.reused += 1
+            say(f"{cell.path}: not scored, its clip cannot be read: {error}")
+            continue
+        if refresh(job, cell, clip, record, names):
+            outcome.rescored += 1
+        else:
+            outcome.reused += 1
+            say(f"{cell.path}: frames.mkv is missing or not the record's (keep_frames=true keeps it)")
+    store_levels(job, plan, cells, say)
+    return outcome
+
+
+def _to_rescore(job: Job, record: Record) -> list[str]:
+    null = {name for name, value in record.metrics.items() if value.value is None}
+    null -= {
+        name for name in null if record.metrics[name].reason == UNTRAINED or not record.metrics[name].applies
+    }
+    old = stale(job, record)
+    return [name for name in job.metrics if name in null or name in old]
+
+
+def store_levels(job: Job, plan: Plan, cells: Sequence[Cell], note: Note | None = None) -> None:
+    """Put the cells' levels into the variant that consists of these cells, and write the plan."""
+    ids = [cell.id for cell in cells]
+    for variant in plan.variants:
+        if [cell.id for cell in variant.cells] == ids:
+            variant.levels = levels(job, cells, note)
+    save(plan_path(job.results, plan.name), plan)
+
+
+def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[str, dict[str, float]]:
+    """Each metric's ``chance``, ``true`` and ``pairs`` over the cells that have a value and kept frames.
+
+    They are kept in ``results/levels/``, keyed by the metric's version and the
+    cells' frames and captions, so that nothing is computed twice. One line by
+    ``note`` for a metric that raises, which has no levels, and for cells without
+    kept frames, which do not count.
+    """
+    say = note or (lambda _: None)
+    scored, without = _scored(job, cells)
+    if without and job.metrics:
+        say(
+            f"levels (chance, true clips) leave out {without} of {without + len(scored)} finished cells: "
+            "no kept frames (keep_frames=true keeps them)"
+        )
+    found: dict[str, dict[str, float]] = {}
+    for name, metric in job.metrics.items():
+        usable = [(cell, record) for cell, record in scored if not _missing(record, name)]
+        if not usable:
+            continue
+        version = metric_version(metric, job.tracker)
+        of_cells = [[cell.id, record.frames_sha256, cell.clip.caption] for cell, record in usable]
+        key = json.dumps([name, version, of_cells])
+        path = job.results / "levels" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        known = _kept_levels(path)
+        if known is None:
+            try:
+                known = metric.levels(_samples(job, usable))
+            except Exception as error:
+                say(f"levels of {name}: {type(error).__name__}: {error}")
+                continue
+            write_whole(path, json.dumps(known, indent=1, sort_keys=True).encode() + b"\n")
+        if known:
+            found[name] = known
+    return found
+
+
+def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]], int]:
+    """The ok cells whose frames were kept, with their records; how many were not kept."""
+    found: list[tuple[Cell, Record]] = []
+    without = 0
+    for cell in cells:
+        folder = job.results / cell.path
+        record = read_record(folder)
+        if record is None or record.status != "ok":
+            continue
+        if (folder / "frames.mkv").exists():
+            found.append((cell, record))
+        else:
+            without += 1
+    return found, without
+
+
+def _samples(job: Job, scored: Sequence[tuple[Cell, Record]]) -> Iterator[Sample]:
+    load = lru_cache(maxsize=1)(job.dataset.load)
+    for cell, record in scored:
+        frames = kept_frames(job, cell, record)
+        if frames is not None:
+            yield sample_of(job, cell, load(cell.clip.name), frames)
+
+
+def _kept_levels(path: Path) -> dict[str, float] | None:
+    try:
+        return {str(key): float(value) for key, value in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return None

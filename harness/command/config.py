@@ -1,0 +1,168 @@
+"""From Hydra's composed configuration to a ``Job`` whose plug-ins are built and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from datasets.errors import InputError, nearest
+from harness.cells.job import Job, Node
+from harness.command.plugins import build, one_line
+
+if TYPE_CHECKING:
+    from harness.cells.job import Part
+
+
+class Settings(BaseModel):
+    """The keys of ``conf/wandb``. ``dir`` gets the folder ``wandb``, which holds the runs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "vmtbench"
+    entity: str | None = None
+    group: str | None = None
+    timeout_s: float = Field(60, gt=0, allow_inf_nan=False)
+    videos: int = Field(8, ge=0)
+    dir: Path = Path("results")
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+class _Measure(_Keys):
+    warmup_steps: Annotated[int, Field(ge=0)]
+    repeats: Annotated[int, Field(ge=1)]
+    amortise: bool = False
+    full_steps: Annotated[int, Field(ge=1)] | None = None
+
+
+class _Execute(_Keys):
+    on_error: Literal["continue", "stop"]
+
+
+class _Metrics(_Keys):
+    required: list[str] = []
+    metrics: dict[str, Node | None]
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class _Root(_Keys):
+    """The keys of ``conf/config.yaml`` outside ``hydra``."""
+
+    method: Node
+    backbone: Node
+    dataset: Node
+    metrics: _Metrics
+    tracker: Node
+    execute: _Execute
+    wandb: Settings
+    action: Literal["run", "plan", "cost", "score", "speed", "profile", "amf"]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
+    seed: Annotated[
+        list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), BeforeValidator(_as_list)
+    ]
+    limit: Annotated[int, Field(ge=1)] | None
+    frames: Annotated[int, Field(ge=1)]
+    results: Annotated[str, Field(min_length=1)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+    resume: bool
+    keep_frames: bool
+    trust: list[str]
+    measure: _Measure
+
+
+def _validated(resolved: Node) -> _Root:
+    try:
+        return _Root.model_validate(resolved)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            *path, name = (str(part) for part in first["loc"])
+            model: type[BaseModel] = _Root
+            for part in path:
+                inner = model.model_fields[part].annotation
+                assert isinstance(inner, type) and issubclass(inner, BaseModel)
+                model = inner
+            where = ".".join((*path, name))
+            prefix = where.removesuffix(name)
+            hint = nearest(name, model.model_fields, prefix)
+            raise InputError(f"{where}: no such key; {hint}") from error
+        raise InputError(one_line(error)) from error
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one, else ``cpu``.
+
+    Raises InputError when CUDA is asked for and absent.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    if not count:
+        raise InputError(f"device={device}: this machine has no CUDA device; set device=cpu or device=auto")
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        raise InputError(
+            f"device={device}: this machine has {count} CUDA device(s); the last is cuda:{count - 1}"
+        )
+    return device
+
+
+def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = None) -> Job:
+    """Validate a composed configuration and build its plug-ins.
+
+    ``resolved`` is plain data without ``hydra``'s node. Raises InputError, one line that
+    names the key. Loads no model and, but for the device, imports no torch.
+    """
+    root = _validated(resolved)
+    trust = root.trust
+    nodes = {name: node for name, node in root.metrics.metrics.items() if node is not None}
+    metrics = {name: build(node, f"metrics.metrics.{name}", trust) for name, node in nodes.items()}
+    for name in root.metrics.required:
+        if name not in metrics:
+            raise InputError(f"metrics.required: no metric {name!r} is configured; {nearest(name, metrics)}")
+    method = build(root.method, "method", trust)
+    backbone = build(root.backbone, "backbone", trust)
+    dataset = build(root.dataset, "dataset", trust)
+    tracker = build(root.tracker, "tracker", trust)
+    # Nothing else needs a device, so it may speak of one that is not here.
+    device = resolve_device(root.device) if root.action in ("run", "profile", "amf") else root.device
+    return Job(
+        method=method,
+        backbone=backbone,
+        dataset=dataset,
+        metrics=metrics,
+        tracker=tracker,
+        required=root.metrics.required,
+        device=device,
+        seeds=list(dict.fromkeys(root.seed)),
+        limit=root.limit,
+        frames=root.frames,
+        results=Path(root.results).expanduser(),
+        resume=root.resume,
+        keep_frames=root.keep_frames,
+        warmup_steps=root.measure.warmup_steps,
+        repeats=root.measure.repeats,
+        name=root.name,
+        on_error=root.execute.on_error,
+        wandb=root.wandb.model_dump(mode="json"),
+        overrides=list(overrides),
+        part=part,
+        resolved=resolved,
+        trust=list(trust),
+        action=root.action,
+        amortise=root.measure.amortise,
+        full_steps=root.measure.full_steps,
+    )

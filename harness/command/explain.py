@@ -1,0 +1,77 @@
+"""Hydra's and OmegaConf's errors in one line: the key, the nearest name, the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from datasets.errors import nearest
+
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _no_such_key(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key or error.key)
+    parent, _, name = key.rpartition(".")
+    node = error.parent_node
+    known: list[str] = []
+    if isinstance(node, Mapping):
+        known = [str(each) for each in node if each not in ("_target_", "hydra")]
+    return f"{key}: no such key; {nearest(name, known, f'{parent}.' if parent else '')}"
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    text = " ".join(str(error).split())
+    wanted = (error.missing_cfg_file or "").removesuffix(".yaml")
+    group, _, name = wanted.rpartition("/")
+    if group and error.options is not None:
+        return f"{group}={name}: no such option; {nearest(name, error.options, f'{group}=')}"
+    if "config directory" in text:
+        return f"{text.split(' Set ')[0]}; correct --config-dir"
+    return text
+
+
+def explain(error: BaseException) -> str:
+    """One line for an error of composing the configuration."""
+    causes = list(_chain(error))
+    for cause in causes:
+        if isinstance(cause, MissingConfigException):
+            return _missing_config(cause)
+        if isinstance(cause, OverrideParseException):
+            reason = str(cause.message).splitlines()[0]
+            return f"{cause.override}: cannot be read ({reason}); quote special characters: 'key=\"value\"'"
+        if isinstance(cause, yaml.YAMLError):
+            return f"a YAML file cannot be read: {' '.join(str(cause).split())}"
+        if isinstance(cause, MissingMandatoryValue):
+            key = cause.full_key or cause.key
+            return f"{key}: no value; set {key}=..."
+        if isinstance(cause, InterpolationResolutionError):
+            reason = str(cause).splitlines()[0]
+            return f"{cause.full_key}: {reason}; set {cause.full_key}=... or correct what it refers to"
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+            return _no_such_key(cause)
+    text = str(error).strip()
+    if found := re.match(r"Ambiguous value for argument '(.*?)'", text):
+        key, _, values = found[1].partition("=")
+        return f"{found[1]}: several values; add -m to run each, or write {key}=[{values}] for a list"
+    if found := re.match(r"Could not append to config\. An item is already at '(.*?)'", text):
+        return f"+{found[1]}: this key exists; drop the + to change it"
+    if found := re.match(r"Could not append '?(.*?)'?\. ?(.*)", text, re.DOTALL):
+        return f"{found[1]}: chosen already; drop the + to replace it"
+    return " ".join(text.split()) or type(error).__name__

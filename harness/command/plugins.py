@@ -1,0 +1,120 @@
+"""Building a plug-in from its configuration node."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from datasets.errors import InputError, nearest
+
+OURS = ("methods", "metrics", "datasets", "harness", "reports")
+
+
+def _fields(hint: Any, path: Sequence[str | int]) -> list[str]:
+    """Field names of the dataclass that ``path`` leads to inside the type ``hint``."""
+    if not dataclasses.is_dataclass(hint):
+        found = (_fields(part, path) for part in typing.get_args(hint))
+        return next((names for names in found if names), [])
+    if not path:
+        return [field.name for field in dataclasses.fields(hint) if field.init]
+    try:
+        hints = typing.get_type_hints(hint)
+    except NameError:
+        # A plug-in may import its types for the type checker only.
+        return []
+    return _fields(hints.get(str(path[0])), path[1:])
+
+
+def one_line(error: ValidationError, key: str = "", known: Any = None) -> str:
+    """The first problem of a pydantic error, in one line.
+
+    ``key`` is where the validated node stands; ``known`` the plug-in class, whose field
+    names are offered for a misspelt one.
+    """
+    details: ErrorDetails = error.errors(include_url=False)[0]
+    path = [part for part in details["loc"] if isinstance(part, str)]
+    where = ".".join([*([key] if key else []), *path])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    kind = details["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        names = _fields(known, path[:-1]) if known is not None else []
+        prefix = where.removesuffix(path[-1])
+        return f"{where}: no such key; {nearest(path[-1], names, prefix)}{more}"
+    if kind in ("missing", "missing_argument"):
+        return f"{where}: no value; set {where}=...{more}"
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return f"{cause}{more}"
+    wrong = details["msg"].removeprefix("Value error, ")
+    return f"{where}: got {_short(details['input'])}; {wrong[:1].lower()}{wrong[1:]}{more}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def resolve(target: Any, key: str, trust: Sequence[str] = ()) -> Any:
+    """What ``_target_`` names.
+
+    Raises InputError when it stands outside our packages and ``trust``, or cannot be found.
+    """
+    where = f"{key}._target_"
+    if not isinstance(target, str) or "." not in target:
+        raise InputError(f"{where}: got {_short(target)}; give package.module.Class")
+    package = target.partition(".")[0]
+    if package not in (*OURS, *trust):
+        raise InputError(
+            f"{where}: {target} is outside our packages; if you trust its code, add trust=[{package}]"
+        )
+    module, _, attribute = target.rpartition(".")
+    try:
+        loaded = importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{where}: cannot import {module} ({error}); correct the path or install it"
+        ) from error
+    if not hasattr(loaded, attribute):
+        public = [name for name, value in vars(loaded).items() if inspect.isclass(value)]
+        raise InputError(f"{where}: {module} has no {attribute}; {nearest(attribute, public)}")
+    found = getattr(loaded, attribute)
+    if not callable(found):
+        raise InputError(f"{where}: {target} cannot be called; name a plug-in class")
+    return found
+
+
+def build(node: Mapping[str, Any], key: str, trust: Sequence[str] = ()) -> Any:
+    """Call the node's ``_target_`` with the node's other keys, nodes of plug-ins among them built first.
+
+    ``key`` is where the node stands in the configuration (``method``); ``trust`` names
+    packages besides ours that ``_target_`` may come from. Raises InputError, one line that
+    names the key, for an unknown key, a wrong type, or a target that cannot be used.
+    """
+    if "_target_" not in node:
+        raise InputError(f"{key}._target_: no value; name the plug-in's class, as package.module.Class")
+    factory = resolve(node["_target_"], key, trust)
+    values = {
+        name: build(value, f"{key}.{name}", trust)
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for name, value in node.items()
+        if name != "_target_"
+    }
+    try:
+        return factory(**values)
+    except ValidationError as error:
+        raise InputError(one_line(error, key, factory)) from error
+    except TypeError as error:
+        # A bad key, unless the signature would have taken these values.
+        try:
+            inspect.signature(factory).bind(**values)
+        except TypeError as mismatch:
+            raise InputError(f"{key}: {mismatch}; its keys are those of {node['_target_']}") from error
+        raise

@@ -1,0 +1,237 @@
+"""Records and plans: what a run leaves behind, and all that reports read.
+
+A record is one cell's ``record.json``; a plan is ``results/plans/<name>.json``.
+Both are written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+Status = Literal["ok", "failed", "oom", "timeout", "killed", "cancelled", "invalid"]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; NaN and infinity survive the JSON round trip."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+class MetricValue(Strict):
+    """One metric of one cell; ``value`` is None only with a ``reason``.
+
+    ``label`` to ``beside_motion`` are those of ``metrics.interface.Column``. ``applies`` is False where the metric has no meaning for the clip.
+    """
+
+    value: float | None
+    version: str
+    unit: str = ""
+    label: str = ""
+    higher_is_better: bool = True
+    digits: int = 4
+    primary: bool = True
+    sees_motion: bool = False
+    beside_motion: bool = False
+    reason: str | None = None
+    per_frame: list[float] | None = None
+    details: dict[str, float | int | str] = Field(default_factory=dict)
+    applies: bool = True
+
+
+RECOMPUTED = "blocks were recomputed in the backward pass: memory was short"
+"""A cell's note where ``backbone.checkpoint=auto`` did so: it counts as ``true``."""
+
+COMPILED = "the transformer's blocks were compiled, save where an adapter was in place"
+"""A cell's note where ``backbone.compile`` did so; with a warm-up, before its time began."""
+
+
+class Timing(Strict):
+    """Seconds. ``stages`` are medians over repeats; ``values`` keeps every repeat's stages.
+
+    ``total`` runs from reference frames in RAM to uint8 frames in RAM; ``load``
+    (weights) stands apart, and so does ``amortised``, by stage: what was computed once for
+    all cells of a clip (``measure.amortise``). A program's video has only ``total``, a precomputed one
+    that or nothing.
+    """
+
+    stages: dict[str, float] = Field(default_factory=dict)
+    total: float | None = None
+    load: float | None = None
+    warmup_steps: int = 0
+    repeats: int = 1
+    values: list[dict[str, float]] = Field(default_factory=list)
+    amortised: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def first_video(self) -> float | None:
+        """Seconds to a clip's first video: everything, also what its other cells share."""
+        return None if self.total is None else self.total + sum(self.amortised.values())
+
+    @property
+    def further_video(self) -> float | None:
+        """Seconds to one more video of the same clip: without training, and without what was shared."""
+        return None if self.total is None else self.total - self.stages.get("train", 0.0)
+
+    @property
+    def once(self) -> bool:
+        """Whether part of the time is spent only once a clip."""
+        return bool(self.amortised) or "train" in self.stages
+
+
+class Memory(Strict):
+    """Peak bytes of a stage; None where it cannot be had."""
+
+    allocated: int | None = None
+    reserved: int | None = None
+    process: int | None = None
+
+
+class Flops(Strict):
+    """Floating-point operations of one cell. ``forward_equivalents``: DiT FLOPs over one forward's."""
+
+    model_flops: float | None = None
+    executed_flops: float | None = None
+    forward_equivalents: float | None = None
+    reason: str | None = None
+
+
+class Failure(Strict):
+    """Why a cell has no video."""
+
+    kind: str
+    message: str
+    traceback: str
+
+
+class Source(Strict):
+    """A named plug-in as it was used: its resolved configuration and code version."""
+
+    name: str
+    version: str
+    config: dict[str, Any]
+
+
+class Record(Strict):
+    """One cell, as it ended. ``notes`` are lines a reader should know (resized, cut, repeats that differ)."""
+
+    schema_: int = Field(SCHEMA, alias="schema")
+    id: str
+    status: Status
+    method: Source
+    backbone: Source
+    dataset: Source
+    clip: str
+    prompt: str
+    prompt_kind: str = "target"
+    seed: int
+    metrics: dict[str, MetricValue] = Field(default_factory=dict)
+    timing: Timing = Field(default_factory=Timing)
+    calls: dict[str, int] = Field(default_factory=dict)
+    flops: Flops = Field(default_factory=Flops)
+    memory: dict[str, Memory] = Field(default_factory=dict)
+    energy: float | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+    identity: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+    frames_sha256: str | None = None
+    error: Failure | None = None
+    notes: list[str] = Field(default_factory=list)
+    attempts: int = 1
+    started: str = ""
+    finished: str = ""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants", populate_by_name=True)
+
+
+class PlannedCell(Strict):
+    """A cell of a plan. ``path`` is its folder, relative to the results folder."""
+
+    id: str
+    path: str
+    clip: str
+    prompt: str
+    prompt_kind: str = "target"
+    seed: int
+
+
+class Variant(Strict):
+    """A row of a table: one configuration over all clips, prompts and seeds.
+
+    ``levels`` maps a metric to its ``chance``, ``true`` and ``pairs``.
+    """
+
+    label: str
+    method: str
+    backbone: str
+    dataset: str
+    config_id: str
+    overrides: list[str] = Field(default_factory=list)
+    cells: list[PlannedCell] = Field(default_factory=list)
+    levels: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
+class PlannedOut(Strict):
+    """A clip left out, and why."""
+
+    clip: str
+    reason: str
+
+
+class VariantOut(Strict):
+    """A variant of an experiment that is not run, and why."""
+
+    label: str
+    reason: str
+
+
+class Plan(Strict):
+    """Ordered variants and what was left out. ``baseline`` is a variant's label."""
+
+    schema_: int = Field(SCHEMA, alias="schema")
+    name: str
+    command: list[str] = Field(default_factory=list)
+    created: str = ""
+    baseline: str | None = None
+    variants: list[Variant] = Field(default_factory=list)
+    left_out: list[PlannedOut] = Field(default_factory=list)
+    variants_out: list[VariantOut] = Field(default_factory=list)
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants", populate_by_name=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not mkstemp, whose files only their owner may read: results are there to be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(path: Path, model: Record | Plan) -> None:
+    """Write a record or a plan as indented JSON."""
+    write_whole(path, model.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
+
+
+def load_record(path: Path) -> Record:
+    """Read one record; pydantic.ValidationError when it is not one."""
+    return Record.model_validate(json.loads(path.read_text()))
+
+
+def load_plan(path: Path) -> Plan:
+    """Read one plan; pydantic.ValidationError when it is not one."""
+    return Plan.model_validate(json.loads(path.read_text()))

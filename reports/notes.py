@@ -1,0 +1,278 @@
+"""Notes under a table: what a reader must know before comparing its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from harness.records.record import Record, Timing
+from reports.columns import Column, _digits, _median_seconds, _number, _same_machine
+from reports.ranking import differences
+from reports.rows import (
+    SETTINGS,
+    Row,
+    _base,
+    _failed,
+    _finite,
+    _peak,
+    failures,
+    left_out_lines,
+    plural,
+    start_of,
+    value_of,
+)
+from reports.statistics import (
+    Pair,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.records.record import Plan, PlannedOut
+
+
+def _speedup_note(rows: list[Row], base: Row) -> str:
+    text = f"Speed-up: over {base.label}, geometric mean of the clips' ratios"
+    apart = [row.label for row in rows if row.finished and not _same_machine(row, base)]
+    return f"{text}; none across devices or sizes ({', '.join(apart)})." if apart else f"{text}."
+
+
+def _unlike(rows: list[Row]) -> Iterator[str]:
+    """What rows do not share, so that no difference is read as one of methods."""
+    if len(rows) > 1:
+        clips = [frozenset(cell.clip for cell in row.cells.values()) for row in rows]
+        if len(set(clips)) > 1:
+            common = len(frozenset.intersection(*clips))
+            sizes = "; ".join(f"{row.label} {len(own)}" for row, own in zip(rows, clips, strict=True))
+            yield f"Not the same clips: {sizes} ({common} in common). Compare the paired differences instead."
+        shared = frozenset.intersection(*clips)
+        prompts = [
+            frozenset((cell.clip, cell.prompt) for cell in row.cells.values() if cell.clip in shared)
+            for row in rows
+        ]
+        if len(set(prompts)) > 1:
+            kinds = "; ".join(
+                f"{row.label} {', '.join(sorted({cell.prompt_kind for cell in row.cells.values()}))}"
+                f" ({len(own)} on the shared clips)"
+                for row, own in zip(rows, prompts, strict=True)
+            )
+            yield f"Not the same prompts: {kinds}."
+        seeds = [tuple(sorted({cell.seed for cell in row.cells.values()})) for row in rows]
+        if len(set(seeds)) > 1:
+            yield f"Not the same seeds: {_by_row(rows, [', '.join(map(str, own)) for own in seeds])}."
+        for name, read in SETTINGS.items():
+            values = [row.setting(read) for row in rows]
+            if len({value for value in values if value}) > 1 or any(len(value) > 1 for value in values):
+                yield f"Not the same {name}: {_by_row(rows, [', '.join(value) or '-' for value in values])}."
+    starts = [row.setting(start_of) for row in rows]
+    if len(set(starts) - {()}) > 1 or any(len(start) > 1 for start in starts):
+        yield f"Not the same start: {_by_row(rows, [', '.join(start) or '-' for start in starts])}."
+    elif any(starts):
+        yield f"Start: {next(start for start in starts if start)[0]}."
+
+
+def _by_row(rows: list[Row], texts: list[str]) -> str:
+    return "; ".join(f"{row.label} {text}" for row, text in zip(rows, texts, strict=True))
+
+
+def _pooled_level(levels: list[dict[str, float]], name: str) -> float | None:
+    """A level averaged over plans, weighted by the pairs it was taken from."""
+    known = [(one[name], one.get("pairs", 1.0) or 1.0) for one in levels if _finite(one.get(name))]
+    return (
+        sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+    )
+
+
+def _level_notes(rows: list[Row], columns: list[Column], values: pd.DataFrame) -> Iterator[str]:
+    for column in columns:
+        of_rows: dict[str, dict[str, str]] = {}
+        for row in rows:
+            levels = row.levels.get(column.key, [])
+            chance, true = _pooled_level(levels, "chance"), _pooled_level(levels, "true")
+            value = float(values.at[row.label, column.key])
+            if row.untrained or (chance is None and true is None):
+                continue
+            found = {"chance": chance, "true clips": true}
+            if chance is not None and true is not None and true != chance and math.isfinite(value):
+                found["(value - chance) / (true - chance)"] = (value - chance) / (true - chance)
+            of_rows[row.label] = {
+                name: _number(level, 3) for name, level in found.items() if level is not None
+            }
+        parts = []
+        for name in dict.fromkeys(name for texts in of_rows.values() for name in texts):
+            known = {label: texts[name] for label, texts in of_rows.items() if name in texts}
+            alike = len(set(known.values())) == 1 and len(known) == len(rows) > 1
+            text = next(iter(known.values())) if alike else ", ".join(map(" ".join, known.items()))
+            parts.append(f"{name}: {text}")
+        if parts:
+            yield f"{column.label}: {'; '.join(parts)}."
+
+
+def _difference_notes(
+    rows: list[Row],
+    columns: list[Column],
+    plans: Sequence[Plan],
+    dropped: dict[str, set[Pair]],
+    p_values: bool,
+) -> Iterator[str]:
+    base = _base(rows, plans)
+    if base is None:
+        return
+    for label, of_row in differences(rows, columns, base, dropped).items():
+        counts = {one.clips for one in of_row.values()}
+        parts = []
+        for column in columns:
+            if column.key not in of_row:
+                continue
+            one = of_row[column.key]
+            digits = _digits(column, [abs(one.mean)])
+            text = f"{column.label} {_number(one.mean, digits, sign=True)}"
+            if math.isfinite(one.low):
+                text += f" [{_number(one.low, digits, sign=True)}, {_number(one.high, digits, sign=True)}]"
+                if p_values:
+                    text += " p < .001" if one.p < 0.001 else f" p {_number(one.p, 3)}"
+            parts.append(text if len(counts) == 1 else f"{text} (n {one.clips})")
+        if parts:
+            over = f" over {counts.pop()} clips" if len(counts) == 1 else ""
+            how = " (p: sign flips, Holm over the table)" if p_values else ""
+            yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
+
+
+def _cost_notes(rows: list[Row], shown: set[str]) -> Iterator[str]:
+    if any(row.untrained for row in rows):
+        names = ", ".join(row.label for row in rows if row.untrained)
+        yield f"weights=random ({names}): quality means nothing and is not shown."
+    timed = [record for row in rows for record in row.finished if record.timing.total is not None]
+    if any(record.timing.once for record in timed) and "time" in shown:
+        yield "Time: to the first video of a clip. Further video: to one more of the same clip."
+    if any(record.timing.amortised for record in timed) and "forward_equivalents" in shown:
+        yield "Forward eq. leaves out what is done once a clip (measure.amortise=true)."
+    if shown & {"time", "further", "speedup"}:
+        yield from _time_notes(rows, timed)
+    devices = sorted({device for row in rows for device in row.setting(SETTINGS["device"])})
+    if devices:
+        yield f"Device: {'; '.join(devices)}."
+    kinds = {kind for row in rows if (kind := _peak(row)[1])} if "memory" in shown else set()
+    meaning = {"allocated": "allocated on the device", "process": "of the process, weights included"}
+    if len(kinds) > 1:
+        whose = _by_row(rows, [meaning.get(_peak(row)[1], "-") for row in rows])
+        yield f"Memory is not the same peak in all rows: {whose}."
+    elif kinds:
+        yield f"Memory: peak {meaning[kinds.pop()]}."
+    pooled = sorted({len({cell.seed for cell in row.cells.values()}) for row in rows})
+    if pooled and pooled[-1] > 1:
+        yield "Prompts and seeds are averaged within a clip; intervals are over clips."
+
+
+def _time_notes(rows: list[Row], timed: list[Record]) -> Iterator[str]:
+    trained = {row.label: _median_seconds(row, _training)[0] for row in rows}
+    trained = {label: seconds for label, seconds in trained.items() if math.isfinite(seconds)}
+    if trained:
+        whose = ", ".join(f"{label} {seconds:.1f} s" for label, seconds in trained.items())
+        yield f"Training, once a clip, part of the time to its first video: {whose}."
+    if any(record.timing.repeats == 1 for record in timed):
+        yield "Times from one run (measure.repeats=1) are indicative."
+    beside = sorted({str(r.environment["launcher"]) for r in timed if r.environment.get("launcher")})
+    if beside:
+        which = f"hydra/launcher={', '.join(beside)}"
+        yield f"Times were taken while other jobs ran ({which}): do not compare them."
+
+
+def _training(timing: Timing) -> float | None:
+    """Seconds of training, in the cell or shared; None where nothing was trained."""
+    if timing.total is None or not {"train"} & (timing.stages.keys() | timing.amortised.keys()):
+        return None
+    return timing.stages.get("train", 0.0) + timing.amortised.get("train", 0.0)
+
+
+def _failure_notes(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        ended = _failed(row)
+        absent = len(row.cells) - len(row.records) - len(row.unreadable)
+        parts = [failures(ended)] if ended else []
+        if row.unreadable:
+            parts.append(f"{len(row.unreadable)} with an unreadable record ({row.unreadable[0]})")
+        if absent:
+            parts.append(f"{absent} not run yet")
+        if parts:
+            clips = sorted(
+                {
+                    cell.clip
+                    for key, cell in row.cells.items()
+                    if key not in row.records or row.records[key].status != "ok"
+                }
+            )
+            names = ", ".join(clips[:5]) + (f" and {len(clips) - 5} more" if len(clips) > 5 else "")
+            yield f"{row.label}: of {len(row.cells)} cells {', '.join(parts)} ({names}); not in its numbers."
+
+
+def _count_notes(rows: list[Row], shown: list[Column], dropped: dict[str, set[Pair]]) -> Iterator[str]:
+    """Columns over fewer clips than their row's n; those of equal counts in one line."""
+    rows = [row for row in rows if row.finished and not row.untrained]
+    columns: dict[str, list[str]] = {}
+    for column in shown:
+        counts = [
+            (
+                len({pair[0] for pair in row.pairs(column.key).keys() - dropped[column.key]}),
+                len({record.clip for record in row.finished}),
+            )
+            for row in rows
+        ]
+        if any(own for own, _ in counts) and any(own < every for own, every in counts):
+            said = [f"{own} of {every} clips" for own, every in counts]
+            text = said[0] if len(set(said)) == 1 else _by_row(rows, said)
+            columns.setdefault(text, []).append(column.label)
+    for text, labels in columns.items():
+        yield f"{', '.join(labels)}: over {text}."
+
+
+def _null_notes(
+    rows: list[Row], told: list[Column], shown: list[Column], dropped: dict[str, set[Pair]]
+) -> Iterator[str]:
+    """One line a reason with the metrics it made null, and one for those that do not apply at all."""
+    reasons: dict[str, dict[str, Counter[str]]] = {}
+    idle: list[str] = []
+    for column in told:
+        measured, applies = 0, False
+        for row in rows:
+            for record in [] if row.untrained else row.finished:
+                metric = record.metrics.get(column.key)
+                if metric is None:
+                    continue
+                measured += 1
+                applies = applies or metric.applies
+                if metric.applies and value_of(record, column.key) is None:
+                    reason = " ".join((metric.reason or "not a finite number").split()).rstrip(".")
+                    counts = reasons.setdefault(reason, {}).setdefault(column.label, Counter())
+                    counts[row.label] += 1
+        if measured and not applies and column in shown:
+            idle.append(column.label)
+        if column in shown and dropped[column.key] and len(rows) > 1:
+            yield (
+                f"{column.label}: {len(dropped[column.key])} (clip, prompt, seed) null in some row"
+                " are left out of all of them."
+            )
+    for reason, of_columns in reasons.items():
+        labels: dict[str, list[str]] = {}
+        for label, counts in of_columns.items():
+            where = ", ".join(f"{row} {count}" for row, count in counts.items())
+            labels.setdefault(f"in {plural(counts.total(), 'cell')} ({where})", []).append(label)
+        parts = "; ".join(f"{', '.join(names)} null {where}" for where, names in labels.items())
+        yield f"{parts}: {reason}."
+    if idle:
+        yield f"Does not apply to these clips: {', '.join(idle)}."
+
+
+def _left_out(plans: Iterable[Plan]) -> Iterator[str]:
+    outs: dict[str, PlannedOut] = {}
+    for plan in plans:
+        for one in plan.left_out:
+            outs.setdefault(one.clip, one)
+    for line in left_out_lines(list(outs.values())):
+        yield f"Left out: {line.rstrip('.')}."
+    rows = {one.label for plan in plans for one in plan.variants}
+    variants = {one.label: one.reason for plan in plans for one in plan.variants_out if one.label not in rows}
+    for label, reason in variants.items():
+        yield f"Variant left out: {label}: {reason.rstrip('.')}."
