@@ -57,9 +57,13 @@ class Method(Plugin):
     ``needs``: the operations of ``Backbone`` it uses that not every backbone offers (``rotary``).
     """
 
-    uses_backbone: ClassVar[bool]
     made_here: ClassVar[bool] = True
     needs: ClassVar[Sequence[str]] = ()
+
+    @property
+    @abstractmethod
+    def uses_backbone(self) -> bool:
+        """True for a ``LatentMethod``, False for a ``VideoMethod``."""
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when it cannot work on this token grid."""
@@ -101,13 +105,13 @@ class LatentMethod(Method):
 
 
 class VideoMethod(Method):
-    """A method that needs no backbone: it hands over a video that is there, or makes one from pixels.
-
-    ``uncounted``: why its operations are not known.
-    """
+    """A method that needs no backbone: it hands over a video that is there, or makes one from pixels."""
 
     uses_backbone = False
-    uncounted: ClassVar[str]
+    @property
+    @abstractmethod
+    def uncounted(self) -> str:
+        """Why its operations are not known; as a rule a class attribute."""
 
     @abstractmethod
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:

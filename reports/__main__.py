@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.out is None:
             print(text, end="")
         else:
-            from harness.records.record import write_whole
+            from harness.records.store import write_whole
 
             try:
                 write_whole(given.out, text.encode())

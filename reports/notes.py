@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.records.record import Record, Timing
+from harness.records.record import Record, Timing, left_out_lines
 from reports.columns import Column, _digits, _median_seconds, _number, _same_machine
 from reports.ranking import differences
 from reports.rows import (
@@ -18,7 +18,6 @@ from reports.rows import (
     _finite,
     _peak,
     failures,
-    left_out_lines,
     plural,
     start_of,
     value_of,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from datasets.errors import InputError
-from harness.records.record import write_whole
+from harness.records.store import write_whole
 from reports.columns import Column
 from reports.formats import headers, ranks, render, texts
 from reports.plots import NotDrawn, inline_svg, plots, save, slug, write_plots

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.errors import InputError
-from harness.records.record import write_whole
+from harness.records.store import write_whole
 from reports.columns import Column
 from reports.formats import headers
 from reports.rows import Group, Row, groups

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from datasets.errors import InputError
-from harness.records.record import PlannedCell, Record, Variant, load_plan, load_record
+from harness.records import store
+from harness.records.record import PlannedCell, Record, Variant
 from reports.statistics import (
     Pair,
 )
 
 if TYPE_CHECKING:
-    from harness.records.record import Plan, PlannedOut
+    from harness.records.record import Plan
 
 
 SETTINGS: dict[str, Callable[[Record], Any]] = {
@@ -103,7 +104,7 @@ def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[s
     found = []
     for path in sorted((results / "plans").glob("*.json")):
         try:
-            found.append(load_plan(path))
+            found.append(store.load_plan(path))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path}: not a readable plan ({_first_line(error)}); remove it or run its command again"
@@ -192,7 +193,7 @@ def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
         row.cells[cell.id] = cell
         path = results / cell.path / "record.json"
         try:
-            row.records[cell.id] = load_record(path)
+            row.records[cell.id] = store.load_record(path.parent)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, ValidationError):
@@ -272,21 +273,6 @@ def _failed(row: Row) -> Counter[str]:
 def failures(failed: Counter[str]) -> str:
     """``OOM 2, error 1``."""
     return ", ".join(f"{kind} {count}" for kind, count in sorted(failed.items()))
-
-
-def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
-    """``clip: reason`` in their order; clips that share a reason with more than two others stand in one line.
-
-    A partial copy of a dataset lacks dozens of clips for one reason.
-    """
-    clips: dict[str, list[str]] = {}
-    for one in outs:
-        clips.setdefault(one.reason, []).append(one.clip)
-    lines = []
-    for reason, names in clips.items():
-        together = [", ".join(names)] if len(names) > 3 else names
-        lines += [f"{clips_of_line}: {reason}" for clips_of_line in together]
-    return lines
 
 
 def plural(count: int, noun: str) -> str:

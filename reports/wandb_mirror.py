@@ -24,17 +24,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from datasets.errors import InputError
-from harness.command.config import Settings
-from harness.records.record import Plan, Record, Variant, load_plan, load_record
+from harness.command.config import WandbSettings
+from harness.records import store
+from harness.records.record import Plan, Record, Variant
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
 
 
-def settings(wandb: Mapping[str, Any]) -> Settings:
+def settings(wandb: Mapping[str, Any]) -> WandbSettings:
     """Check the ``wandb`` group. InputError that names the first wrong key."""
     try:
-        return Settings.model_validate(dict(wandb))
+        return WandbSettings.model_validate(dict(wandb))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["wandb", *map(str, first["loc"])])
@@ -76,7 +77,7 @@ def publish(
         chosen = settings(wandb)
         if chosen.mode == "disabled" or not plans:
             return None
-        loaded = [load_plan(plan) if isinstance(plan, Path) else plan for plan in plans]
+        loaded = [store.load_plan(plan) if isinstance(plan, Path) else plan for plan in plans]
         with tempfile.TemporaryDirectory(prefix="vmtbench-wandb-") as scratch:
             job = Path(scratch) / "job.json"
             job.write_text(
@@ -99,7 +100,7 @@ def publish(
     return f"W&B mirror failed ({line[:300]}); the results are complete without it"
 
 
-def _environment(chosen: Settings) -> dict[str, str]:
+def _environment(chosen: WandbSettings) -> dict[str, str]:
     """Ours, with W&B quiet and its files under ``dir``."""
     folder = chosen.dir.resolve() / "wandb"
     root = str(Path(__file__).resolve().parent.parent)
@@ -123,7 +124,7 @@ def _environment(chosen: Settings) -> dict[str, str]:
     return environment
 
 
-def _run(job: Path, chosen: Settings, log: Path) -> str | None:
+def _run(job: Path, chosen: WandbSettings, log: Path) -> str | None:
     """Publish in a child; what went wrong, or None.
 
     Its output goes to a file: a pipe would stay open as long as W&B's own service lives.
@@ -185,7 +186,7 @@ def _cells(results: Path, variant: Variant) -> tuple[list[str], list[list[Any]],
     for cell in variant.cells:
         path = results / cell.path / "record.json"
         if path.exists():
-            found.append((cell.path, load_record(path)))
+            found.append((cell.path, store.load_record(path.parent)))
     metrics = sorted({name for _, record in found for name in record.metrics})
     columns = ["clip", "prompt", "prompt_kind", "seed", "status", *metrics]
     columns += ["seconds", "forward_equivalents", "error", "id"]

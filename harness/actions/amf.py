@@ -13,12 +13,15 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasets.errors import InputError
 from harness.cells.environment import device_model
+from harness.cells.job import Needs
 from harness.cells.measure import process_peak, reset_process_peak
+from harness.command.interface import Action, Prepared, Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -229,6 +232,23 @@ def print_amf(job: Job) -> None:
     """Measure the three operations and print their table."""
     size = size_of(job)
     print("\n".join(lines(size, measure(size, job.repeats, job.device), job.repeats, job.device)))
+
+
+@dataclass
+class PrintAmf(Action):
+    """Prints time and memory of attention motion flow as a loop, dense and windowed."""
+
+    name: str
+    needs = Needs(device=True)
+
+    def prepare(self, job: Job) -> Prepared:
+        size_of(job)
+        return Prepared(job)
+
+    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+        for one in prepared:
+            print_amf(one.job)
+        return 0
 
 
 __all__ = ["OPERATIONS", "Measured", "Size", "lines", "measure", "print_amf", "size_of"]

@@ -13,10 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from datasets.errors import InputError
 from harness.cells import measure
 from harness.cells.environment import device_model
+from harness.cells.job import Needs
 from harness.cells.measure import Meter
-from harness.records.record import write_whole
+from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.terminal import say
+from harness.records.store import write_whole
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
@@ -106,7 +110,7 @@ def profile(job: Job, cell: Cell) -> Profile:
             job.method.transfer(backbone, clean, cell.prompt.text, noise, meter)
         with meter.stage("decode"):
             backbone.decode(clean)
-    label = job.part.label if job.part else job.method.name
+    label = job.label
     return Profile(label, job.backbone.name, job.frames, device_model(job.device), meter.profiles)
 
 
@@ -139,6 +143,24 @@ def print_profiles(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> N
         path = parts[0][0].results / "profile" / f"{plan.name}.json"
         write_whole(path, json.dumps([asdict(one) for one in found], indent=1).encode() + b"\n")
         print(f"as JSON: {path}")
+
+
+@dataclass
+class PrintProfile(Action):
+    """Prints where the first step of each variant's first cell spends its time; records nothing."""
+
+    name: str
+    needs = Needs(device=True)
+
+    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+        code = 0
+        for plan, parts in plans_of(prepared):
+            try:
+                print_profiles(plan, parts)
+            except InputError as error:
+                say(str(error))
+                code = 2
+        return code
 
 
 __all__ = ["Operator", "Profile", "Stage", "lines", "print_profiles", "profile"]

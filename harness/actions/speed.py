@@ -14,9 +14,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from harness.cells.job import Needs
+from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.terminal import say
 from harness.cost import cards
 from harness.cost import model as cost
-from harness.records.record import RECOMPUTED, Record, load_record, write_whole
+from harness.records import store
+from harness.records.record import RECOMPUTED, Record
+from harness.records.store import write_whole
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
@@ -90,7 +95,7 @@ def finished(job: Job, cells: Sequence[Cell]) -> list[Record]:
     found = []
     for cell in cells:
         try:
-            record = load_record(job.results / cell.path / "record.json")
+            record = store.load_record(job.results / cell.path)
         except (OSError, ValueError):
             continue
         if record.status == "ok":
@@ -100,7 +105,7 @@ def finished(job: Job, cells: Sequence[Cell]) -> list[Record]:
 
 def speeds(job: Job, records: Sequence[Record]) -> list[Speed]:
     """One for each device that the cells of ``records`` ran on; they have stages."""
-    label = job.part.label if job.part else job.method.name
+    label = job.label
     by_device: dict[str, list[Record]] = {}
     for record in records:
         by_device.setdefault(str(record.environment.get("device", "unknown")), []).append(record)
@@ -307,7 +312,7 @@ def print_speed(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> list
     """
     found, missing = [], []
     for job, cells in parts:
-        label = f"{plan.name}: {job.part.label if job.part else job.method.name}"
+        label = f"{plan.name}: {job.label}"
         records = finished(job, cells)
         timed = [record for record in records if record.timing.stages and record.timing.total is not None]
         if not records:
@@ -326,6 +331,20 @@ def print_speed(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> list
         write_whole(path, json.dumps([asdict(speed) for speed in found], indent=1).encode() + b"\n")
         print(f"as JSON: {path}")
     return missing
+
+
+@dataclass
+class PrintSpeed(Action):
+    """Prints what finished cells took, stage by stage; reads records alone."""
+
+    name: str
+    needs = Needs(weights=False)
+
+    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+        lines = [line for plan, parts in plans_of(prepared) for line in print_speed(plan, parts)]
+        for line in lines:
+            say(line)
+        return 2 if lines else 0
 
 
 __all__ = [

@@ -5,6 +5,7 @@ Where they lie is ``harness/records/store.py``'s.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -202,3 +203,18 @@ class Plan(Strict):
     variants_out: list[VariantOut] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants", populate_by_name=True)
+
+
+def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
+    """``clip: reason`` in their order; clips that share a reason with more than two others stand in one line.
+
+    A partial copy of a dataset lacks dozens of clips for one reason.
+    """
+    clips: dict[str, list[str]] = {}
+    for one in outs:
+        clips.setdefault(one.reason, []).append(one.clip)
+    lines = []
+    for reason, names in clips.items():
+        together = [", ".join(names)] if len(names) > 3 else names
+        lines += [f"{clips_of_line}: {reason}" for clips_of_line in together]
+    return lines

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from datasets.errors import InputError
+from harness.records.record import left_out_lines
 from harness.records.record import (
     Failure,
     Flops,
@@ -33,7 +34,7 @@ from harness.records.record import (
 from reports.__main__ import main
 from reports.formats import print_plans, ranks, render, texts, to_csv, to_latex, to_markdown
 from reports.published import blocks
-from reports.rows import left_out_lines, with_baseline
+from reports.rows import with_baseline
 from reports.tables import tables
 
 LOWER = {"position_error"}
