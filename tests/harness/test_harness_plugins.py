@@ -48,7 +48,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
 def made(
     trust: tuple[str, ...] = ("pluginfakes",), target: str = "pluginfakes.Plug", **values: object
 ) -> object:
-    return build({"_target_": target, "name": "n", **values}, "plug", trust)
+    return build({"_target_": target, "name": "n", **values}, "plug", object, trust)
 
 
 def test_fields_are_the_nodes_keys() -> None:
