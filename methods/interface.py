@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
 
 from datasets.errors import InputError
@@ -102,6 +103,12 @@ class LatentMethod(Method):
         self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
     ) -> Tensor:
         """From the reference's clean latent and the initial noise to the final latent."""
+
+    def with_steps(self, steps: int) -> Self | None:
+        """This method with so many denoising steps; None where its configuration has no key ``steps``."""
+        if is_dataclass(self) and "steps" in {field.name for field in fields(self)}:
+            return replace(self, steps=steps)
+        return None
 
 
 class VideoMethod(Method):

@@ -11,7 +11,7 @@ from harness.cells.job import Job
 from harness.cells.plan import check_operations
 from harness.command.interface import Action, Prepared, Start
 from harness.cost.model import cost_report, limit_lines
-from methods.interface import LatentMethod
+from methods.interface import LatentMethod, VideoMethod
 
 
 @dataclass
@@ -39,11 +39,12 @@ def rows_of(job: Job) -> list[dict[str, Any]]:
 
 
 def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
-    """What one cell would cost, and how many there are, if the dataset can say so."""
+    """Print the table of one cell; ``rows`` are those of ``cost_report``, none of a ``VideoMethod``."""
+    method = job.method
     print(f"{job.label} on {job.backbone.name}, {job.frames} frames of {job.dataset.name}, one cell:")
-    if not rows:
-        program = job.method.made_here
-        print("  not known: a program of its own" if program else "  nothing: its videos are finished")
+    if isinstance(method, VideoMethod):
+        print(f"  {method.uncounted}")
+    if not isinstance(method, LatentMethod):
         return
     print(f"  {'stage':<9} {'operation':<50} {'calls':>6} {'TFLOPs':>12} {'executed':>12} {'forwards':>9}")
     for row in rows:
@@ -53,9 +54,8 @@ def print_cost(job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
             f"  {row['stage']:<9} {row['operation']:<50} {calls:>6} {row['flops'] / 1e12:>12.4f} "
             f"{row['executed_flops'] / 1e12:>12.4f} {forwards:>9}"
         )
-    if isinstance(job.method, LatentMethod):
-        for line in limit_lines(job.method, job.backbone, job.frames):
-            print(f"  {line}")
+    for line in limit_lines(method, job.backbone, job.frames):
+        print(f"  {line}")
     try:
         clips = job.dataset.listing().clips[: job.limit]
     except InputError as error:

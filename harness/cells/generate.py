@@ -7,14 +7,15 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
 from harness.cells import environment, measure
+from harness.cost.meta import with_checkpoint
 from harness.cost.model import cell_flops
 from harness.records import store
 from harness.records.record import COMPILED, RECOMPUTED, Flops, Record, Timing
@@ -126,7 +127,7 @@ def from_backbone(
     record.notes.extend(measured.notes)
     config = job.backbone
     if backbone.recomputed and config.checkpoint == "auto":
-        config = replace(cast("Any", config), checkpoint=True)
+        config = with_checkpoint(config, True)
         record.notes.append(RECOMPUTED)
     if backbone.compiled:
         record.notes.append(COMPILED)
