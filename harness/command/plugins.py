@@ -7,7 +7,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -99,35 +99,38 @@ def build(node: Mapping[str, Any], key: str, contract: type[Contract], trust: Se
     InputError, one line that names the key, for an unknown key, a wrong type, a target that cannot be used,
     or a plug-in that lacks a member of its contract.
     """
-    plugin = _called(node, key, trust)
-    if not isinstance(plugin, contract):
-        there = set(dir(plugin))
-        lacking = [name for name in dir(contract) if not name.startswith("_") and name not in there]
-        has = f"lacks {', '.join(lacking)}" if lacking else f"is no {contract.__name__}"
-        raise InputError(_incomplete(type(plugin), key, has, contract))
+    plugin = _called(node, key, trust, contract)
+    # What a class lacks is known before it is called; a function only shows by what it returns.
+    _require(type(plugin), key, contract, set(dir(plugin)))
     if "name" not in dir(plugin):
         raise InputError(_incomplete(type(plugin), key, "lacks name", contract))
-    return plugin
+    return cast("Contract", plugin)
+
+
+def _require(plugin: type, key: str, contract: type, there: set[str]) -> None:
+    """InputError for a class that is not all its contract asks for; ``there``: the members it has."""
+    if not issubclass(plugin, contract):
+        lacking = [name for name in dir(contract) if not name.startswith("_") and name not in there]
+        has = f"lacks {', '.join(lacking)}" if lacking else f"is no {contract.__name__}"
+        raise InputError(_incomplete(plugin, key, has, contract))
+    if inspect.isabstract(plugin):
+        lacking = sorted(plugin.__abstractmethods__)
+        raise InputError(_incomplete(plugin, key, f"lacks {', '.join(lacking)}", plugin.__mro__[1]))
 
 
 def _incomplete(plugin: type, key: str, what: str, contract: type) -> str:
-    """One line for a class that is not all its contract asks for."""
     return (
         f"{key}._target_: {plugin.__module__}.{plugin.__qualname__} {what}; "
         f"derive it from {contract.__module__}.{contract.__qualname__}, which says what each member is"
     )
 
 
-def _called(node: Mapping[str, Any], key: str, trust: Sequence[str]) -> Any:
+def _called(node: Mapping[str, Any], key: str, trust: Sequence[str], contract: type = object) -> Any:
     if "_target_" not in node:
         raise InputError(f"{key}._target_: no value; name the plug-in's class, as package.module.Class")
     factory = resolve(node["_target_"], key, trust)
-    if inspect.isabstract(factory):
-        lacking = ", ".join(sorted(factory.__abstractmethods__))
-        raise InputError(
-            f"{key}._target_: {node['_target_']} lacks {lacking}; "
-            f"{factory.__mro__[1].__module__}.{factory.__mro__[1].__qualname__} says what each member is"
-        )
+    if inspect.isclass(factory):
+        _require(factory, key, contract, set(dir(factory)))
     values = {
         name: _called(value, f"{key}.{name}", trust)
         if isinstance(value, Mapping) and "_target_" in value

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness import __main__ as cli
+from harness.actions.run import Run
 from harness.records import store
 
 ROOT = Path(cli.__file__).resolve().parent.parent
@@ -221,12 +222,12 @@ def harness(
         ("method.window.x=1", ["method.window"]),
         ("seed=abc", ["seed", "'abc'", "integer"]),
         ("limit=0", ["limit", "greater than or equal to 1"]),
-        ("action=pln", ["action", "'plan'"]),
+        ("action=pln", ["action", "did you mean action=plan?"]),
         ("name=a/b", ["name", "'a/b'"]),
         ("method=fastvm", ["method=fastvm", "did you mean method=fastvmt?"]),
         ("+experiment=nothing", ["experiment=nothing", "no such option"]),
         ("method=sealed", ["method.name", "set method.name="]),
-        ("method=gone", ["method._target_", "Methodd", "did you mean Method?"]),
+        ("method=gone", ["method._target_", "Movess", "did you mean Moves?"]),
         ("method=outside", ["method._target_", "os.system", "trust=[os]"]),
         ("trust=[]", ["_target_", "cliplugins", "trust=[cliplugins]"]),
         ("method.window='${nothing}'", ["method.window", "nothing"]),
@@ -393,7 +394,7 @@ def test_an_interrupt_ends_with_130(harness: Harness, monkeypatch: pytest.Monkey
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "act", interrupt)
+    monkeypatch.setattr(Run, "work", interrupt)
     code, _, err = harness()
     assert code == 130
     assert "kept" in err
@@ -505,7 +506,7 @@ def test_help_is_quick_and_lists_groups_and_keys(world: Path, tmp_path: Path) ->
     assert spent < 1.5
     assert done.returncode == 0 and not done.stderr
     for word in (
-        "action=run",
+        "action=plan",
         "fastvmt",
         "fake",
         "limit=null",

@@ -139,6 +139,7 @@ def job(results: Path, **values: Any) -> Job:
         "name": None,
         "on_error": "continue",
         "wandb": {},
+        "needs": NEEDS["run"],
     }
     return Job(**{**defaults, **values})
 
