@@ -114,7 +114,7 @@ def _require(plugin: type, key: str, contract: type, there: set[str]) -> None:
         has = f"lacks {', '.join(lacking)}" if lacking else f"is no {contract.__name__}"
         raise InputError(_incomplete(plugin, key, has, contract))
     if inspect.isabstract(plugin):
-        lacking = sorted(plugin.__abstractmethods__)
+        lacking = sorted(cast("Any", plugin).__abstractmethods__)
         raise InputError(_incomplete(plugin, key, f"lacks {', '.join(lacking)}", plugin.__mro__[1]))
 
 

@@ -13,6 +13,7 @@ from harness.records.identity import of_variant, short_id
 from harness.records.record import SCHEMA
 
 Data = dict[str, Any]
+NOT_OURS = "it is no record or plan of ours"
 PARTS = ("method", "backbone", "dataset")
 
 KINDS = {
@@ -64,7 +65,7 @@ def schema_of(data: Any) -> int:
     """The schema of a record or plan as it lies on disk. Raises Unreadable where there is none."""
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int):
-        raise Unreadable("it is no record or plan of ours")
+        raise Unreadable(NOT_OURS)
     if schema > SCHEMA:
         raise Unreadable(f"it is of schema {schema}; this version reads up to {SCHEMA}: update it")
     return schema
@@ -79,9 +80,12 @@ def record(data: Any) -> Data:
 
 def _record_from_1(data: Data) -> Data:
     identity, metrics = data.get("identity", {}), data.get("metrics", {})
-    parts = (identity, metrics, *(identity[name] for name in PARTS if name in identity), *metrics.values())
-    if not all(isinstance(part, dict) for part in parts):
-        raise Unreadable("it is no record or plan of ours")
+    for held in (identity, metrics):
+        if not isinstance(held, dict):
+            raise Unreadable(NOT_OURS)
+    for part in (*(identity[name] for name in PARTS if name in identity), *metrics.values()):
+        if not isinstance(part, dict):
+            raise Unreadable(NOT_OURS)
     identity = {**identity}
     for name in PARTS:
         if name in identity:
