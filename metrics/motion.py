@@ -76,7 +76,7 @@ def paths(
     scale = np.array([canvas[1] / size[1], canvas[0] / size[0]])
     steps = np.diff(bridged(tracks), axis=0) * scale
     if neighbours:
-        steps = np.median(steps[:, _nearest(tracks.points[0], neighbours)], axis=2)
+        steps = np.median(steps[:, _neighbourhood(tracks.points[0], neighbours)], axis=2)
     steps[np.linalg.norm(steps, axis=-1) < still * canvas[0] / 480] = 0
     away = np.linalg.norm(steps.cumsum(0), axis=-1).max(0, initial=0)
     moving = (away > 0) & (away >= min_path * canvas[0])
@@ -99,7 +99,7 @@ def bridged(tracks: Tracks) -> NDArray[np.float64]:
     return points
 
 
-def _nearest(start: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
+def _neighbourhood(start: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
     """Indices (N, up to ``neighbours`` + 1) of each track and of those that start nearest to it.
 
     Distances are in units of the extent of ``start`` (N, 2), so that a grid has the same neighbours whatever
