@@ -1,7 +1,6 @@
-"""Does a clip show what its prompt asks for? Read from the pixels of the rendered world, without any network.
+"""Does a clip show what its prompt asks for? Told from the pixels of the rendered world, without any network.
 
-Colours are told by their hue, shapes by their overlap with each of the world's outlines, backgrounds by their
-median colour. It shares nothing with the tiny CLIP, so each can be checked against the other.
+``datasets/sprites/read.py`` says how. It shares nothing with the tiny CLIP: each checks the other.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from pydantic.dataclasses import dataclass
 from datasets.sprites.read import Reading, read
 from datasets.sprites.world import parse
 from metrics.interface import Column, Sample, Score
-from metrics.position import UsesDetector
+from metrics.position import NOT_THE_GRAMMAR, UsesDetector
 
 Attribute = Literal["objects", "background", "count"]
-
-NOT_THE_GRAMMAR = "the prompt is not of the rendered world's grammar"
 
 
 @dataclass(config={"extra": "forbid"})

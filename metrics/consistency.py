@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from datasets.flow import bilinear, flows, grey_frames, pixel_grid
 from metrics.clip_model import UsesClip
-from metrics.interface import Column, Metric, Sample, Score
+from metrics.interface import Column, Details, Metric, Sample, Score
 
 
 @dataclass(config={"extra": "forbid"})
@@ -77,7 +77,7 @@ class WarpConsistency(Metric, kind="warp_consistency"):
             used += len(error)
             if error.size:
                 values.append(1 - float(error.mean()))
-        details: dict[str, float | int | str] = {"used": used / ((len(frames) - 1) * height * width)}
+        details: Details = {"used": used / ((len(frames) - 1) * height * width)}
         if not values:
             return Score(None, "no pixel passes the forward-backward check", details=details)
         return Score(float(np.mean(values)), per_frame=tuple(values), details=details)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from metrics.interface import Column, Metric, MetricUnavailable, Sample, Score, Tracks
+from metrics.interface import Column, Details, Metric, MetricUnavailable, Sample, Score, Tracks
 
 MAX_PAIRS = 200
 """Mismatched pairs averaged for a chance level, at most."""
@@ -210,7 +210,7 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
             self._paths(sample.generated_tracks, _size(sample.generated), canvas),
             self._paths(sample.reference_tracks, canvas, canvas),
         )
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "tracker": sample.tracker.name,
             "tracks": sample.reference_tracks.points.shape[1],
             "moving_generated": found.moving_generated,
@@ -275,7 +275,7 @@ class MotionFidelityLegacy(Metric, kind="motion_fidelity_legacy"):
     def score(self, sample: Sample) -> Score:
         """The legacy score of a generation against its own reference."""
         generated, reference = sample.generated_tracks.points, sample.reference_tracks.points
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "tracker": sample.tracker.name,
             "tracks": reference.shape[1],
             "resting": int(_resting(generated).sum() + _resting(reference).sum()),

@@ -16,11 +16,12 @@ from pydantic.dataclasses import dataclass
 from datasets.flow import flows, grey_frames, pixel_grid
 from datasets.sprites.detect import Detector, detect
 from datasets.sprites.world import OBJECT_HUES, parse
-from metrics.interface import Column, Metric, Sample, Score
+from metrics.interface import Column, Details, Metric, Sample, Score
 
 NO_TRUTH = "only rendered clips know the truth"
 CAMERA_ONLY = "only the camera moves here: see background_flow_error"
 OBJECTS_MOVE = "objects move here: see position_error"
+NOT_THE_GRAMMAR = "the prompt is not of the rendered world's grammar"
 LONGER = "the generation has more frames than the truth"
 
 
@@ -82,7 +83,7 @@ def _match(sample: Sample, detector: Detector) -> _Matched | Score:
     try:
         hues = [OBJECT_HUES[colour] for _, colour in parse(sample.prompt).objects]
     except (KeyError, ValueError):
-        return Score(None, "the prompt is not of the rendered world's grammar")
+        return Score(None, NOT_THE_GRAMMAR)
     height, width = sample.reference.shape[1:3]
     scale = np.array([width / sample.generated.shape[2], height / sample.generated.shape[1]])
     detected = (detect(sample.generated, hues, detector) + 0.5) * scale - 0.5
@@ -131,7 +132,7 @@ class PositionError(UsesDetector, kind="position_error"):
             return Score(None, "the reference's objects are never seen")
         errors = np.where(found.seen, _distances(found.detected, found.true, found.missing), np.nan)
         missed = np.isnan(found.detected[..., 0]) & found.seen
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "missed": float(missed.sum() / found.seen.sum()),
             "objects": found.true.shape[1],
         }
@@ -211,7 +212,7 @@ class BackgroundFlowError(Metric, kind="background_flow_error"):
             return Score(None, "one frame does not move" if steps < 1 else LONGER)
         height, width = sample.reference.shape[1:3]
         errors, used = flow_errors(sample.generated, sample.truth, (height, width), self.min_side)
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "used": float(used.mean()),
             "missed": float((used == 0).mean()),
         }
