@@ -11,19 +11,19 @@ splits, which of them are DAVIS-2016's 50 and their frame counts
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from datasets import davis_download, footage, video
-from datasets.errors import InputError
-from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
+from datasets import davis_download, video
+from datasets.errors import InputError, nearest
+from datasets.footage import Footage
+from datasets.hashing import files_sha256
+from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
 
 Row = dict[str, str]
 
@@ -63,41 +63,28 @@ def frame_counts() -> dict[str, int]:
 
 
 @dataclass(config={"extra": "forbid"})
-class Davis(Dataset, kind="davis"):
+class Davis(Footage, kind="davis"):
     """DAVIS sequences as reference clips.
 
-    ``root`` is the folder; null takes the environment's ``DAVIS_ROOT``, else
-    ``data/DAVIS``. With ``download`` a missing folder is fetched from
-    ``download_url`` (trainval only). ``split`` and ``subset`` choose the
-    sequences: ``davis2016`` are the 50 of DAVIS-2016, ``ci10`` ten of them, null
-    all of the split; ``names`` asks for sequences by name instead. ``prompt_set``
-    chooses the target prompts: ``caption`` (what the clip shows), ``subject`` (the
-    default: who moves is changed, so that leaking appearance shows), ``scene``
-    (where it happens is changed) or ``all`` three. ``prompts`` names a CSV file
-    (sequence,caption,subject,scene) whose rows come before ours.
+    A ``root`` of null is the environment's ``DAVIS_ROOT``, else ``data/DAVIS``. With ``download`` a missing
+    folder is fetched from ``download_url`` (trainval only). ``split`` and ``subset`` choose the sequences:
+    ``davis2016`` are the 50 of DAVIS-2016, ``ci10`` ten of them, null all of the split; ``names`` asks for
+    sequences by name instead. ``prompt_set`` chooses the target prompts: ``caption`` (what the clip shows),
+    ``subject`` (the default: who moves is changed, so that leaking appearance shows), ``scene`` (where it
+    happens is changed) or ``all`` three. ``prompts`` names a CSV file (sequence,caption,subject,scene) whose
+    rows come before ours. Other fields as in ``Footage``.
 
-    The frames used are ``start``, ``start + stride``, ...: ``frames`` of them,
-    brought to ``height`` x ``width`` by ``datasets.video.resize_crop``. The mask is
-    every annotated object (id above 0) of the first frame used, or None without
-    annotation or when nothing of it is left after cropping.
+    The mask is every annotated object (id above 0) of the first frame used, or None without annotation or
+    when nothing of it is left after cropping.
     """
 
-    height: PositiveInt
-    width: PositiveInt
     name: str = "davis"
-    root: str | None = None
     split: Literal["train", "val", "trainval", "test-dev"] = "trainval"
     subset: Literal["davis2016", "ci10"] | None = "davis2016"
-    names: footage.Names = None
-    frames: PositiveInt = 49
-    start: NonNegativeInt = 0
-    stride: PositiveInt = 1
     prompt_set: Literal["caption", "subject", "scene", "all"] = "subject"
     prompts: str | None = None
     download: bool = False
     download_url: str = davis_download.URL
-    clip_model: str = "ViT-B-32-quickgelu/openai"
-    default_frames: PositiveInt = 49
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = (
@@ -130,17 +117,12 @@ class Davis(Dataset, kind="davis"):
             else:
                 left_out.append((not self._pictures(root, name), LeftOut(name, reason)))
         left_out.sort(key=lambda pair: pair[0])
-        return footage.settle(
+        return self.settle(
             clips,
             [out for _, out in left_out],
-            self.names,
             f"dataset.root={root}",
             "Set a smaller frames, or dataset.subset=null for every sequence of the folder",
-            self.load,
         )
-
-    def asked_for(self) -> Sequence[str]:
-        return self.names or ()
 
     def load(self, name: str) -> Clip:
         """Decode one sequence; InputError naming the picture that cannot be read."""
@@ -148,11 +130,11 @@ class Davis(Dataset, kind="davis"):
         pictures = self._used(root, name)
         if len(pictures) < self.frames:
             raise InputError(f"dataset.root={root}: {name} has too few frames; see action=plan")
-        frames = footage.read_pictures(pictures)
+        frames = video.read_pictures(pictures)
         annotation = self._annotation(root, pictures)
-        mask = footage.fit_mask(annotation, frames, self.height, self.width) if annotation else None
+        mask = self.resized_mask(annotation, frames) if annotation else None
         info = self._info(root, name, self._texts()[name])
-        return Clip(info, video.resize_crop(frames, self.height, self.width), mask)
+        return Clip(info, self.resized(frames), mask)
 
     def _root(self) -> Path:
         return Path(self.root or os.environ.get("DAVIS_ROOT") or "data/DAVIS").expanduser()
@@ -193,18 +175,18 @@ class Davis(Dataset, kind="davis"):
     def _unusable(self, root: Path, name: str, texts: dict[str, Row]) -> str | None:
         available = len(self._pictures(root, name))
         if not available:
-            near = difflib.get_close_matches(name, sequences(), n=1) if name not in sequences() else []
-            hint = f"; did you mean {near[0]}?" if near else ""
+            misspelt = name in self.asked_for() and name not in sequences()
+            hint = f"; {nearest(name, sequences())}" if misspelt else ""
             return f"is not in {root / 'JPEGImages/480p'}{hint}"
         if name not in texts:
             return "has no prompts of ours; give them in a CSV file named by dataset.prompts"
-        return footage.shortfall(available, self.frames, self.start, self.stride)
+        return self.shortfall(available)
 
     def _pictures(self, root: Path, name: str) -> list[Path]:
         return sorted((root / "JPEGImages/480p" / name).glob("*.jpg")) if name else []
 
     def _used(self, root: Path, name: str) -> list[Path]:
-        return self._pictures(root, name)[footage.used(self.frames, self.start, self.stride)]
+        return self._pictures(root, name)[self.used]
 
     def _annotation(self, root: Path, pictures: Sequence[Path]) -> Path | None:
         first = pictures[0]
@@ -217,7 +199,7 @@ class Davis(Dataset, kind="davis"):
         kinds = PROMPT_SETS if self.prompt_set == "all" else (self.prompt_set,)
         return ClipInfo(
             name=name,
-            content=video.files_sha256([*pictures, *([annotation] if annotation else [])]),
+            content=files_sha256([*pictures, *([annotation] if annotation else [])]),
             prompts=tuple(Prompt(row[kind], kind) for kind in kinds),
             caption=row["caption"],
             fps=24.0,

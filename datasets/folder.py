@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from datasets import footage, video
+from datasets import video
 from datasets.errors import InputError
-from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
+from datasets.footage import Footage
+from datasets.hashing import files_sha256
+from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
 
 HEADER = "clip,prompt,caption,kind"
 KINDS = ("caption", "subject", "scene", "target")
@@ -22,34 +23,19 @@ MASK = "_mask.png"
 
 
 @dataclass(config={"extra": "forbid"})
-class Folder(Dataset, kind="folder"):
+class Folder(Footage, kind="folder"):
     """Videos (mp4, gif, webm, mkv, mov, avi) and sub-folders of pictures (jpg, png) in ``root``.
 
-    A clip's name is its file's without the suffix, or its sub-folder's; pictures
-    follow each other in the order of their names, at 24 frames a second. Prompts
-    stand in ``root/prompts.csv`` with the header ``clip,prompt`` and, optionally,
-    ``caption`` (what the clip shows) and ``kind`` (caption, subject, scene or
-    target); a clip may have several rows. ``prompt`` gives one prompt for all
-    clips and takes the place of those in ``prompts.csv``. ``<clip>_mask.png`` marks
-    the object in the first frame used (any pixel above 0); one that shows nothing
-    after cropping counts as none.
-
-    ``names`` asks for clips by name. The frames used are ``start``, ``start +
-    stride``, ...: ``frames`` of them, brought to ``height`` x ``width`` by
-    ``datasets.video.resize_crop``.
+    A clip's name is its file's without the suffix, or its sub-folder's. Pictures follow each other in the
+    order of their names, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the header
+    ``clip,prompt`` and, optionally, ``caption`` (what the clip shows) and ``kind`` (caption, subject, scene
+    or target); a clip may have several rows. ``prompt`` gives one prompt for all clips and takes the place of
+    those in ``prompts.csv``. ``<clip>_mask.png`` marks the object in the first frame used (any pixel above
+    0); one that shows nothing after cropping counts as none. Other fields as in ``Footage``.
     """
 
-    height: PositiveInt
-    width: PositiveInt
     name: str = "folder"
-    root: str | None = None
-    names: footage.Names = None
     prompt: str | None = None
-    frames: PositiveInt = 49
-    start: NonNegativeInt = 0
-    stride: PositiveInt = 1
-    clip_model: str = "ViT-B-32-quickgelu/openai"
-    default_frames: PositiveInt = 49
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ("root", "names", "prompt", "clip_model", "default_frames")
@@ -75,10 +61,7 @@ class Folder(Dataset, kind="folder"):
             else:
                 clips.append(self._info(root, name, sources[name], rows))
         remedy = "Set a smaller frames, or name a folder with longer clips"
-        return footage.settle(clips, left_out, self.names, f"dataset.root={root}", remedy, self.load)
-
-    def asked_for(self) -> Sequence[str]:
-        return self.names or ()
+        return self.settle(clips, left_out, f"dataset.root={root}", remedy)
 
     def load(self, name: str) -> Clip:
         """Decode one clip; InputError naming the file that cannot be read or is too short."""
@@ -86,16 +69,16 @@ class Folder(Dataset, kind="folder"):
         source = self._sources(root)[name]
         info = self._info(root, name, source, self._rows(root))
         if source.is_dir():
-            used = _pictures(source)[footage.used(self.frames, self.start, self.stride)]
-            frames = footage.read_pictures(used)
+            used = _pictures(source)[self.used]
+            frames = video.read_pictures(used)
         else:
             frames, fps = video.read_video(source, self.start, self.frames, self.stride)
             info = replace(info, fps=fps)
         if len(frames) < self.frames:
             raise InputError(f"{source}: only {len(frames)} of {self.frames} frames can be decoded")
         path = root / f"{name}{MASK}"
-        mask = footage.fit_mask(path, frames, self.height, self.width) if path.is_file() else None
-        return Clip(info, video.resize_crop(frames, self.height, self.width), mask)
+        mask = self.resized_mask(path, frames) if path.is_file() else None
+        return Clip(info, self.resized(frames), mask)
 
     def _root(self) -> Path:
         if not self.root:
@@ -159,7 +142,7 @@ class Folder(Dataset, kind="folder"):
             available = len(_pictures(source)) if source.is_dir() else video.count_frames(source)
         except InputError:
             return None
-        return footage.shortfall(available, self.frames, self.start, self.stride)
+        return self.shortfall(available)
 
     def _info(self, root: Path, name: str, source: Path, rows: Sequence[dict[str, str]]) -> ClipInfo:
         own = [row for row in rows if row["clip"] == name]
@@ -174,10 +157,10 @@ class Folder(Dataset, kind="folder"):
         mask = root / f"{name}{MASK}"
         used = [source]
         if source.is_dir():
-            used = _pictures(source)[footage.used(self.frames, self.start, self.stride)]
+            used = _pictures(source)[self.used]
         return ClipInfo(
             name=name,
-            content=video.files_sha256([*used, *([mask] if mask.is_file() else [])]),
+            content=files_sha256([*used, *([mask] if mask.is_file() else [])]),
             prompts=prompts,
             caption=next((row["caption"] for row in own if row.get("caption")), None),
         )

@@ -1,17 +1,17 @@
-"""What the datasets of real footage share: the frames used of a clip, and the clips left out."""
+"""What datasets of real footage share: which frames of a clip are used, at what size, and who is left out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 
 from datasets import video
 from datasets.errors import InputError
-from datasets.interface import Clip, ClipInfo, LeftOut, Listing
+from datasets.interface import ClipInfo, Dataset, LeftOut, Listing
 
 # Clips asked for by name: a list, or one name (``dataset.names=lucia``).
 Names = Annotated[
@@ -19,65 +19,78 @@ Names = Annotated[
 ]
 
 
-def used(frames: int, start: int, stride: int) -> slice:
-    """The frames of a clip that are used: ``frames`` of them, ``stride`` apart, from ``start`` on."""
-    return slice(start, start + (frames - 1) * stride + 1, stride)
+@dataclass(config={"extra": "forbid"})
+class Footage(Dataset):
+    """A folder of clips, some of whose frames are used.
 
-
-def shortfall(available: int, frames: int, start: int, stride: int) -> str | None:
-    """Why a clip of ``available`` frames is too short, or None when it is long enough."""
-    needed = used(frames, start, stride).stop
-    if available >= needed:
-        return None
-    return f"has {available} frames, {needed} needed (frames={frames}, start={start}, stride={stride})"
-
-
-def settle(
-    clips: Sequence[ClipInfo],
-    left_out: Sequence[LeftOut],
-    asked: Sequence[str] | None,
-    source: str,
-    remedy: str,
-    load: Callable[[str], Clip],
-) -> Listing:
-    """The listing, once it is sure that it can be run.
-
-    InputError when no clip remains, when a clip asked for by name was left out,
-    and when an only clip or one asked for by name cannot be decoded. One clip
-    among many that cannot be decoded stays in the listing and fails on its own.
+    ``root`` is the folder. ``names`` asks for clips by name. The frames used are ``start``,
+    ``start + stride``, ...: ``frames`` of them, brought to ``height`` x ``width`` by
+    ``datasets.video.resize_crop``. ``clip_model`` and ``default_frames`` are what other parts of the
+    configuration take from a dataset.
     """
-    for out in left_out:
-        if asked and out.clip in asked:
-            raise InputError(f"dataset.names: {out.clip} {out.reason}")
-    if not clips:
-        shown = [f"{out.clip} {out.reason}" for out in left_out[:3]]
-        if len(left_out) > len(shown):
-            shown.append(f"and {len(left_out) - len(shown)} more")
-        reasons = f": {'; '.join(shown)}" if shown else ""
-        raise InputError(f"{source}: no clip remains{reasons}. {remedy}")
-    if asked or len(clips) == 1:
-        for clip in clips:
-            load(clip.name)
-    return Listing(tuple(clips), tuple(left_out))
 
+    height: PositiveInt
+    width: PositiveInt
+    root: str | None = None
+    names: Names = None
+    frames: PositiveInt = 49
+    start: NonNegativeInt = 0
+    stride: PositiveInt = 1
+    clip_model: str = "ViT-B-32-quickgelu/openai"
+    default_frames: PositiveInt = 49
 
-def read_pictures(paths: Sequence[Path]) -> video.Frames:
-    """Pictures of one size as (T, H, W, 3) uint8 RGB; InputError naming the one that is no such picture."""
-    images = [video.read_image(path) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
-            raise InputError(f"{path}: differs in size from {paths[0].name}; give all the same size")
-    return np.stack(images)
+    def asked_for(self) -> Sequence[str]:
+        """``names``, or none."""
+        return self.names or ()
 
+    @property
+    def used(self) -> slice:
+        """The frames of a clip that are used."""
+        return slice(self.start, self.start + (self.frames - 1) * self.stride + 1, self.stride)
 
-def fit_mask(path: Path, frames: video.Frames, height: int, width: int) -> video.Mask | None:
-    """The mask in ``path``, drawn for ``frames``, cropped as they are; None when nothing of it is left.
+    def shortfall(self, available: int) -> str | None:
+        """Why a clip of ``available`` frames is too short, or None when it is long enough."""
+        needed = self.used.stop
+        if available >= needed:
+            return None
+        setting = f"frames={self.frames}, start={self.start}, stride={self.stride}"
+        return f"has {available} frames, {needed} needed ({setting})"
 
-    InputError when it cannot be read or has another size than ``frames``.
-    """
-    mask = video.read_mask(path)
-    if mask.shape != frames.shape[1:3]:
-        sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames.shape[1:3])]
-        raise InputError(f"{path}: is {sizes[0]}, its clip {sizes[1]}; give it the clip's size")
-    mask = video.resize_crop(mask, height, width)
-    return mask if mask.any() else None
+    def settle(
+        self, clips: Sequence[ClipInfo], left_out: Sequence[LeftOut], source: str, remedy: str
+    ) -> Listing:
+        """The listing, once it is sure that it can be run.
+
+        InputError when no clip remains, when a clip asked for by name was left out, and when an only clip or
+        one asked for by name cannot be decoded. One clip among many that cannot be decoded stays in the
+        listing and fails on its own.
+        """
+        for out in left_out:
+            if out.clip in self.asked_for():
+                raise InputError(f"dataset.names: {out.clip} {out.reason}")
+        if not clips:
+            shown = [f"{out.clip} {out.reason}" for out in left_out[:3]]
+            if len(left_out) > len(shown):
+                shown.append(f"and {len(left_out) - len(shown)} more")
+            reasons = f": {'; '.join(shown)}" if shown else ""
+            raise InputError(f"{source}: no clip remains{reasons}. {remedy}")
+        if self.names or len(clips) == 1:
+            for clip in clips:
+                self.load(clip.name)
+        return Listing(tuple(clips), tuple(left_out))
+
+    def resized(self, frames: video.Frames) -> video.Frames:
+        """Frames (T, H, W, 3) at the dataset's size."""
+        return video.resize_crop(frames, self.height, self.width)
+
+    def resized_mask(self, path: Path, frames: video.Frames) -> video.Mask | None:
+        """The mask in ``path``, drawn for ``frames``, cropped as they are; None when nothing of it is left.
+
+        InputError when it cannot be read or has another size than ``frames``.
+        """
+        mask = video.read_mask(path)
+        if mask.shape != frames.shape[1:3]:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames.shape[1:3])]
+            raise InputError(f"{path}: is {sizes[0]}, its clip {sizes[1]}; give it the clip's size")
+        mask = video.resize_crop(mask, self.height, self.width)
+        return mask if mask.any() else None

@@ -53,6 +53,9 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
     """The container and its first video stream; whatever goes wrong inside is an InputError."""
     import av
 
+    def unreadable(reason: object) -> InputError:
+        return InputError(f"{path}: cannot be read as a video ({reason}); replace or remove it")
+
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -62,9 +65,10 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
             yield container, stream
     except InputError:
         raise
-    except (av.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read as a video ({reason}); replace or remove it") from error
+    except (av.FFmpegError, OSError) as error:
+        raise unreadable(error.strerror or error) from error
+    except ValueError as error:
+        raise unreadable(error) from error
 
 
 def _rgb(frame: av.VideoFrame) -> Frames:
@@ -160,18 +164,6 @@ def frames_sha256(frames: Frames) -> str:
     return digest.hexdigest()
 
 
-def files_sha256(paths: Sequence[Path]) -> str:
-    """sha256 hex digest over the digests of the files' bytes, in order; InputError if one cannot be read."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
-
-
 def _open_image(path: Path) -> Any:
     from PIL import Image, ImageOps
 
@@ -192,6 +184,15 @@ def read_image(path: Path | str) -> Frames:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
+
+
+def read_pictures(paths: Sequence[Path]) -> Frames:
+    """Pictures of one size as (T, H, W, 3) uint8 RGB; InputError naming the one that is no such picture."""
+    images = [read_image(path) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(f"{path}: differs in size from {paths[0].name}; give all the same size")
+    return np.stack(images)
 
 
 def read_mask(path: Path | str) -> Mask:

@@ -1,13 +1,12 @@
-"""Does a clip show what its prompt asks for? Read from the pixels of the rendered world, without any network.
+"""Does a clip show what its prompt asks for? Told from the pixels of the rendered world, without any network.
 
-Colours are told by their hue, shapes by their overlap with each of the world's outlines, backgrounds by their
-median colour. It shares nothing with the tiny CLIP, so each can be checked against the other.
+``datasets/sprites/read.py`` says how. It shares nothing with the tiny CLIP: each checks the other.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -15,12 +14,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from datasets.sprites.read import Reading, read
+from datasets.sprites.world import parse
 from metrics.interface import Column, Sample, Score
-from metrics.position import UsesDetector
+from metrics.position import NOT_THE_GRAMMAR, UsesDetector
 
 Attribute = Literal["objects", "background", "count"]
-
-NOT_THE_GRAMMAR = "the prompt is not of the rendered world's grammar"
 
 
 @dataclass(config={"extra": "forbid"})
@@ -44,8 +42,6 @@ class PromptRead(UsesDetector, kind="prompt_read"):
 
     def score(self, sample: Sample) -> Score:
         """1.0 or 0.0; ``per_frame`` whether each frame is right."""
-        from datasets.sprites.world import parse
-
         if sample.truth is None:
             return Score(None, "only the rendered world is read from its pixels", applies=False)
         try:
@@ -66,10 +62,6 @@ class PromptRead(UsesDetector, kind="prompt_read"):
                 for reading in readings
             ]
         return Score(float(np.mean(right) > 0.5), per_frame=tuple(map(float, right)))
-
-    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """None: a true clip's value is 1."""
-        return {}
 
 
 def _vote(readings: Sequence[Reading], colour: str) -> str | None:

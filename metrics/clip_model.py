@@ -382,6 +382,7 @@ def _cached_weights(published: dict[str, Any]) -> Path | None:
 def _hub_weights(name: str, published: dict[str, Any]) -> Path:
     """The weights of an open_clip tag: from the cache if there, else from the hub."""
     import open_clip
+    from huggingface_hub import constants
 
     repository = published.get("hf_hub", "").rpartition("/")[0]
     if not repository:
@@ -392,7 +393,7 @@ def _hub_weights(name: str, published: dict[str, Any]) -> Path:
     if cached is not None:
         return cached
     remedy = f"connect once to fetch {repository}, or give the metric's checkpoint key a local file"
-    if not _hub_reachable():
+    if not _hub_reachable(constants.ENDPOINT):
         raise MetricUnavailable(
             f"weights of CLIP {name} are not in the hub cache and there is no network: {remedy}"
         )
@@ -403,12 +404,12 @@ def _hub_weights(name: str, published: dict[str, Any]) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _hub_reachable() -> bool:
+def _hub_reachable(endpoint: str) -> bool:
     """One request without retries: the hub client itself retries for half a minute, once per file."""
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=3)
+        get_session().head(endpoint, timeout=3)
     except Exception:
         return False
     return True

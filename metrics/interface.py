@@ -22,6 +22,10 @@ class MetricUnavailable(RuntimeError):
     """
 
 
+Details = dict[str, float | int | str]
+"""What a score says besides its value."""
+
+
 class Tracks(NamedTuple):
     """``points`` (T, N, 2) float32 x, y in pixels; ``visible`` (T, N) bool."""
 
@@ -62,7 +66,7 @@ class Score:
     value: float | None
     reason: str | None = None
     per_frame: tuple[float, ...] | None = None
-    details: dict[str, float | int | str] = field(default_factory=dict)
+    details: Details = field(default_factory=dict)
     applies: bool = True
 
 
@@ -143,6 +147,7 @@ class Metric(Weighted):
 
 __all__ = [
     "Column",
+    "Details",
     "Metric",
     "MetricUnavailable",
     "Sample",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from metrics.interface import Column, Metric, MetricUnavailable, Sample, Score, Tracks
+from metrics.interface import Column, Details, Metric, MetricUnavailable, Sample, Score, Tracks
 
 MAX_PAIRS = 200
 """Mismatched pairs averaged for a chance level, at most."""
@@ -76,7 +76,7 @@ def paths(
     scale = np.array([canvas[1] / size[1], canvas[0] / size[0]])
     steps = np.diff(bridged(tracks), axis=0) * scale
     if neighbours:
-        steps = np.median(steps[:, _nearest(tracks.points[0], neighbours)], axis=2)
+        steps = np.median(steps[:, _neighbourhood(tracks.points[0], neighbours)], axis=2)
     steps[np.linalg.norm(steps, axis=-1) < still * canvas[0] / 480] = 0
     away = np.linalg.norm(steps.cumsum(0), axis=-1).max(0, initial=0)
     moving = (away > 0) & (away >= min_path * canvas[0])
@@ -99,7 +99,7 @@ def bridged(tracks: Tracks) -> NDArray[np.float64]:
     return points
 
 
-def _nearest(start: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
+def _neighbourhood(start: NDArray[np.float32], neighbours: int) -> NDArray[np.intp]:
     """Indices (N, up to ``neighbours`` + 1) of each track and of those that start nearest to it.
 
     Distances are in units of the extent of ``start`` (N, 2), so that a grid has the same neighbours whatever
@@ -210,7 +210,7 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
             self._paths(sample.generated_tracks, _size(sample.generated), canvas),
             self._paths(sample.reference_tracks, canvas, canvas),
         )
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "tracker": sample.tracker.name,
             "tracks": sample.reference_tracks.points.shape[1],
             "moving_generated": found.moving_generated,
@@ -275,7 +275,7 @@ class MotionFidelityLegacy(Metric, kind="motion_fidelity_legacy"):
     def score(self, sample: Sample) -> Score:
         """The legacy score of a generation against its own reference."""
         generated, reference = sample.generated_tracks.points, sample.reference_tracks.points
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "tracker": sample.tracker.name,
             "tracks": reference.shape[1],
             "resting": int(_resting(generated).sum() + _resting(reference).sum()),

@@ -6,7 +6,6 @@ pixels of the reference frame; pixel centres are integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,13 +13,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import flows, grey_frames
+from datasets.flow import flows, grey_frames, pixel_grid
 from datasets.sprites.detect import Detector, detect
-from metrics.interface import Column, Metric, Sample, Score
+from datasets.sprites.world import OBJECT_HUES, parse
+from metrics.interface import Column, Details, Metric, Sample, Score
 
 NO_TRUTH = "only rendered clips know the truth"
 CAMERA_ONLY = "only the camera moves here: see background_flow_error"
 OBJECTS_MOVE = "objects move here: see position_error"
+NOT_THE_GRAMMAR = "the prompt is not of the rendered world's grammar"
 LONGER = "the generation has more frames than the truth"
 
 
@@ -71,8 +72,6 @@ class _Matched(NamedTuple):
 
 def _match(sample: Sample, detector: Detector) -> _Matched | Score:
     """Detected and true paths of a sample, or a score that says why there are none."""
-    from datasets.sprites.world import OBJECT_HUES, parse
-
     truth = sample.truth
     if truth is None:
         return Score(None, NO_TRUTH, applies=False)
@@ -84,7 +83,7 @@ def _match(sample: Sample, detector: Detector) -> _Matched | Score:
     try:
         hues = [OBJECT_HUES[colour] for _, colour in parse(sample.prompt).objects]
     except (KeyError, ValueError):
-        return Score(None, "the prompt is not of the rendered world's grammar")
+        return Score(None, NOT_THE_GRAMMAR)
     height, width = sample.reference.shape[1:3]
     scale = np.array([width / sample.generated.shape[2], height / sample.generated.shape[1]])
     detected = (detect(sample.generated, hues, detector) + 0.5) * scale - 0.5
@@ -133,16 +132,12 @@ class PositionError(UsesDetector, kind="position_error"):
             return Score(None, "the reference's objects are never seen")
         errors = np.where(found.seen, _distances(found.detected, found.true, found.missing), np.nan)
         missed = np.isnan(found.detected[..., 0]) & found.seen
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "missed": float(missed.sum() / found.seen.sum()),
             "objects": found.true.shape[1],
         }
         frames = tuple(float(np.nanmean(row)) for row in errors if not np.isnan(row).all())
         return Score(float(np.nanmean(errors)), per_frame=frames, details=details)
-
-    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """None: the error of true clips is the detector's own and lies below 0.5 px."""
-        return {}
 
 
 @dataclass(config={"extra": "forbid"})
@@ -166,10 +161,6 @@ class DirectionCosine(UsesDetector, kind="direction_cosine"):
             return Score(None, "no two frames in which a moving object was detected")
         return Score(cosine)
 
-    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """None of its own."""
-        return {}
-
 
 def flow_errors(
     frames: NDArray[np.uint8], truth: Any, size: tuple[int, int], min_side: int = 256
@@ -184,9 +175,8 @@ def flow_errors(
     grey, _ = grey_frames(frames, min_side)
     height, width = grey[0].shape
     ratio = np.array([size[1] / width, size[0] / height])
-    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
     # Pixel centres are integers at every size.
-    pixels = (pixels + 0.5) * ratio - 0.5
+    pixels = (pixel_grid(height, width).astype(np.float64) + 0.5) * ratio - 0.5
     errors, used = np.empty(len(frames) - 1), np.empty(len(frames) - 1)
     for t, flow in enumerate(flows(grey)):
         true = truth.to_image(truth.to_world(pixels, t), t + 1) - pixels
@@ -222,12 +212,8 @@ class BackgroundFlowError(Metric, kind="background_flow_error"):
             return Score(None, "one frame does not move" if steps < 1 else LONGER)
         height, width = sample.reference.shape[1:3]
         errors, used = flow_errors(sample.generated, sample.truth, (height, width), self.min_side)
-        details: dict[str, float | int | str] = {
+        details: Details = {
             "used": float(used.mean()),
             "missed": float((used == 0).mean()),
         }
         return Score(float(errors.mean()), per_frame=tuple(errors.tolist()), details=details)
-
-    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """None of its own."""
-        return {}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from metrics.clip_model import UsesClip
-from metrics.interface import Column, MetricUnavailable, Sample, Score
+from metrics.interface import Column, Details, MetricUnavailable, Sample, Score
 
 
 @dataclass(config={"extra": "forbid"})
@@ -27,7 +27,7 @@ class ClipT(UsesClip, kind="clip_t"):
         clip = self.clip()
         cosines = clip.image_features(sample.generated) @ clip.text_features([sample.prompt])[0]
         tokens = clip.tokens(sample.prompt)
-        details: dict[str, float | int | str] = {"model": clip.id, "tokens": tokens}
+        details: Details = {"model": clip.id, "tokens": tokens}
         if tokens > clip.context_length:
             details["truncated_to"] = clip.context_length
         return Score(float(cosines.mean()), per_frame=tuple(cosines.tolist()), details=details)

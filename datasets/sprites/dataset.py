@@ -1,13 +1,4 @@
-"""The embedded world: coloured shapes that move over textured backgrounds, and the truth about them.
-
-``render(seed)`` draws a clip; everything in it (shapes, colours, textures, paths,
-camera) follows from the seed. Captions name shapes, colours and background in plain
-English and never the motion, so that a text-to-video model trained on them must take
-the motion from elsewhere: from its noise, or from a reference clip.
-
-Object and background palettes are disjoint in hue (at least 25 degrees apart), so that
-a generated object can be found by colour alone (``metrics/position.py``).
-"""
+"""Rendered clips of the embedded world (``world.py``) as a dataset, with target prompts of its grammar."""
 
 from __future__ import annotations
 

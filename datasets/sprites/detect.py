@@ -1,4 +1,4 @@
-"""Where objects of known colours are in frames of the embedded world."""
+"""Where objects of known colours are in frames of the embedded world, generated ones too."""
 
 from __future__ import annotations
 

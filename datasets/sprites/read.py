@@ -1,8 +1,11 @@
-"""What a frame of the embedded world shows, read from its pixels."""
+"""What a frame of the embedded world shows, read from its pixels without any network.
+
+Colours are told by their hue, shapes by their overlap with each of the world's outlines, backgrounds by their
+median colour.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.sprites.detect import Detector, colour_masks
+from datasets.sprites.world import BACKGROUNDS, OBJECT_HUES, SHAPES, outline, rgb
 
 BLURS = (0.0, 1.5, 3.0)
 """Outlines are also tried rounded off by so many pixels of 64, as generated ones often are."""
@@ -29,8 +33,6 @@ def read(frame: NDArray[np.uint8], detector: Detector, *, shapes: bool = True) -
     is the outline, at any size and sharp or rounded off, that overlaps it best, or empty where ``shapes``,
     which take nearly all the time, are not wanted.
     """
-    from datasets.sprites.world import OBJECT_HUES
-
     covers = colour_masks(frame, list(OBJECT_HUES.values()), detector)
     objects = [
         (_shape(region) if shapes else "", colour)
@@ -64,15 +66,9 @@ def _shape(region: NDArray[np.bool_]) -> str:
             for radius in radii
             for blur in BLURS
         )
-        for shape in _shapes()
+        for shape in SHAPES
     }
     return max(best, key=best.__getitem__)
-
-
-def _shapes() -> Sequence[str]:
-    from datasets.sprites.world import SHAPES
-
-    return SHAPES
 
 
 def _halves(centre: tuple[float, float]) -> tuple[float, float]:
@@ -91,8 +87,6 @@ def _outline_mask(
     """Pixels (H, W) inside an outline with its centroid at (x, y), rounded off by ``blur`` px (Gaussian)."""
     import cv2
 
-    from datasets.sprites.world import outline
-
     mask = np.zeros(size, np.uint8)
     corners = outline(shape) * radius + (x, y)
     cv2.fillPoly(mask, [np.round(corners * 256).astype(np.int32)], 1, shift=8)
@@ -101,8 +95,6 @@ def _outline_mask(
 
 def _background(pixels: NDArray[np.uint8]) -> str:
     """The background whose colour is nearest to the median of (N, 3) RGB pixels, at any brightness."""
-    from datasets.sprites.world import BACKGROUNDS, rgb
-
     if not len(pixels):
         return ""
     median = np.median(pixels.astype(float), 0)

@@ -1,4 +1,12 @@
-"""The embedded world: shapes on backgrounds whose motion is known to the pixel."""
+"""The embedded world: coloured shapes that move over textured backgrounds, and the truth about them.
+
+``render(seed)`` draws a clip; everything in it (shapes, colours, textures, paths, camera) follows from the
+seed. Captions name shapes, colours and background in plain English and never the motion. A text-to-video
+model trained on them must therefore take the motion from elsewhere: from its noise, or a reference clip.
+
+Object and background palettes are disjoint in hue (at least 25 degrees apart), so that a generated object can
+be found by colour alone (``datasets/sprites/detect.py``).
+"""
 
 from __future__ import annotations
 
@@ -12,25 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 RENDERER = "2"
-
-
 SHAPES = ("circle", "square", "triangle", "star", "cross")
-
-
 OBJECT_HUES = {"red": 0.0, "yellow": 55.0, "green": 115.0, "blue": 225.0, "magenta": 305.0}
-
-
 BACKGROUNDS = {  # hue in degrees, saturation, value
     "brown": (28.0, 0.60, 0.50),
     "teal": (172.0, 0.60, 0.50),
     "purple": (265.0, 0.45, 0.50),
     "grey": (0.0, 0.0, 0.50),
 }
-
-
 Motion = Literal["straight", "curved", "accelerating", "stopping", "two", "pan", "zoom"]
-
-
 MOTIONS: tuple[Motion, ...] = (
     "straight",
     "curved",
@@ -40,22 +38,13 @@ MOTIONS: tuple[Motion, ...] = (
     "pan",
     "zoom",
 )
-
-
 MOTION_SHARES = (0.24, 0.2, 0.12, 0.12, 0.16, 0.08, 0.08)
-
-
 FPS = 8.0
-
-
 HELD_OUT = 1_000_000
 """Seeds from here on are for evaluation; the training script draws below it."""
 
-
 _SIDE = 64.0
 """Geometry is stated for a 64-pixel side and scaled to the frame's shorter side."""
-
-
 _SUPERSAMPLING = 4
 
 
@@ -98,7 +87,7 @@ def outline(shape: str) -> NDArray[np.float64]:
 
     def ring(radii: Sequence[float], start: float = -90.0) -> NDArray[np.float64]:
         angles = np.deg2rad(start + np.arange(len(radii)) * 360.0 / len(radii))
-        return np.stack([np.cos(angles), np.sin(angles)], 1) * np.asarray(radii)[:, None]
+        return np.asarray(np.stack([np.cos(angles), np.sin(angles)], 1) * np.asarray(radii)[:, None])
 
     if shape == "circle":
         return ring([0.95] * 48)
@@ -209,13 +198,13 @@ class Truth:
     def inside(self) -> NDArray[np.bool_]:
         """(T, K): the object's centre lies inside the frame and no later object covers any of it."""
         limits = np.array([self.width - 1, self.height - 1])
-        inside = ((self.positions >= 0) & (self.positions <= limits)).all(-1)
+        inside = np.asarray(((self.positions >= 0) & (self.positions <= limits)).all(-1))
         for t in range(self.frames):
             for k in range(len(self.things)):
                 for other in range(k + 1, len(self.things)):
                     lower, upper = self.polygon(k, t), self.polygon(other, t)
                     inside[t, k] &= not (_inside(lower, upper).any() or _inside(upper, lower).any())
-        return np.asarray(inside)
+        return inside
 
     @property
     def background_flow(self) -> NDArray[np.float32]:
@@ -354,10 +343,11 @@ def paint(truth: Truth, only: Sequence[int] | None = None) -> NDArray[np.uint8]:
             cover = np.zeros((truth.height * _SUPERSAMPLING, truth.width * _SUPERSAMPLING), np.uint8)
             corners = (truth.polygon(k, t) + 0.5) * _SUPERSAMPLING - 0.5
             cv2.fillPoly(cover, [np.round(corners * 256).astype(np.int32)], 255, shift=8)
-            alpha = cv2.resize(cover, (truth.width, truth.height), interpolation=cv2.INTER_AREA) / 255.0
+            resized = cv2.resize(cover, (truth.width, truth.height), interpolation=cv2.INTER_AREA)
+            alpha = np.asarray(resized, np.float64)[..., None] / 255.0
             local = truth.to_world(pixels, t) - thing.path[t]
-            paint_ = rgb(OBJECT_HUES[thing.colour], 0.9, 0.82 + 0.18 * thing.texture(local))
-            image += alpha[..., None] * (paint_ - image)
+            colour = rgb(OBJECT_HUES[thing.colour], 0.9, 0.82 + 0.18 * thing.texture(local))
+            image += alpha * (colour - image)
         video[place] = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return video
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from datasets.hashing import file_sha256
 from metrics.interface import MetricUnavailable, Tracker, Tracks
 from metrics.trackers.dis import start_grid
-from metrics.weights import file_sha256, files_id
+from metrics.weights import files_id
 
 HUB = "facebookresearch/co-tracker"
 WEIGHTS_URL = "https://huggingface.co/facebook/cotracker3/resolve/main/scaled_offline.pth"
@@ -92,8 +93,9 @@ def _load(commit: str, repository: str | None, checkpoint: str | None, device: s
         "connect once, or set tracker.repository to a clone and tracker.checkpoint to scaled_offline.pth, "
         "or use tracker=dis"
     )
+    load: Any = torch.hub.load  # untyped
     try:
-        model = torch.hub.load(
+        model = load(
             repository or f"{HUB}:{commit}",
             "cotracker3_offline",
             source="local" if repository else "github",

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import Floats, colour_planes, enlarged, missed, outside
+from datasets.flow import Floats, Grey, colour_planes, dis_medium, enlarged, inconsistent, outside, pixel_grid
 from metrics.interface import Tracker, Tracks
 
 CALM = 0.75
@@ -41,7 +41,7 @@ def sample(field: Floats, points: Floats) -> Floats:
         cv2.remap(field, part[:, :1], part[:, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         for part in np.array_split(maps, len(maps) // 30_000 + 1)
     ]
-    return np.concatenate(rows).reshape(len(points), -1)
+    return np.asarray(np.concatenate(rows), np.float32).reshape(len(points), -1)
 
 
 def blurred(frames: NDArray[np.uint8], deviation: float) -> NDArray[np.uint8]:
@@ -75,7 +75,7 @@ def start_grid(height: int, width: int, grid: int, mask: NDArray[np.bool_] | Non
     if mask is None:
         return points
     column, row = np.round(points).astype(int).T
-    return points[mask[row, column]]
+    return np.asarray(points[mask[row, column]])
 
 
 class Spans(NamedTuple):
@@ -87,7 +87,7 @@ class Spans(NamedTuple):
     direct: tuple[Floats, Floats]
 
 
-def spans(plane: Sequence[NDArray[np.uint8]]) -> Iterator[Spans]:
+def spans(plane: Sequence[Grey]) -> Iterator[Spans]:
     """DIS flow (preset MEDIUM) to each of the images (H, W) but the first.
 
     The search for the direct flow begins where the last one and the step from there lead: alone, DIS does not
@@ -95,20 +95,22 @@ def spans(plane: Sequence[NDArray[np.uint8]]) -> Iterator[Spans]:
     """
     import cv2
 
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # Any: OpenCV's stub does not know that the third argument may be None.
+    remap: Any = cv2.remap
+    dis = dis_medium()
     height, width = plane[0].shape
-    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    pixels = pixel_grid(height, width)
 
     def then(first: Floats, second: Floats) -> Floats:
         """Flow ``first``, then ``second`` from where it leads."""
-        onward = cv2.remap(second, pixels + first, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        onward = remap(second, pixels + first, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(first + onward)
 
     away = home = np.zeros((height, width, 2), np.float32)
     for before, now in pairwise(plane):
-        forward, backward = dis.calc(before, now, None), dis.calc(now, before, None)
-        away = dis.calc(plane[0], now, then(away, forward))
-        home = dis.calc(now, plane[0], then(backward, home))
+        forward, backward = dis(before, now, None), dis(now, before, None)
+        away = dis(plane[0], now, then(away, forward))
+        home = dis(now, plane[0], then(backward, home))
         yield Spans((forward, backward), (away, home))
 
 
@@ -187,7 +189,7 @@ class Dis(Tracker, kind="dis"):
                 for (there, back), begin, known in ((direct, origin, visible[0]), (step, at, seen)):
                     way = sample(there, begin)
                     places.append(begin + way)
-                    sure.append(known & ~missed(way, sample(back, begin + way)))
+                    sure.append(known & ~inconsistent(way, sample(back, begin + way)))
             unlike = [np.abs(surroundings(images[t], place) - look).mean(1) for place in places]
             # Flow drags a background along with the object before it, and noise shakes it.
             some_sure = np.any(sure, axis=0)

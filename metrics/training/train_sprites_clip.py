@@ -2,9 +2,10 @@
 
     python -m metrics.training.train_sprites_clip --work training
 
-Single frames of training clips against their captions, symmetric contrastive loss; captions that
-are equal count as the same class. Frames are blurred, dimmed and noised at random so that the
-model also reads generated frames. Resumable; writes ``metrics/checkpoints/sprites_clip``.
+Single frames of training clips against their captions, with a symmetric contrastive loss; captions that are
+equal count as the same class. Frames are blurred, dimmed and noised at random so that the model also reads
+generated frames. A run that was cut off resumes from ``--work``; the three files of the tiny CLIP and
+``training.json`` are written to ``--out``.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from datasets.sprites import world as sprites
+from datasets.sprites.world import HELD_OUT, caption, draw, paint, vocabulary
 from metrics.clip_model import (
     SPRITES_FOLDER,
     WordTokenizer,
@@ -31,16 +34,29 @@ from metrics.clip_model import (
     vocabulary_of,
 )
 
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+
 FRAMES, SIDE = 17, 64
+FIRST_SEED = 200_000
+WARMUP, PEAK_RATE = 50, 1e-3
 
 
-def frames_and_captions(seeds: range) -> tuple[np.ndarray, list[str]]:
+@dataclass(frozen=True)
+class Settings:
+    """``steps`` of ``batch`` frames each, from ``clips`` training clips; ``seed`` draws and initialises."""
+
+    steps: int = 800
+    batch: int = 64
+    clips: int = 12_000
+    seed: int = 0
+
+
+def frames_and_captions(seeds: range) -> tuple[NDArray[np.uint8], list[str]]:
     """One frame a clip, at a place that follows from the seed: (n, 64, 64, 3) uint8, and captions."""
-    truths = [sprites.draw(seed, FRAMES, SIDE, SIDE) for seed in seeds]
-    frames = np.concatenate(
-        [sprites.paint(t, [seed % FRAMES]) for t, seed in zip(truths, seeds, strict=True)]
-    )
-    return frames, [sprites.caption(truth.attributes) for truth in truths]
+    truths = [draw(seed, FRAMES, SIDE, SIDE) for seed in seeds]
+    frames = [paint(truth, [seed % FRAMES]) for truth, seed in zip(truths, seeds, strict=True)]
+    return np.concatenate(frames), [caption(truth.attributes) for truth in truths]
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -62,9 +78,9 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
-def retrieval(model: Any, tokenizer: WordTokenizer, config: dict[str, Any], captions: int = 64) -> float:
+def retrieval(model: CLIP, tokenizer: WordTokenizer, config: dict[str, Any], captions: int = 64) -> float:
     """Share of held-out frames whose own caption wins among ``captions`` distinct ones."""
-    first = sprites.HELD_OUT + 20_000
+    first = HELD_OUT + 20_000
     frames, texts = frames_and_captions(range(first, first + 6 * captions))
     index = list({text: i for i, text in enumerate(texts)}.values())[:captions]
     with torch.no_grad():
@@ -73,37 +89,24 @@ def retrieval(model: Any, tokenizer: WordTokenizer, config: dict[str, Any], capt
     return float(((images @ wanted.T).argmax(1) == torch.arange(len(index))).float().mean())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--work", type=Path, default=Path("training"))
-    parser.add_argument("--out", type=Path, default=SPRITES_FOLDER)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--clips", type=int, default=12_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    state = arguments.work / "clip.pt"
-
-    torch.manual_seed(arguments.seed)
-    vocabulary = vocabulary_of(sprites.vocabulary())
-    config = tiny_config(len(vocabulary))
-    tokenizer = WordTokenizer(vocabulary)
+def train(
+    settings: Settings, config: dict[str, Any], tokenizer: WordTokenizer, state: Path
+) -> tuple[CLIP, list[list[float]]]:
+    """The trained CLIP and its losses, [step, loss] each; resumes from the file ``state``, which it keeps."""
+    torch.manual_seed(settings.seed)
     model = build_tiny_clip(config).train()
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.05)
-    first, losses, started = 0, [], time.monotonic()
+    first, started = 0, time.monotonic()
+    losses: list[list[float]] = []
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         first, losses = saved["step"], saved["losses"]
-    if first < arguments.steps:
-        frames, captions = frames_and_captions(range(200_000, 200_000 + arguments.clips))
-    for step in range(first, arguments.steps):
-        rng = np.random.default_rng([arguments.seed, step])
-        index = rng.integers(len(captions), size=arguments.batch)
+    if first < settings.steps:
+        frames, captions = frames_and_captions(range(FIRST_SEED, FIRST_SEED + settings.clips))
+    for step in range(first, settings.steps):
+        index = np.random.default_rng([settings.seed, step]).integers(len(captions), size=settings.batch)
         texts = [captions[i] for i in index]
         generator = torch.Generator().manual_seed(step)
         images = augment(tiny_preprocess(frames[index], config), generator)
@@ -114,30 +117,46 @@ def main() -> None:
             model.logit_scale.exp().clamp(max=50),
             numbers[:, None] == numbers[None],
         )
-        warmup, peak = 50, 1e-3
-        cosine = 0.5 * (1 + np.cos(np.pi * step / arguments.steps))
-        optimiser.param_groups[0]["lr"] = peak * min((step + 1) / warmup, cosine)
+        cosine = 0.5 * (1 + np.cos(np.pi * step / settings.steps))
+        optimiser.param_groups[0]["lr"] = PEAK_RATE * min((step + 1) / WARMUP, cosine)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if step % 20 == 0:
             losses.append([step, round(float(loss.detach()), 5)])
             print(losses[-1], round(time.monotonic() - started), flush=True)
-        if (step + 1) % 100 == 0 or step + 1 == arguments.steps:
+        if (step + 1) % 100 == 0 or step + 1 == settings.steps:
             data = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
             torch.save({**data, "step": step + 1, "losses": losses}, state.with_suffix(".tmp"))
             state.with_suffix(".tmp").replace(state)
-    model.eval()
-    save_tiny_clip(arguments.out, model, config, vocabulary)
+    return model.eval(), losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=Path("training"))
+    parser.add_argument("--out", type=Path, default=SPRITES_FOLDER)
+    for name, default in asdict(Settings()).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    settings = Settings(options.steps, options.batch, options.clips, options.seed)
+
+    words = vocabulary_of(vocabulary())
+    config, tokenizer = tiny_config(len(words)), WordTokenizer(words)
+    model, losses = train(settings, config, tokenizer, options.work / "clip.pt")
+    save_tiny_clip(options.out, model, config, words)
     report = {
         "command": "python -m metrics.training.train_sprites_clip",
-        "settings": {k: getattr(arguments, k) for k in ("steps", "batch", "clips", "seed")},
+        "settings": asdict(settings),
         "retrieval_among_64": retrieval(model, tokenizer, config),
         "losses": losses,
     }
-    (arguments.out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
-    print({k: v for k, v in report.items() if k != "losses"})
+    (options.out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+    print({key: value for key, value in report.items() if key != "losses"})
 
 
 if __name__ == "__main__":

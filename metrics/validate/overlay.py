@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from datasets import video
 from datasets.errors import InputError
-from datasets.footage import read_pictures
 from metrics.interface import Tracks
 
 TRAIL = 8
@@ -23,7 +22,7 @@ def read(path: Path) -> NDArray[np.uint8]:
     pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in video.IMAGE_SUFFIXES)
     if not pictures:
         raise InputError(f"{path}: holds no pictures; give a video file or a folder of jpg or png frames")
-    return read_pictures(pictures)
+    return video.read_pictures(pictures)
 
 
 def draw(frames: NDArray[np.uint8], tracks: Tracks, count: int = 3) -> NDArray[np.uint8]:

@@ -122,7 +122,7 @@ def turned(path: Floats, degrees: float) -> Floats:
     """The path (T, 2) with every displacement turned by so many degrees, from the same start."""
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return path[:1] + (path - path[:1]) @ turn
+    return np.asarray(path[:1] + (path - path[:1]) @ turn)
 
 
 def _moved_inside(truth: Truth, change: Callable[[Floats], Floats]) -> Truth:

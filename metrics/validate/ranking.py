@@ -87,7 +87,7 @@ def columns(frame: pd.DataFrame, moves: str) -> list[str]:
     """The metrics that have a value for clips in which ``moves`` (object or camera) moves."""
     about = {"clip", "moves", "kind", *Errors._fields}
     chosen = frame[frame["moves"] == moves]
-    return [name for name in frame if name not in about and chosen[name].notna().any()]
+    return [str(name) for name in frame if name not in about and chosen[name].notna().any()]
 
 
 def by_kind(frame: pd.DataFrame, moves: str) -> pd.DataFrame:
@@ -111,7 +111,7 @@ def correlations(
     import pandas as pd
 
     chosen = frame[(frame["moves"] == moves) & (frame["kind"] != "chance")]
-    up = {metric.name: metric.higher_is_better for metric in metrics}
+    up = {metric.name: metric.column.higher_is_better for metric in metrics}
     rows = {}
     for name in columns(frame, moves):
         about = chosen[["clip", *Errors._fields]]
@@ -124,7 +124,8 @@ def correlations(
                 _correlations(about, _ties_broken(chosen[name], rng), sign, within_clips)
                 for _ in range(DRAWS)
             ]
-            rows[name.removesuffix(TRUE_TRACKS) + TIES_BROKEN] = pd.DataFrame(draws).mean().to_dict() | known
+            means = {str(error): mean for error, mean in pd.DataFrame(draws).mean().items()}
+            rows[name.removesuffix(TRUE_TRACKS) + TIES_BROKEN] = means | known
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

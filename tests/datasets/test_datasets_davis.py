@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 import datasets.davis as module
-from datasets import video
 from datasets.davis import Davis
 from datasets.errors import InputError
+from datasets.hashing import files_sha256
 from datasets.interface import LeftOut
 
 SIZE = (48, 64)
@@ -239,7 +239,7 @@ def test_content_follows_the_bytes_of_the_frames_used_only(root):
     assert changed != before
     (root / "Annotations/480p/snowboard/00000.png").unlink()
     assert content() not in (before, changed)
-    assert davis(root, names="lucia").load("lucia").info.content == video.files_sha256(
+    assert davis(root, names="lucia").load("lucia").info.content == files_sha256(
         sorted((root / "JPEGImages/480p/lucia").iterdir())[:5]
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from datasets.flow import missed
+from datasets.flow import inconsistent
 from datasets.sprites.world import HELD_OUT, draw, render
 from harness.cells.score import tracker_version
 from metrics.interface import MetricUnavailable
@@ -192,7 +192,7 @@ def test_the_occlusion_test_as_it_reads():
     forward = np.array([[3.0, 0.0], [3.0, 0.0], [0.0, 0.0]], np.float32)
     backward = np.array([[-3.0, 0.0], [-2.0, 0.0], [0.6, 0.0]], np.float32)
     # errors 0, 1, .36 against .01 (9 + 9) + .5, .01 (9 + 4) + .5 and .5036
-    assert missed(forward, backward).tolist() == [False, True, False]
+    assert inconsistent(forward, backward).tolist() == [False, True, False]
 
 
 def test_unknown_tracker_keys_are_errors():
@@ -228,14 +228,7 @@ def cotracker3_offline(*, pretrained=True, **kwargs):
 """
 
 
-@pytest.fixture
-def fresh_cotracker():
-    cotracker3._load.cache_clear()
-    yield
-    cotracker3._load.cache_clear()
-
-
-def test_cotracker_speaks_to_its_predictor(tmp_path, fresh_cotracker):
+def test_cotracker_speaks_to_its_predictor(tmp_path):
     """A clone with the same entry point and a constant speed as its weights."""
     import torch
 
@@ -250,7 +243,7 @@ def test_cotracker_speaks_to_its_predictor(tmp_path, fresh_cotracker):
     assert tracks.visible.shape == (4, 25)
 
 
-def test_cotracker_missing_says_why_and_what_to_do(tmp_path, fresh_cotracker):
+def test_cotracker_missing_says_why_and_what_to_do(tmp_path):
     tracker = CoTracker3("cotracker3", repository=str(tmp_path / "none"), device="cpu")
     for _ in range(2):
         with pytest.raises(MetricUnavailable, match=r"tracker\.repository"):
