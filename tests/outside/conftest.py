@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as command_line
-from harness.records.record import Record, load_record
+from harness.records import store
+from harness.records.record import Record
 
 # The smallest run that is one: two steps, nothing measured twice.
 SMALL = ("method=none", "backbone.steps=2", "frames=17", "measure.warmup_steps=0", "wandb=disabled")
@@ -34,7 +35,9 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["harness", *own, *SMALL, *words])
         assert command_line.main() == 0
-        records = (load_record(path) for path in (tmp_path / "results" / "cells").rglob("record.json"))
+        records = (
+            store.load_record(path.parent) for path in (tmp_path / "results" / "cells").rglob("record.json")
+        )
         return sorted(records, key=lambda record: record.clip)
 
     return run
