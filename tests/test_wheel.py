@@ -75,3 +75,32 @@ def test_an_installed_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path
     assert "fastvmt" in printed
     (record,) = (elsewhere / "results" / "cells").rglob("record.json")
     assert '"status": "ok"' in record.read_text()
+
+
+MINE = """
+from typing import ClassVar
+from pydantic.dataclasses import dataclass
+from methods.none import Plain
+
+@dataclass(config={"extra": "forbid"})
+class Mine(Plain):
+    version: ClassVar[str] = "1"
+"""
+
+
+@pytest.mark.parametrize("installed", ["wheel", "editable"])
+def test_a_user_s_own_folder_may_be_called_conf(installed: str, wheel: Path, tmp_path: Path) -> None:
+    """Python would find it in the present folder before ours, whichever way we are installed."""
+    site = tmp_path / "site"
+    if installed == "wheel":
+        call(["-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)], tmp_path)
+    user = tmp_path / "user"
+    (user / "conf" / "method").mkdir(parents=True)
+    (user / "mine.py").write_text(MINE)
+    (user / "conf" / "method" / "mine.yaml").write_text(
+        "defaults: [none, _self_]\n_target_: mine.Mine\nname: mine\n"
+    )
+    words = ["-m", "harness", "--config-dir", "conf", "trust=[mine]", "method=mine", "action=plan", "limit=1"]
+    # Without a path it is as this environment has us: the README's is an editable installation.
+    found = {"PYTHONPATH": str(site)} if installed == "wheel" else {}
+    assert "1 cells, 0 done, 1 to run" in call(words, user, **found)

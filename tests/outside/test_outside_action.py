@@ -25,13 +25,14 @@ class Count(Action):
 # how many cells there are
 _target_: action_from_outside.count.Count
 name: count
+prefix: ""
 """,
 }
 
 
 def test_an_action_from_outside_is_looked_up_by_its_name(outside, capsys):
-    assert outside(FILES, "action=count", "name=mine", "limit=3", "action.prefix=here ") == []
-    assert capsys.readouterr().out == "here none: 3 cells of mine\n"
+    assert outside(FILES, "action=count", "name=mine", "limit=3", "action.prefix=here:") == []
+    assert capsys.readouterr().out == "here:none: 3 cells of mine\n"
 
 
 def test_our_own_actions_work_beside_it(outside, capsys):
