@@ -25,7 +25,8 @@ from pydantic import ValidationError
 
 from datasets.errors import InputError
 from harness.command.config import Settings
-from harness.records.record import Plan, Record, Variant, load_plan, load_record
+from harness.records.record import Plan, Record, Variant
+from reports import store
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
@@ -76,7 +77,7 @@ def publish(
         chosen = settings(wandb)
         if chosen.mode == "disabled" or not plans:
             return None
-        loaded = [load_plan(plan) if isinstance(plan, Path) else plan for plan in plans]
+        loaded = [store.load_plan(plan) if isinstance(plan, Path) else plan for plan in plans]
         with tempfile.TemporaryDirectory(prefix="vmtbench-wandb-") as scratch:
             job = Path(scratch) / "job.json"
             job.write_text(
@@ -90,7 +91,7 @@ def publish(
                     default=str,
                 )
             )
-            problem = _run(job, chosen, Path(scratch) / "log")
+            problem = in_child(job, chosen, Path(scratch) / "log")
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     if problem is None:
@@ -123,7 +124,7 @@ def _environment(chosen: Settings) -> dict[str, str]:
     return environment
 
 
-def _run(job: Path, chosen: Settings, log: Path) -> str | None:
+def in_child(job: Path, chosen: Settings, log: Path) -> str | None:
     """Publish in a child; what went wrong, or None.
 
     Its output goes to a file: a pipe would stay open as long as W&B's own service lives.
@@ -164,7 +165,7 @@ def _published(job: Path) -> int:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Kill the child and what it started (its session is its own)."""
-    if hasattr(os, "killpg"):
+    if sys.platform != "win32":
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
     child.kill()
@@ -183,9 +184,8 @@ def _cells(results: Path, variant: Variant) -> tuple[list[str], list[list[Any]],
     """Columns and rows of a variant's cells, and the folder and record of each that has one."""
     found: list[tuple[str, Record]] = []
     for cell in variant.cells:
-        path = results / cell.path / "record.json"
-        if path.exists():
-            found.append((cell.path, load_record(path)))
+        with contextlib.suppress(FileNotFoundError):
+            found.append((cell.path, store.load_record(results / cell.path)))
     metrics = sorted({name for _, record in found for name in record.metrics})
     columns = ["clip", "prompt", "prompt_kind", "seed", "status", *metrics]
     columns += ["seconds", "forward_equivalents", "error", "id"]
@@ -223,7 +223,7 @@ def _videos(wandb: Any, results: Path, found: list[tuple[str, Record]], most: in
     """Our own mp4 files, as they are: W&B's encoder is slow and breaks."""
     videos: list[Any] = []
     for folder, record in found:
-        path = results / folder / "video.mp4"
+        path = results / folder / store.VIDEO
         if len(videos) < most and path.exists():
             caption = f"{record.clip} | {record.prompt} | seed {record.seed}"
             videos.append(wandb.Video(str(path), caption=caption, format="mp4"))
@@ -280,7 +280,8 @@ def _publish_run(
     if found:
         first = found[0][1]
         # The variant's own, where an experiment's variants override the command's.
-        config |= {name: getattr(first, name).config for name in ("method", "backbone", "dataset")}
+        sources = {"method": first.method, "backbone": first.backbone, "dataset": first.dataset}
+        config |= {name: source.config for name, source in sources.items()}
         config["environment"] = first.environment
     run = wandb.init(
         project=chosen["project"],

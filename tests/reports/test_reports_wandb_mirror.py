@@ -23,7 +23,7 @@ from harness.records.record import (
     load_record,
     save,
 )
-from reports import wandb_mirror as tracking
+from reports import wandb_mirror
 from reports.wandb_mirror import main, mirror, publish, settings
 
 ROOT = Path(__file__).parents[2]
@@ -238,7 +238,7 @@ def here(fake, tmp_path, monkeypatch):
     fake.set("record")
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path / "fake"))
-    monkeypatch.setattr(tracking, "_run", lambda job, chosen, log: tracking.main(job))
+    monkeypatch.setattr(wandb_mirror, "in_child", lambda job, chosen, log: wandb_mirror.main(job))
     yield fake
     sys.modules.pop("wandb", None)
 

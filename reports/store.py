@@ -1,0 +1,29 @@
+"""The files of a results folder by name, and how its plans and records are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.records import record
+
+RECORD = "record.json"
+VIDEO = "video.mp4"
+REFERENCE = "reference.mp4"
+FRAMES = "frames.mkv"
+SHEET = "sheet.png"
+TRACE = "trace.json"
+
+
+def plans(results: Path) -> list[Path]:
+    """The files of a results folder's plans, by name."""
+    return sorted((results / "plans").glob("*.json"))
+
+
+def load_plan(path: Path) -> record.Plan:
+    """Read one plan; OSError or ValueError when there is none."""
+    return record.load_plan(path)
+
+
+def load_record(folder: Path) -> record.Record:
+    """Read the record of a cell's folder; OSError or ValueError when there is none."""
+    return record.load_record(folder / RECORD)
