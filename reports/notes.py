@@ -160,7 +160,7 @@ def _speedup_notes(body: Body) -> Iterator[str]:
 def _ranking_notes(ranking: Ranking) -> Iterator[str]:
     if ranking.withheld:
         labels = ", ".join(column.label for column in ranking.withheld)
-        yield f"Best and second are not marked between rows this unlike: {labels}."
+        yield f"Best and second are not marked between rows this unlike: {labels.rstrip('.')}."
     if any(mark in TIES for of_row in ranking.marks.values() for mark in of_row.values()):
         yield (
             "Best and second are marked where the paired 95 % interval over clips leaves no doubt; "
@@ -284,7 +284,7 @@ def _null_notes(body: Body) -> Iterator[str]:
         if known and not any(value.applies for value in known):
             idle.append(column.label)
     if idle:
-        yield f"Does not apply to these clips: {', '.join(idle)}."
+        yield f"Does not apply to these clips: {', '.join(idle).rstrip('.')}."
 
 
 def _null_reasons(body: Body) -> dict[str, dict[str, Counter[str]]]:

@@ -6,7 +6,7 @@ import pytest
 from reports_world import metric, write_plan, write_record
 
 from harness.records.record import Timing, load_record, save
-from reports.plots import stage_seconds
+from reports.plots.stages import stage_seconds
 from reports.rows import groups
 from reports.tables import tables
 
