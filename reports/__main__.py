@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
+from reports import store
 from reports.formats import render
 from reports.outside import load_column
 from reports.rows import find_plans, plural, with_baseline
@@ -116,10 +117,8 @@ def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Tabl
     if given.out is None:
         print(text, end="")
         return
-    from harness.records.record import write_whole
-
     try:
-        write_whole(given.out, text.encode())
+        store.write_whole(given.out, text.encode())
     except OSError as error:
         raise InputError(f"--out {given.out}: cannot be written ({error.strerror})") from error
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from harness.records.record import write_whole
 from reports import store
 from reports.columns import Column
 from reports.formats import entries, headers, render
@@ -174,7 +173,9 @@ def write_page(
     try:
         index = out / "index.html"
         # A page that is cut short must still be known as ours, so that it can be written again.
-        write_whole(index, f'<meta name="generator" content="{GENERATOR}">This page was cut short.'.encode())
+        store.write_whole(
+            index, f'<meta name="generator" content="{GENERATOR}">This page was cut short.'.encode()
+        )
         (out / MEDIA).mkdir(exist_ok=True)
         for group in groups(results, plans):
             table = of_group[(group.backbone, group.dataset)]
@@ -190,9 +191,9 @@ def write_page(
             takes += takes_of(results, group, table, media)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
             name = f"tables.{suffix}"
-            write_whole(out / MEDIA / name, render(made, form).encode())
+            store.write_whole(out / MEDIA / name, render(made, form).encode())
             media.taken[name] = out / MEDIA / name
-        write_whole(index, _html(plans, sections, takes, made, blocks).encode())
+        store.write_whole(index, _html(plans, sections, takes, made, blocks).encode())
         for path in (out / MEDIA).iterdir():
             if path.is_file() and path.name not in media.taken:
                 path.unlink()

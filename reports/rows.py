@@ -139,7 +139,7 @@ def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[s
     if not results.is_dir():
         raise InputError(f"{results}: no such results folder; name one that `python -m harness` has written")
     found = []
-    for path in store.plans(results):
+    for path in store.plan_paths(results):
         try:
             found.append(store.load_plan(path))
         except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.records import record
+from harness.records.record import write_whole
 
 RECORD = "record.json"
 VIDEO = "video.mp4"
@@ -14,7 +15,7 @@ SHEET = "sheet.png"
 TRACE = "trace.json"
 
 
-def plans(results: Path) -> list[Path]:
+def plan_paths(results: Path) -> list[Path]:
     """The files of a results folder's plans, by name."""
     return sorted((results / "plans").glob("*.json"))
 
@@ -27,3 +28,17 @@ def load_plan(path: Path) -> record.Plan:
 def load_record(folder: Path) -> record.Record:
     """Read the record of a cell's folder; OSError or ValueError when there is none."""
     return record.load_record(folder / RECORD)
+
+
+__all__ = [
+    "FRAMES",
+    "RECORD",
+    "REFERENCE",
+    "SHEET",
+    "TRACE",
+    "VIDEO",
+    "load_plan",
+    "load_record",
+    "plan_paths",
+    "write_whole",
+]

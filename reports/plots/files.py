@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from harness.records.record import write_whole
+from reports import store
 from reports.plots.style import INK, styled
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def save(plot: Plot, out: Path) -> list[Path]:
         with styled():
             plot.figure.savefig(buffer, format=form, dpi=300, metadata=metadata)
         try:
-            write_whole(path, buffer.getvalue())
+            store.write_whole(path, buffer.getvalue())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); name another folder") from error
         paths.append(path)
