@@ -30,6 +30,18 @@ def load_record(folder: Path) -> record.Record:
     return record.load_record(folder / RECORD)
 
 
+def save_record(folder: Path, made: record.Record) -> None:
+    """Write a cell's record."""
+    record.save(folder / RECORD, made)
+
+
+def save_plan(results: Path, made: record.Plan) -> Path:
+    """Write a plan; where it is."""
+    path = results / "plans" / f"{made.name}.json"
+    record.save(path, made)
+    return path
+
+
 __all__ = [
     "FRAMES",
     "RECORD",
@@ -40,5 +52,7 @@ __all__ = [
     "load_plan",
     "load_record",
     "plan_paths",
+    "save_plan",
+    "save_record",
     "write_whole",
 ]

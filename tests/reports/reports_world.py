@@ -23,12 +23,12 @@ from harness.records.record import (
     Source,
     Timing,
     Variant,
-    save,
 )
 from metrics.consistency import ClipF, WarpConsistency
 from metrics.motion import MotionFidelity, MotionFidelityLegacy
 from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
 from metrics.text import ClipT
+from reports import store
 
 COLUMNS = {
     "clip_t": ClipT.column,
@@ -105,7 +105,7 @@ def write_record(
         environment={"device": "Some CPU"},
         error=None if status == "ok" else Failure(kind="Boom", message=f"no {HOSTILE}", traceback="..."),
     )
-    save(results / path / "record.json", record)
+    store.save_record(results / path, record)
     if trace is not None:
         text = trace if isinstance(trace, str) else json.dumps(trace)
         (results / path / "trace.json").write_text(text)
@@ -128,7 +128,7 @@ def write_plan(
         for label, of_label in cells.items()
     ]
     plan = Plan(name=name, variants=variants, baseline=baseline, command=["python", "-m", "harness", HOSTILE])
-    save(results / "plans" / f"{name}.json", plan)
+    store.save_plan(results, plan)
     return plan
 
 

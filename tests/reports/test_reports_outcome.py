@@ -8,8 +8,7 @@ import pytest
 from reports_world import HOSTILE, add_videos, metric, write_plan, write_record
 
 from harness.cells.score import Outcome
-from harness.records.record import load_record
-from reports import outcome
+from reports import outcome, store
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def ended(results, plan, labels):
     found = []
     for variant in plan.variants:
         if variant.label in labels:
-            records = [load_record(results / cell.path / "record.json") for cell in variant.cells]
+            records = [store.load_record(results / cell.path) for cell in variant.cells]
             found.append((SimpleNamespace(results=results), plan, Outcome(records)))
     return found
 

@@ -28,9 +28,8 @@ from harness.records.record import (
     Timing,
     Variant,
     VariantOut,
-    load_record,
-    save,
 )
+from reports import store
 from reports.__main__ import main
 from reports.formats import entries, print_plans, render, to_csv, to_latex, to_markdown
 from reports.published import blocks
@@ -78,7 +77,7 @@ def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="
         environment={"device": given.get("device", "Some CPU")},
         error=None if status == "ok" else Failure(kind="Boom", message="boom", traceback="..."),
     )
-    save(results / path / "record.json", record)
+    store.save_record(results / path, record)
     return cell
 
 
@@ -96,7 +95,7 @@ def variant(method, cells, label=None, config="c", **given):
 
 def write_plan(results, name, variants, **given):
     plan = Plan(name=name, variants=variants, **given)
-    save(results / "plans" / f"{name}.json", plan)
+    store.save_plan(results, plan)
     return plan
 
 
@@ -759,10 +758,9 @@ def test_digits_are_the_declared_ones_save_for_large_values(tmp_path, values, di
     rows = []
     for method, value in zip(("x", "y"), values, strict=True):
         cell = write_cell(tmp_path, method, "a", metrics={"mine": value})
-        path = tmp_path / cell.path / "record.json"
-        record = load_record(path)
+        record = store.load_record(tmp_path / cell.path)
         record.metrics["mine"].digits = digits
-        save(path, record)
+        store.save_record(tmp_path / cell.path, record)
         rows.append(variant(method, [cell]))
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
     assert entries(table)["x"]["mine"].value == text
@@ -938,4 +936,4 @@ def test_reading_changes_no_record(world):
     path = results / plan.variants[0].cells[0].path / "record.json"
     before = path.read_bytes()
     tables(results, [plan])
-    assert path.read_bytes() == before and load_record(path).status == "ok"
+    assert path.read_bytes() == before and store.load_record(path.parent).status == "ok"
