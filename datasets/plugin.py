@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,12 +19,16 @@ class Plugin(ABC):
 
     name: str
     plugin_kind: ClassVar[str]
-    version: ClassVar[str]
     outside_id: ClassVar[Sequence[str]] = ()
 
     def __init_subclass__(cls, kind: str = "", **keys: Any) -> None:
         super().__init_subclass__(**keys)
         cls.plugin_kind = kind
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """As a rule a class attribute, ``version = "1"``."""
 
 
 __all__ = ["Plugin"]

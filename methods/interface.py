@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
 
 from datasets.errors import InputError
@@ -57,9 +58,13 @@ class Method(Plugin):
     ``needs``: the operations of ``Backbone`` it uses that not every backbone offers (``rotary``).
     """
 
-    uses_backbone: ClassVar[bool]
     made_here: ClassVar[bool] = True
     needs: ClassVar[Sequence[str]] = ()
+
+    @property
+    @abstractmethod
+    def uses_backbone(self) -> bool:
+        """True for a ``LatentMethod``, False for a ``VideoMethod``."""
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when it cannot work on this token grid."""
@@ -99,15 +104,21 @@ class LatentMethod(Method):
     ) -> Tensor:
         """From the reference's clean latent and the initial noise to the final latent."""
 
+    def with_steps(self, steps: int) -> Self | None:
+        """This method with so many denoising steps; None where its configuration has no key ``steps``."""
+        if is_dataclass(self) and "steps" in {field.name for field in fields(self)}:
+            return replace(self, steps=steps)
+        return None
+
 
 class VideoMethod(Method):
-    """A method that needs no backbone: it hands over a video that is there, or makes one from pixels.
-
-    ``uncounted``: why its operations are not known.
-    """
+    """A method that needs no backbone: it hands over a video that is there, or makes one from pixels."""
 
     uses_backbone = False
-    uncounted: ClassVar[str]
+    @property
+    @abstractmethod
+    def uncounted(self) -> str:
+        """Why its operations are not known; as a rule a class attribute."""
 
     @abstractmethod
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from reports import store
+from harness.records import store
 from reports.formats import render
 from reports.outside import load_column
 from reports.rows import find_plans, plural, with_baseline

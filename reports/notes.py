@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.records.record import Record, Timing
+from harness.records.record import Record, Timing, left_out_lines
 from reports.columns import (
     FORWARDS,
     FURTHER,
@@ -22,7 +22,7 @@ from reports.columns import (
     same_machine,
 )
 from reports.ranking import TIES, Ranking, differences
-from reports.rows import SETTINGS, Row, failures, left_out_lines, plural, start_of
+from reports.rows import SETTINGS, Row, failures, plural, start_of
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedOut

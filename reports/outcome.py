@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports import store, wandb_mirror
+from harness.command.terminal import say
+from harness.records import store
+from reports import wandb_mirror
 from reports.formats import print_plans
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
         for record in outcome.failed:
             print(_failure(record))
     for warning in wandb_mirror.mirror(list(mirrored.values())):
-        print(warning, file=sys.stderr, flush=True)
+        say(warning)
 
 
 def _videos(plans: dict[Path, list[Plan]]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from reports import store
+from harness.records import store
 from reports.columns import Column
 from reports.formats import entries, headers, render
 from reports.plots.figures import NotDrawn, plots, write_plots

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.errors import InputError
 from datasets.video import read_video, resize_crop
+from harness.records import store
 from harness.records.record import Plan
-from reports import store
 from reports.rows import find_plans
 
 Frames = NDArray[np.uint8]

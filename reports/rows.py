@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError, nearest
+from harness.records import store
 from harness.records.record import PlannedCell, Record, Variant
-from reports import store
 
 if TYPE_CHECKING:
-    from harness.records.record import Plan, PlannedOut
+    from harness.records.record import Plan
 
 
 SETTINGS: dict[str, Callable[[Record], Any]] = {
@@ -230,21 +230,6 @@ def _tell_apart(rows: list[Row]) -> None:
     for row in rows:
         if counts[row.label] > 1:
             row.label = f"{row.label} [{row.variant.config_id[:8]}]"
-
-
-def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
-    """``clip: reason`` in their order; clips that share a reason with more than two others stand in one line.
-
-    A partial copy of a dataset lacks dozens of clips for one reason.
-    """
-    clips: dict[str, list[str]] = {}
-    for one in outs:
-        clips.setdefault(one.reason, []).append(one.clip)
-    lines = []
-    for reason, names in clips.items():
-        together = [", ".join(names)] if len(names) > 3 else names
-        lines += [f"{clips_of_line}: {reason}" for clips_of_line in together]
-    return lines
 
 
 def plural(count: int, noun: str) -> str:

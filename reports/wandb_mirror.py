@@ -24,18 +24,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from datasets.errors import InputError
-from harness.command.config import Settings
+from harness.command.config import WandbSettings
+from harness.records import store
 from harness.records.record import Plan, Record, Variant
-from reports import store
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
 
 
-def settings(wandb: Mapping[str, Any]) -> Settings:
+def settings(wandb: Mapping[str, Any]) -> WandbSettings:
     """Check the ``wandb`` group. InputError that names the first wrong key."""
     try:
-        return Settings.model_validate(dict(wandb))
+        return WandbSettings.model_validate(dict(wandb))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(["wandb", *map(str, first["loc"])])
@@ -100,7 +100,7 @@ def publish(
     return f"W&B mirror failed ({line[:300]}); the results are complete without it"
 
 
-def _environment(chosen: Settings) -> dict[str, str]:
+def _environment(chosen: WandbSettings) -> dict[str, str]:
     """Ours, with W&B quiet and its files under ``dir``."""
     folder = chosen.dir.resolve() / "wandb"
     root = str(Path(__file__).resolve().parent.parent)
@@ -124,7 +124,7 @@ def _environment(chosen: Settings) -> dict[str, str]:
     return environment
 
 
-def in_child(job: Path, chosen: Settings, log: Path) -> str | None:
+def in_child(job: Path, chosen: WandbSettings, log: Path) -> str | None:
     """Publish in a child; what went wrong, or None.
 
     Its output goes to a file: a pipe would stay open as long as W&B's own service lives.

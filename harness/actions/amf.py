@@ -3,27 +3,32 @@
 One run on one machine, on random queries and keys of the size that method, backbone and frames
 ask for: seconds of the forward and the backward pass (medians), and the most memory they need
 beyond their input. Each goes from queries and keys to guidance's two losses, towards a reference that
-stands still, and to their gradient. Needs no weights. The loop (``harness/actions/amf_loop.py``) works as FastVMT's
-release does and gives the same motion as ``window``.
+stands still, and to their gradient. Needs no weights. The loop (``harness/actions/amf_loop.py``) works
+as FastVMT's release does and gives the same motion as ``window``.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasets.errors import InputError
 from harness.cells.environment import device_model
+from harness.cells.job import Job, Needs
 from harness.cells.measure import process_peak, reset_process_peak
+from harness.command.interface import Action, Prepared, Start
+from methods.fastvmt import FastVMT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.cells.job import Job
+    from methods.backbones.interface import BackboneConfig
 
 OPERATIONS = ("loop", "dense", "window")
 
@@ -53,32 +58,23 @@ class Measured(NamedTuple):
 
 def size_of(job: Job) -> Size:
     """The size that the job's method, backbone and frames ask for; InputError where there is none."""
-    method: Any = job.method
-    backbone: Any = job.backbone
-    if not all(hasattr(method, name) for name in ("span", "window", "tile", "temperature")):
+    method = job.method
+    if not isinstance(method, FastVMT):
         raise InputError(f"method.name={method.name}: it has no attention motion flow; use method=fastvmt")
-    if not hasattr(backbone, "sizes"):
-        raise InputError(
-            f"backbone.name={backbone.name}: its token grid is unknown; use backbone=wan2.1-1.3b"
-        )
-    grid = backbone.grid(job.frames)
-    method.check(grid, backbone.num_blocks)
+    grid = job.backbone.grid(job.frames)
+    method.check(grid, job.backbone.num_blocks)
     if grid.height % method.tile[0] or grid.width % method.tile[1]:
         raise InputError(
             f"method.tile={list(method.tile)}: the loop of action=amf needs tiles that divide the "
             f"{grid.height}x{grid.width} token grid; set method.tile"
         )
-    channels = int(backbone.sizes().transformer["attention_head_dim"])
-    return Size(
-        grid.frames,
-        grid.height,
-        grid.width,
-        channels,
-        method.span,
-        method.window,
-        tuple(method.tile),
-        method.temperature,
-    )
+    channels = _head_dim(job.backbone)
+    return Size(*grid, channels, method.span, method.window, method.tile, method.temperature)
+
+
+def _head_dim(backbone: BackboneConfig) -> int:
+    """The width of an attention head, from the networks without their weights; InputError without them."""
+    return int(backbone.meta().head_dim)
 
 
 def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
@@ -132,9 +128,9 @@ def measure(size: Size, repeats: int, device: str) -> list[Measured]:
     for name, run in runs.items():
         # Whatever a library sets up once is set up on the first pair.
         _once(run, queries[:2], keys[:2], device)
-        watch = _Memory(device)
+        peak = PeakMemory(device)
         loss[name] = _once(run, queries, keys, device)[2]
-        memory[name] = watch.extra()
+        memory[name] = peak.extra()
     turns = [{name: _once(run, queries, keys, device) for name, run in runs.items()} for _ in range(repeats)]
     return [
         Measured(
@@ -168,8 +164,8 @@ def _clock(device: str) -> float:
     return time.perf_counter()
 
 
-class _Memory:
-    """Most memory needed since this was made, beyond what was in use then.
+class PeakMemory:
+    """The most memory needed since this was made, beyond what was in use then: bytes, None where unknown.
 
     On a CPU it is the process' resident memory, as the kernel saw it at its largest.
     """
@@ -184,9 +180,8 @@ class _Memory:
             self._before: int | None = torch.cuda.memory_allocated()
             return
         # Memory freed but kept by the C library would hide as much of what is used next.
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)
         self._before = process_peak() if reset_process_peak() else None
 
     def extra(self) -> int | None:
@@ -231,4 +226,31 @@ def print_amf(job: Job) -> None:
     print("\n".join(lines(size, measure(size, job.repeats, job.device), job.repeats, job.device)))
 
 
-__all__ = ["OPERATIONS", "Measured", "Size", "lines", "measure", "print_amf", "size_of"]
+@dataclass
+class PrintAmf(Action):
+    """Prints time and memory of attention motion flow as a loop, dense and windowed."""
+
+    name: str
+    needs = Needs(device=True)
+
+    def prepare(self, job: Job) -> Prepared:
+        size_of(job)
+        return Prepared(job)
+
+    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+        for one in prepared:
+            print_amf(one.job)
+        return 0
+
+
+__all__ = [
+    "PrintAmf",
+    "OPERATIONS",
+    "Measured",
+    "PeakMemory",
+    "Size",
+    "lines",
+    "measure",
+    "print_amf",
+    "size_of",
+]

@@ -7,16 +7,20 @@ waited for the processor. Of each plan's variants the first cell is taken; nothi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from datasets.errors import InputError
 from harness.cells import measure
 from harness.cells.environment import device_model
+from harness.cells.job import Needs
 from harness.cells.measure import Meter
-from harness.records.record import write_whole
+from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.terminal import say
+from harness.records import store
+from methods.interface import LatentMethod
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
@@ -76,14 +80,14 @@ class _Profiler(Meter):
         stage = self.profiles.setdefault(name, Stage())
         stage.seconds = self.stages[name]
         for event in profiler.key_averages():
-            seconds = _own_seconds(event, self._cuda)
+            seconds = own_seconds(event, self._cuda)
             if seconds is not None:
                 operator = stage.operators.setdefault(event.key, Operator())
                 operator.calls += event.count
                 operator.seconds += seconds
 
 
-def _own_seconds(event: Any, cuda: bool) -> float | None:
+def own_seconds(event: Any, cuda: bool) -> float | None:
     """What an operator took without those it called; None for rows that are not of the device."""
     on_processor = event.device_type.name == "CPU"
     if cuda:
@@ -91,29 +95,24 @@ def _own_seconds(event: Any, cuda: bool) -> float | None:
     return event.self_cpu_time_total / 1e6 if on_processor else None
 
 
-def profile(job: Job, cell: Cell) -> Profile:
+def profile(job: Job, method: LatentMethod, cell: Cell) -> Profile:
     """Profile the first step of the job's method on one cell."""
     frames = job.dataset.load(cell.clip.name).frames
-    backbone: Any = job.backbone.load(job.device)
+    backbone = job.backbone.load(job.device)
     words = (cell.clip.name, cell.prompt.text, cell.seed)
-    measure.warm_up(backbone, job.method, frames, *words, device=job.device, steps=1)
+    measure.warm_up(backbone, method, frames, *words, device=job.device, steps=1)
     meter = _Profiler(job.device)
     with measure.seeded(measure.cell_seed(*words)):
-        with meter.stage("encode"):
-            clean = backbone.encode(frames)
-        noise = measure.initial_noise(*words, clean.shape).to(clean.device)
-        with suppress(measure.StopWarmup):
-            job.method.transfer(backbone, clean, cell.prompt.text, noise, meter)
-        with meter.stage("decode"):
-            backbone.decode(clean)
-    label = job.part.label if job.part else job.method.name
-    return Profile(label, job.backbone.name, job.frames, device_model(job.device), meter.profiles)
+        measure.generate(backbone, method, frames, *words, meter)
+    return Profile(job.label, job.backbone.name, job.frames, device_model(job.device), meter.profiles)
 
 
-def lines(found: Profile) -> list[str]:
+def lines(profile: Profile) -> list[str]:
     """The table of one variant."""
-    text = [f"{found.label} on {found.backbone}, {found.frames} frames, {found.device}: the first step"]
-    for name, stage in found.stages.items():
+    text = [
+        f"{profile.label} on {profile.backbone}, {profile.frames} frames, {profile.device}: the first step"
+    ]
+    for name, stage in profile.stages.items():
         share = f" ({stage.busy / stage.seconds:.0%})" if stage.seconds else ""
         text.append(f"  {name}: {stage.seconds:.4g} s, {stage.busy:.4g} s{share} in operators")
         longest = sorted(stage.operators.items(), key=lambda item: -item[1].seconds)[:SHOWN]
@@ -128,17 +127,44 @@ def print_profiles(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> N
 
     Raises InputError where the weights are unusable.
     """
-    found = []
+    profiles = []
     for job, cells in parts:
-        if not job.method.uses_backbone:
+        if not isinstance(job.method, LatentMethod):
             print(f"{job.method.name}: its videos are made elsewhere; there is nothing to profile")
         elif cells:
-            found.append(profile(job, cells[0]))
-            print("\n".join(lines(found[-1])))
-    if found:
+            profiles.append(profile(job, job.method, cells[0]))
+            print("\n".join(lines(profiles[-1])))
+    if profiles:
         path = parts[0][0].results / "profile" / f"{plan.name}.json"
-        write_whole(path, json.dumps([asdict(one) for one in found], indent=1).encode() + b"\n")
+        store.write_json(path, [asdict(one) for one in profiles])
         print(f"as JSON: {path}")
 
 
-__all__ = ["Operator", "Profile", "Stage", "lines", "print_profiles", "profile"]
+@dataclass
+class PrintProfile(Action):
+    """Prints where the first step of each variant's first cell spends its time; records nothing."""
+
+    name: str
+    needs = Needs(device=True)
+
+    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+        code = 0
+        for plan, parts in plans_of(prepared):
+            try:
+                print_profiles(plan, parts)
+            except InputError as error:
+                say(str(error))
+                code = 2
+        return code
+
+
+__all__ = [
+    "PrintProfile",
+    "Operator",
+    "Profile",
+    "Stage",
+    "lines",
+    "own_seconds",
+    "print_profiles",
+    "profile",
+]

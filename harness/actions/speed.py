@@ -1,22 +1,27 @@
 """``action=speed``: what finished cells took, stage by stage, beside what they had to take.
 
-The records say how long each stage took and what memory it needed; the cost model (``harness/cost/model.py``)
-says how many operations a fused program executes there and, for a GPU of ``cost.GPUS``, the time by
-roofline that no program can beat. Runs nothing; a processor has no roofline here, only its rate. Where only a
-few denoising steps were timed, ``measure.full_steps`` multiplies them.
+The records say how long each stage took and what memory it needed. The cost model (``harness/cost/model.py``)
+says how many operations a fused program executes there and, for a GPU of ``cards.GPUS``, the time by roofline
+that no program can beat. Runs nothing; a processor has no roofline here, only its rate. Where only a few
+denoising steps were timed, ``measure.full_steps`` multiplies them.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from harness.cost import cards
-from harness.cost import model as cost
-from harness.records.record import RECOMPUTED, Record, load_record, write_whole
+from harness.cells.job import Needs
+from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.terminal import say
+from harness.cost.cards import GPUS, gpu_named
+from harness.cost.meta import with_checkpoint
+from harness.cost.model import cost_report, roofline
+from harness.records import store
+from harness.records.record import RECOMPUTED, Record
+from methods.interface import LatentMethod
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
@@ -65,7 +70,7 @@ class FullLength:
 
 @dataclass(frozen=True)
 class Speed:
-    """One variant on one device: ``gpu`` is its name in ``cost.GPUS``, None for others.
+    """One variant on one device: ``gpu`` is its name in ``cards.GPUS``, None for others.
 
     ``at_most``: the number of calls depends on the data, and FLOPs and roofline of the stages are the most
     there can be. ``reason``: why there is no prediction, or none at full length.
@@ -87,123 +92,103 @@ class Speed:
 
 def finished(job: Job, cells: Sequence[Cell]) -> list[Record]:
     """The records of the cells that are done; the others are no error."""
-    found = []
+    records = []
     for cell in cells:
         try:
-            record = load_record(job.results / cell.path / "record.json")
+            record = store.load_record(job.results / cell.path)
         except (OSError, ValueError):
             continue
         if record.status == "ok":
-            found.append(record)
-    return found
+            records.append(record)
+    return records
 
 
-def speeds(job: Job, records: Sequence[Record]) -> list[Speed]:
-    """One for each device that the cells of ``records`` ran on; they have stages."""
-    label = job.part.label if job.part else job.method.name
+def speeds(job: Job, method: LatentMethod, records: Sequence[Record]) -> list[Speed]:
+    """One for each device that the cells of ``records`` ran on; they have stages. ``method`` is the job's."""
     by_device: dict[str, list[Record]] = {}
     for record in records:
         by_device.setdefault(str(record.environment.get("device", "unknown")), []).append(record)
-    return [_speed(job, label, device, those) for device, those in by_device.items()]
+    return [_speed(job, method, device, those) for device, those in by_device.items()]
 
 
-def _as_run(job: Job, records: Sequence[Record]) -> BackboneConfig:
-    """The job's backbone, with blocks recomputed where they were."""
-    backbone: Any = job.backbone
-    recomputed = any(RECOMPUTED in record.notes for record in records)
-    return cast("BackboneConfig", replace(backbone, checkpoint=True) if recomputed else backbone)
-
-
-def _predicted(job: Job, records: list[Record], gpu: str | None) -> tuple[dict[str, float], dict[str, float]]:
-    """Executed FLOPs and the GPU's roofline by stage, without stages that cells shared; no GPU has none."""
-    backbone = _as_run(job, records)
+def _speed(job: Job, method: LatentMethod, device: str, records: list[Record]) -> Speed:
+    backbone = _as_run(job.backbone, records)
+    gpu = gpu_named(device)
+    reason, at_most = None, False
+    executed: dict[str, float] = {}
+    shortest: dict[str, float] = {}
+    try:
+        executed, shortest = (
+            _by_stage(cost_report(method, backbone, job.frames)),
+            roofline(method, backbone, job.frames)[gpu] if gpu else {},
+        )
+        at_most = method.at_most() != method
+    except Exception as error:
+        # As in a record: what cannot be counted has its seconds all the same.
+        reason = f"no cost model: {' '.join(str(error).split())}"
     shared = {stage for record in records for stage in record.timing.amortised}
-    executed = _by_stage(cost.cost_report(job.method, backbone, job.frames))
-    least = cost.roofline(job.method, backbone, job.frames)[gpu] if gpu else {}
-    executed, least = (
-        {stage: value for stage, value in values.items() if stage not in shared}
-        for values in (executed, least)
+    timed = Speed(
+        label=job.label,
+        backbone=backbone.name,
+        device=device,
+        gpu=gpu,
+        cells=len(records),
+        repeats=min(record.timing.repeats for record in records),
+        frames=job.frames,
+        at_most=at_most,
+        reason=reason,
+        stages=_stages(backbone, records, gpu, _without(executed, shared), _without(shortest, shared)),
     )
-    return executed, least
+    if job.full_steps is None or reason:
+        return timed
+    longer = method.with_steps(job.full_steps)
+    if longer is None:
+        return replace(timed, reason=f"measure.full_steps: {method.name} has no steps to multiply")
+    before, after = (cost_report(one, backbone, job.frames) for one in (method, longer))
+    return replace(timed, full=_full_length(timed, job.full_steps, before, after))
+
+
+def _as_run(backbone: BackboneConfig, records: Sequence[Record]) -> BackboneConfig:
+    """The backbone, with blocks recomputed where they were."""
+    recomputed = any(RECOMPUTED in record.notes for record in records)
+    return with_checkpoint(backbone, True) if recomputed else backbone
 
 
 def _by_stage(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Executed FLOPs of a cost report by stage."""
     executed: dict[str, float] = {}
     for row in rows[:-1]:
         executed[row["stage"]] = executed.get(row["stage"], 0.0) + row["executed_flops"]
     return executed
 
 
-def full_length(job: Job, records: Sequence[Record], timed: Speed, steps: int) -> FullLength:
-    """``timed`` multiplied to ``steps`` denoising steps; the method has a field of that name."""
-    backbone = _as_run(job, records)
-    longer: Any = replace(cast("Any", job.method), steps=steps)
-    before, after = (cost.cost_report(method, backbone, job.frames) for method in (job.method, longer))
-    short, long = _by_stage(before), _by_stage(after)
-    times = {stage: long.get(stage, 0.0) / flops for stage, flops in short.items() if flops}
-    stages = timed.stages[:-1]
-    seconds = {one.stage: one.seconds * times.get(one.stage, 1.0) for one in stages}
-    least = {
-        one.stage: one.roofline * times.get(one.stage, 1.0) for one in stages if one.roofline is not None
-    }
-    for values in (seconds, least):
-        values["total"] = sum(values.values())
-    total = after[-1]
-    return FullLength(steps, seconds, least, total["executed_flops"], total["forward_equivalents"])
+def _without(values: dict[str, float], shared: set[str]) -> dict[str, float]:
+    """The values by stage, less those of stages that the cells of a clip shared."""
+    return {stage: value for stage, value in values.items() if stage not in shared}
 
 
-def _speed(job: Job, label: str, device: str, records: list[Record]) -> Speed:
-    gpu = cards.gpu_named(device)
-    reason, at_most = None, False
-    executed: dict[str, float] = {}
-    least: dict[str, float] = {}
-    try:
-        executed, least = _predicted(job, records, gpu)
-        at_most = job.method.at_most() != job.method
-    except Exception as error:
-        # As in a record: what cannot be counted has its seconds all the same.
-        reason = f"no cost model: {' '.join(str(error).split())}"
-    precision = getattr(job.backbone, "dtype", "bfloat16")
-    stages = [
-        _stage(
-            name,
-            [record.timing.stages[name] for record in records if name in record.timing.stages],
-            executed.get(name),
-            cards.peak_rate(gpu, "tf32" if name in VAE else precision) if gpu and name in least else None,
-            least.get(name),
-            _memory(records, name),
+def _stages(
+    backbone: BackboneConfig,
+    records: list[Record],
+    gpu: str | None,
+    executed: dict[str, float],
+    shortest: dict[str, float],
+) -> list[Stage]:
+    """All stages and their total, beside executed FLOPs and roofline by stage, which may be missing."""
+    stages = []
+    for name in dict.fromkeys(name for record in records for name in record.timing.stages):
+        peak = None
+        if gpu and name in shortest:
+            peak = GPUS[gpu].rate("tf32" if name in VAE else backbone.dtype)
+        times = [record.timing.stages[name] for record in records if name in record.timing.stages]
+        stages.append(
+            _stage(name, times, executed.get(name), peak, shortest.get(name), _memory(records, name))
         )
-        for name in dict.fromkeys(name for record in records for name in record.timing.stages)
-    ]
+    totals = [record.timing.total for record in records if record.timing.total is not None]
     counted = [one.flops.executed_flops for one in records if one.flops.executed_flops is not None]
-    stages.append(
-        _stage(
-            "total",
-            [record.timing.total for record in records if record.timing.total is not None],
-            statistics.median(counted) if counted else None,
-            None,
-            sum(least.values()) if least else None,
-            _memory(records, "total"),
-        )
-    )
-    repeats = min(record.timing.repeats for record in records)
-    timed = Speed(
-        label,
-        job.backbone.name,
-        device,
-        gpu,
-        len(records),
-        repeats,
-        job.frames,
-        at_most,
-        reason,
-        stages,
-    )
-    if job.full_steps is None or reason:
-        return timed
-    if not hasattr(job.method, "steps"):
-        return replace(timed, reason=f"measure.full_steps: {job.method.name} has no steps to multiply")
-    return replace(timed, full=full_length(job, records, timed, job.full_steps))
+    flops = statistics.median(counted) if counted else None
+    least = sum(shortest.values()) if shortest else None
+    return [*stages, _stage("total", totals, flops, None, least, _memory(records, "total"))]
 
 
 def _stage(
@@ -229,6 +214,23 @@ def _memory(records: list[Record], stage: str) -> int | None:
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
+def _full_length(
+    timed: Speed, steps: int, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
+) -> FullLength:
+    """``timed`` multiplied to ``steps`` denoising steps, from the cost reports of either number of steps."""
+    short, long = _by_stage(before), _by_stage(after)
+    times = {stage: long.get(stage, 0.0) / flops for stage, flops in short.items() if flops}
+    stages = timed.stages[:-1]
+    seconds = {one.stage: one.seconds * times.get(one.stage, 1.0) for one in stages}
+    shortest = {
+        one.stage: one.roofline * times.get(one.stage, 1.0) for one in stages if one.roofline is not None
+    }
+    for values in (seconds, shortest):
+        values["total"] = sum(values.values())
+    total = after[-1]
+    return FullLength(steps, seconds, shortest, total["executed_flops"], total["forward_equivalents"])
+
+
 def lines(speed: Speed) -> list[str]:
     """The table of one variant."""
     known = f" (roofline: {speed.gpu})" if speed.stages[-1].roofline else ""
@@ -245,13 +247,13 @@ def lines(speed: Speed) -> list[str]:
     for one in speed.stages:
         rate = "" if one.flop_rate is None else f"{one.flop_rate / 1e12:.3g}"
         share = "" if one.of_peak is None else f"{one.of_peak:.1%}"
-        least = "" if one.roofline is None else f"{one.roofline:.4g}"
+        shortest = "" if one.roofline is None else f"{one.roofline:.4g}"
         slower = f"{one.seconds / one.roofline:.2f}" if one.roofline else ""
         flops = "" if one.executed_flops is None else f"{one.executed_flops / 1e12:.4f}"
         memory = "" if one.memory is None else f"{one.memory / 1e9:.2f}"
         text.append(
             f"  {one.stage:<9} {one.seconds:>10.4g} {flops:>12} {rate:>9} {share:>8} "
-            f"{least:>11} {slower:>10} {memory:>10}"
+            f"{shortest:>11} {slower:>10} {memory:>10}"
         )
     if speed.full:
         multiplied = ", ".join(f"{name} {seconds:.4g}" for name, seconds in speed.full.seconds.items())
@@ -259,15 +261,15 @@ def lines(speed: Speed) -> list[str]:
     return text
 
 
-def ratios(found: Sequence[Speed], baseline: str | None) -> list[str]:
+def ratios(variants: Sequence[Speed], baseline: str | None) -> list[str]:
     """The table of how many times less than the baseline each variant took, and ought to have taken by FLOPs.
 
     Total time, at full length where that was asked for; a variant without one is left out then, its reason in
     its own table. One table for each device; none for a single variant, or without the baseline's time.
     """
     text = []
-    for device in dict.fromkeys(one.device for one in found):
-        here = [one for one in found if one.device == device]
+    for device in dict.fromkeys(one.device for one in variants):
+        here = [one for one in variants if one.device == device]
         against = next((one for one in here if one.label == baseline), None)
         if against is None:
             continue
@@ -305,35 +307,51 @@ def print_speed(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> list
 
     Returns a line for each variant that has no finished cell.
     """
-    found, missing = [], []
+    variants: list[Speed] = []
+    missing = []
     for job, cells in parts:
-        label = f"{plan.name}: {job.part.label if job.part else job.method.name}"
-        records = finished(job, cells)
+        label = f"{plan.name}: {job.label}"
+        method, records = job.method, finished(job, cells)
         timed = [record for record in records if record.timing.stages and record.timing.total is not None]
         if not records:
             missing.append(f"{label}: no finished cell; run the same command with action=run first")
-        elif not timed:
+        elif not timed or not isinstance(method, LatentMethod):
             print(f"{label}: its videos were made elsewhere and have no stages")
-        found += speeds(job, timed)
-    if found:
+        else:
+            variants += speeds(job, method, timed)
+    if variants:
         print(f"{plan.name}, medians over cells:")
-        for speed in found:
+        for speed in variants:
             print("\n".join(lines(speed)))
-        beside = ratios(found, plan.baseline)
+        beside = ratios(variants, plan.baseline)
         if beside:
             print("\n".join(beside))
         path = parts[0][0].results / "speed" / f"{plan.name}.json"
-        write_whole(path, json.dumps([asdict(speed) for speed in found], indent=1).encode() + b"\n")
+        store.write_json(path, [asdict(speed) for speed in variants])
         print(f"as JSON: {path}")
     return missing
 
 
+@dataclass
+class PrintSpeed(Action):
+    """Prints what finished cells took, stage by stage; reads records alone."""
+
+    name: str
+    needs = Needs(weights=False)
+
+    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+        lines = [line for plan, parts in plans_of(prepared) for line in print_speed(plan, parts)]
+        for line in lines:
+            say(line)
+        return 2 if lines else 0
+
+
 __all__ = [
+    "PrintSpeed",
     "FullLength",
     "Speed",
     "Stage",
     "finished",
-    "full_length",
     "lines",
     "print_speed",
     "ratios",

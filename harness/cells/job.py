@@ -8,15 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets.interface import Dataset
-
-    pass
-
     from methods.backbones.interface import BackboneConfig
     from methods.interface import Method
     from metrics.interface import Metric, Tracker
 
-
 Node = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an action asks of a job before it begins.
+
+    ``device``: the device is there. ``grid``: the method fits the clip's token grid. ``weights``: they are
+    to be had; else what the records say of them will do. ``metrics``: so are those of required metrics.
+    """
+
+    device: bool = False
+    grid: bool = True
+    weights: bool = True
+    metrics: bool = False
+
+
+@dataclass(frozen=True)
+class ExperimentVariant:
+    """The variant that a job is: its experiment, label, the experiment's baseline and the whole command."""
+
+    experiment: str
+    label: str
+    baseline: str | None
+    command: tuple[str, ...]
+    optional: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -26,7 +48,7 @@ class Job:
     ``resolved`` is the composed configuration as plain data, interpolations resolved:
     ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
     plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
-    line's, in its order, and then those of the experiment's variant that the job is (``part``).
+    line's, in its order, and then those of the experiment's variant that the job is (``variant``).
     ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
     """
 
@@ -49,23 +71,22 @@ class Job:
     on_error: str
     wandb: dict[str, Any]
     overrides: list[str] = field(default_factory=list)
-    part: Part | None = None
+    variant: ExperimentVariant | None = None
     launcher: str | None = None
     number: int = 0
     resolved: dict[str, Any] = field(default_factory=dict)
-    trust: list[str] = field(default_factory=list)
-    action: str = "run"
+    needs: Needs = field(default_factory=Needs)
     amortise: bool = False
     full_steps: int | None = None
 
+    @property
+    def label(self) -> str:
+        """What its row is called."""
+        return self.variant.label if self.variant else self.method.name
 
-@dataclass(frozen=True)
-class Part:
-    """The variant that a job is: its experiment, label, the experiment's baseline and the whole command."""
+    def node(self, name: str) -> Node:
+        """The configuration that a plug-in was built from."""
+        return dict(self.resolved.get(name) or {})
 
-    experiment: str
-    label: str
-    baseline: str | None
-    command: tuple[str, ...]
-    optional: bool = False
-    notes: tuple[str, ...] = ()
+
+__all__ = ["ExperimentVariant", "Job", "Needs", "Node"]

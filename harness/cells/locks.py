@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.records import store
+
 if TYPE_CHECKING:
     from harness.cells.plan import Cell
 
@@ -18,7 +20,7 @@ def in_turn(results: Path, cells: Sequence[Cell], note: Callable[[str], None]) -
     """
     from filelock import FileLock, Timeout
 
-    folder = results / "locks"
+    folder = results / store.LOCKS
     folder.mkdir(parents=True, exist_ok=True)
     busy: list[tuple[int, Cell]] = []
     for index, cell in enumerate(cells):

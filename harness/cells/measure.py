@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -261,7 +261,7 @@ def _require_finite(latent: Tensor, what: str) -> None:
         raise FloatingPointError(f"{what} holds NaN or infinite values")
 
 
-def _generate(
+def generate(
     backbone: Backbone,
     method: LatentMethod,
     reference: NDArray[np.uint8],
@@ -270,12 +270,19 @@ def _generate(
     seed: int,
     meter: Meter,
 ) -> NDArray[np.uint8]:
-    """Reference frames in RAM to generated frames in RAM."""
+    """Reference frames in RAM to generated frames in RAM: encode, transfer, decode.
+
+    Where ``meter`` ends a warm-up, what is decoded is the reference. Raises FloatingPointError when a latent
+    is not finite, ValueError when the decoded frames do not fit the reference.
+    """
     with meter.stage("encode"):
         clean = meter.shared("latent", lambda: backbone.encode(reference))
     _require_finite(clean, "the reference's latent")
     noise = initial_noise(clip, prompt, seed, clean.shape).to(clean.device)
-    latent = method.transfer(backbone, clean, prompt, noise, meter)
+    try:
+        latent = method.transfer(backbone, clean, prompt, noise, meter)
+    except StopWarmup:
+        latent = clean
     _require_finite(latent, "the generated latent")
     with meter.stage("decode"):
         frames = backbone.decode(latent)
@@ -299,11 +306,7 @@ def warm_up(
     """Encode, ``steps`` denoising steps of the method, decode: no timing shall pay for first calls."""
     meter = Meter(device, stop_after=steps)
     with seeded(cell_seed(clip, prompt, seed)):
-        clean = backbone.encode(reference)
-        noise = initial_noise(clip, prompt, seed, clean.shape).to(clean.device)
-        with suppress(StopWarmup):
-            method.transfer(backbone, clean, prompt, noise, meter)
-        backbone.decode(clean)
+        generate(backbone, method, reference, clip, prompt, seed, meter)
 
 
 def measure(
@@ -340,7 +343,7 @@ def measure(
         with seeded(cell_seed(clip, prompt, seed)):
             joules = gpu_energy(device)
             started = meter.clock()
-            frames = _generate(backbone, method, reference, clip, prompt, seed, meter)
+            frames = generate(backbone, method, reference, clip, prompt, seed, meter)
             total = meter.clock() - started - meter.apart
             after = gpu_energy(device)
         # Of the energy nobody can say which part was spent on what is shared.

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
-
-from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import is_pydantic_dataclass
+from typing import Any
 
 from datasets.errors import InputError
 from datasets.interface import ClipInfo, Dataset, LeftOut, Prompt
-from datasets.plugin import Plugin
-from harness.cells.job import Job
+from harness.cells.job import ExperimentVariant, Job
 from harness.records import record as records
+from harness.records import store
+from harness.records.identity import digest, of_plugin, short_id
 from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
 
 
 class DoesNotFit(InputError):
     """A method or a clip's size that this backbone cannot take; another variant may fit."""
-
-
-FROM_RECORDS = ("score", "speed")
-"""Actions for which the identity of weights that are not here is taken from the records."""
 
 
 @dataclass
@@ -48,152 +38,46 @@ class Cell:
     identity: dict[str, Any]
 
 
-def digest(value: Any) -> str:
-    """sha256 hex digest of the canonical JSON of plain data."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def configuration(plugin: Plugin, node: Mapping[str, Any]) -> dict[str, Any]:
-    """A plug-in's configuration as it enters an id: all its fields less ``outside_id``.
-
-    It is read back from the plug-in, so that ``3`` and ``3.0`` for a float are the same
-    and a default counts whether it is written or not. An entry of ``outside_id`` may name
-    a nested field with a dot.
-    """
-    if is_pydantic_dataclass(type(plugin)):
-        config = TypeAdapter(type(plugin)).dump_python(plugin, mode="json", warnings=False)
-        for entry in dataclasses.fields(cast("Any", plugin)):
-            if not entry.init:
-                config.pop(entry.name, None)
-    else:
-        config = json.loads(json.dumps({k: v for k, v in node.items() if k != "_target_"}))
-    for name in plugin.outside_id:
-        *path, last = name.split(".")
-        inner = config
-        for part in path:
-            inner = inner.get(part) or {}
-        inner.pop(last, None)
-    return cast("dict[str, Any]", config)
-
-
-def _part(plugin: Plugin, node: Mapping[str, Any]) -> dict[str, Any]:
-    return {"kind": plugin.plugin_kind, "version": plugin.version, "config": configuration(plugin, node)}
-
-
-def safe(name: str, limit: int = 100) -> str:
-    """A name as one path component: word characters, dots and dashes, ``limit`` bytes at most."""
-    kept = re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "_"
-    return kept.encode()[:limit].decode(errors="ignore")
-
-
-def check_writable(results: Path) -> None:
-    """Create the results folder and write in it; InputError when that fails."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"results: cannot write {results} ({error.strerror or error}); choose another with results=DIR"
-        ) from error
-
-
-def _check_readable(dataset: Dataset, clip: ClipInfo) -> None:
-    try:
-        dataset.load(clip.name)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"dataset: {clip.name}, its only clip, cannot be read ({reason[0]}); replace the file"
-        ) from error
-
-
 def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     """The plan of a job and its cells, in the order they will run: clip, prompt, seed.
 
-    Checks everything that can be checked before a model is loaded and raises InputError:
+    Checks everything that can be checked before a model is loaded (``job.needs``) and raises InputError:
     frame sizes, weights, token grid, the dataset, an only clip's file, the results folder,
     what required metrics need. ``job.limit`` keeps the first clips of the listing. A
     finished video that is missing leaves its cell out; an error only when none remains, or
-    none of a clip that ``dataset.names`` asks for.
-
-    ``action=score`` and ``speed`` need neither weights nor device: without the weights (or a program's
-    files) it goes by the identity in the records of the plan of the same name.
+    none of a clip that the user asked for.
     """
-    method = job.method
-    if method.uses_backbone and job.action != "score":
+    if job.method.uses_backbone and job.needs.grid:
         try:
-            method.check(_grid(job), job.backbone.num_blocks)
+            job.method.check(_grid(job), job.backbone.num_blocks)
             check_operations(job)
         except InputError as error:
             raise DoesNotFit(str(error)) from error
     listing = job.dataset.listing()
-    left_out: list[LeftOut] = list(listing.left_out)
     clips: Sequence[ClipInfo] = listing.clips[: job.limit]
     check_writable(job.results)
 
-    plugins = {"method": method, "backbone": job.backbone, "dataset": job.dataset}
-    common: dict[str, Any] = {
-        name: _part(plugin, job.resolved.get(name, {})) for name, plugin in plugins.items()
-    }
-    common["frames"] = job.frames
-    named = {name: common[name]["config"] for name in ("method", "backbone", "dataset")}
-    if job.amortise:
-        # The same video, but a time of another meaning: it shall not stand in for the other.
-        common["amortise"] = named["amortise"] = True
-    config = digest(named)
-    common["backbone"]["weights"] = None
-    if method.uses_backbone:
-        weights = _identity(job, config, clips, ("backbone", "weights"), job.backbone.identity)
-        common["backbone"]["weights"] = weights
-    program = _identity(job, config, clips, ("method", "program"), method.identity)
-    if program is not None:
-        common["method"]["program"] = program
-    folder = Path("cells") / safe(job.method.name) / safe(job.dataset.name)
-
-    cells: dict[str, Cell] = {}
-    for clip in clips:
-        for prompt in clip.prompts:
-            for seed in job.seeds:
-                # The noise is keyed by the clip's name, so the name changes the output.
-                identity = {
-                    **common,
-                    "clip": {"name": clip.name, "content": clip.content},
-                    "prompt": prompt.text,
-                    "seed": seed,
-                }
-                missing = method.missing(clip.name, prompt.text, seed)
-                if missing is not None:
-                    left_out.append(LeftOut(clip.name, missing))
-                    continue
-                content = method.content(clip.name, prompt.text, seed)
-                if content is not None:
-                    identity["video"] = content
-                cell_id = digest(identity)[:16]
-                path = (folder / f"{safe(clip.name)}-{cell_id}").as_posix()
-                cells.setdefault(path, Cell(cell_id, path, clip, prompt, seed, identity))
-    left_out = list(dict.fromkeys(left_out))
+    common, config = _common(job, clips)
+    cells, without_video = _cells(job, common, clips)
+    left_out = list(dict.fromkeys([*listing.left_out, *without_video]))
     if not cells:
         reasons = "; ".join(f"{out.clip}: {out.reason}" for out in left_out[:3])
         raise InputError(f"dataset: no clip of {job.dataset.name} can be run ({reasons or 'it lists none'})")
-    _check_named(job, clips, cells.values(), left_out)
+    _check_asked_for(job, clips, cells, left_out)
     if len(clips) == 1:
         _check_readable(job.dataset, clips[0])
-    if job.action in ("run", "score"):
+    if job.needs.metrics:
         check_required(job)
 
     # Finished videos have no configuration of their own: their cells' ids tell them apart.
-    finished = any("video" in cell.identity for cell in cells.values())
-    what = [cell.id for cell in cells.values()] if finished else [clip.name for clip in clips]
+    finished = any("video" in cell.identity for cell in cells)
+    what = [cell.id for cell in cells] if finished else [clip.name for clip in clips]
     variant = records.Variant(
-        label=job.part.label if job.part else job.method.name,
+        label=job.label,
         method=job.method.name,
         backbone=job.backbone.name,
         dataset=job.dataset.name,
-        config_id=digest(common)[:16],
+        config_id=short_id(common),
         overrides=job.overrides,
         cells=[
             records.PlannedCell(
@@ -204,38 +88,87 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
                 prompt_kind=cell.prompt.kind,
                 seed=cell.seed,
             )
-            for cell in cells.values()
+            for cell in cells
         ],
     )
     plan = records.Plan(
         schema=records.SCHEMA,
         name=_name(job, config, what),
-        command=["python", "-m", "harness", *(job.part.command if job.part else job.overrides)],
+        command=["python", "-m", "harness", *(job.variant.command if job.variant else job.overrides)],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
     )
-    return plan, list(cells.values())
+    return plan, cells
+
+
+def _common(job: Job, clips: Sequence[ClipInfo]) -> tuple[dict[str, Any], str]:
+    """What all cells of the job have in their identity, and the digest of its configuration alone."""
+    plugins = {"method": job.method, "backbone": job.backbone, "dataset": job.dataset}
+    common: dict[str, Any] = {name: of_plugin(plugin, job.node(name)) for name, plugin in plugins.items()}
+    common["frames"] = job.frames
+    named = {name: common[name]["config"] for name in plugins}
+    if job.amortise:
+        # The same video, but a time of another meaning: it shall not stand in for the other.
+        common["amortise"] = named["amortise"] = True
+    config = digest(named)
+    common["backbone"]["weights"] = None
+    if job.method.uses_backbone:
+        weights = _identity(job, config, clips, ("backbone", "weights"), job.backbone.identity)
+        common["backbone"]["weights"] = weights
+    program = _identity(job, config, clips, ("method", "program"), job.method.identity)
+    if program is not None:
+        common["method"]["program"] = program
+    return common, config
+
+
+def _cells(job: Job, common: dict[str, Any], clips: Sequence[ClipInfo]) -> tuple[list[Cell], list[LeftOut]]:
+    """The cells, and the clips of those for which there is no finished video."""
+    folder = store.cell_folder(job.method.name, job.dataset.name)
+    older = store.older_cells(job.results, folder)
+    cells: dict[str, Cell] = {}
+    left_out: list[LeftOut] = []
+    for clip in clips:
+        for prompt in clip.prompts:
+            for seed in job.seeds:
+                missing = job.method.missing(clip.name, prompt.text, seed)
+                if missing is not None:
+                    left_out.append(LeftOut(clip.name, missing))
+                    continue
+                # The noise is keyed by the clip's name, so the name changes the output.
+                identity = {
+                    **common,
+                    "clip": {"name": clip.name, "content": clip.content},
+                    "prompt": prompt.text,
+                    "seed": seed,
+                }
+                content = job.method.content(clip.name, prompt.text, seed)
+                if content is not None:
+                    identity["video"] = content
+                cell_id = short_id(identity)
+                path = store.cell_path(folder, clip.name, cell_id, older)
+                cells.setdefault(cell_id, Cell(cell_id, path, clip, prompt, seed, identity))
+    return list(cells.values()), left_out
 
 
 def _grid(job: Job) -> Grid:
     """The clip's token grid. Who only reads records needs no weights."""
-    if job.action == "speed":
+    if not job.needs.weights:
         return job.backbone.grid(job.frames)
-    needs_device = job.action in ("run", "profile")
-    return job.backbone.check(job.frames, job.device if needs_device else "cpu")
+    return job.backbone.check(job.frames, job.device if job.needs.device else "cpu")
 
 
 def _name(job: Job, config: str, what: Sequence[str]) -> str:
     """The plan's name: the one given, or one that follows from the configuration and ``what`` runs."""
     short = digest({"config": config, "frames": job.frames, "seeds": job.seeds, "what": what})[:6]
-    return job.name or f"{safe(job.method.name)}-{safe(job.backbone.name)}-{safe(job.dataset.name)}-{short}"
+    words = [store.safe(name) for name in (job.method.name, job.backbone.name, job.dataset.name)]
+    return job.name or f"{'-'.join(words)}-{short}"
 
 
 def _identity(
     job: Job, config: str, clips: Sequence[ClipInfo], where: tuple[str, str], ask: Callable[[], Any]
 ) -> Any:
-    """Identity of weights or a program, as ``ask`` has it; when only scoring, the plan's records will do.
+    """Identity of weights or a program, as ``ask`` has it; the plan's records will do where they must not be.
 
     ``where`` it stands in a cell's identity: part and key.
     """
@@ -243,38 +176,41 @@ def _identity(
     try:
         return ask()
     except InputError:
-        if job.action not in FROM_RECORDS:
+        if job.needs.weights:
             raise
-        name = _name(job, config, [clip.name for clip in clips])
-        for path in [plan_path(job.results, name)] if job.part is None else _kept_plans(job):
+        for path in _kept_plans(job, _name(job, config, [clip.name for clip in clips])):
             try:
-                for variant in records.load_plan(path).variants:
-                    if job.part is not None and variant.label != job.part.label:
-                        continue
-                    for cell in variant.cells:
-                        record = job.results / cell.path / "record.json"
-                        if record.exists():
-                            return records.load_record(record).identity[part][key]
-            except (OSError, ValueError, LookupError):
+                variants = store.load_plan(path).variants
+            except (OSError, ValueError):
                 continue
+            for variant in variants:
+                if job.variant is not None and variant.label != job.variant.label:
+                    continue
+                for cell in variant.cells:
+                    record = store.read_record(job.results / cell.path)
+                    if record is not None and key in record.identity.get(part, {}):
+                        return record.identity[part][key]
         raise
 
 
-def _kept_plans(job: Job) -> list[Path]:
-    """Plan files of the job's experiment: that of its name, or all that were named after the experiment."""
-    assert job.part is not None
-    if job.name:
-        return [plan_path(job.results, job.name)]
-    folder = plan_path(job.results, "").parent
-    return sorted(folder.glob(f"{safe(job.part.experiment)}-{safe(job.backbone.name)}-*.json"))
+def _kept_plans(job: Job, name: str) -> list[Path]:
+    """Plan files that may hold the job's cells: that of its name, or all named after its experiment."""
+    if job.variant is None or job.name:
+        return [store.plan_path(job.results, name)]
+    words = [store.safe(name) for name in (job.variant.experiment, job.backbone.name)]
+    return store.plan_paths(job.results, f"{'-'.join(words)}-*")
 
 
-def together(plans: Sequence[records.Plan], job: Job, out: Sequence[records.VariantOut]) -> records.Plan:
+def together(
+    plans: Sequence[records.Plan],
+    job: Job,
+    experiment: ExperimentVariant,
+    out: Sequence[records.VariantOut],
+) -> records.Plan:
     """One plan of an experiment's variants, in their order. ``job`` is one of theirs; ``out`` did not fit.
 
     A variant that is the same configuration as an earlier one is left out, as no row of its own.
     """
-    assert job.part is not None
     left_out = list(out)
     variants: dict[tuple[str, ...], records.Variant] = {}
     shown: dict[str, str] = {}
@@ -287,17 +223,29 @@ def together(plans: Sequence[records.Plan], job: Job, out: Sequence[records.Vari
                 left_out.append(records.VariantOut(label=variant.label, reason=reason))
     clips = {(one.clip, one.reason): one for plan in plans for one in plan.left_out}
     short = digest([plan.name for plan in plans])[:6]
-    words = [safe(part) for part in (job.part.experiment, job.backbone.name, job.dataset.name)]
+    words = [store.safe(name) for name in (experiment.experiment, job.backbone.name, job.dataset.name)]
     return records.Plan(
         schema=records.SCHEMA,
         name=job.name or f"{'-'.join(words)}-{short}",
         command=plans[0].command,
         created=plans[0].created,
-        baseline=shown.get(job.part.baseline or ""),
+        baseline=shown.get(experiment.baseline or ""),
         variants=list(variants.values()),
         left_out=list(clips.values()),
         variants_out=left_out,
     )
+
+
+def check_writable(results: Path) -> None:
+    """Create the results folder and write in it; InputError when that fails."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"results: cannot write {results} ({error.strerror or error}); choose another with results=DIR"
+        ) from error
 
 
 def check_operations(job: Job) -> None:
@@ -325,10 +273,22 @@ def check_required(job: Job) -> None:
                 raise InputError(f"metrics.required: {name} cannot be computed: {reason}") from error
 
 
-def _check_named(
+def _check_readable(dataset: Dataset, clip: ClipInfo) -> None:
+    try:
+        dataset.load(clip.name)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"dataset: {clip.name}, its only clip, cannot be read ({reason[0]}); replace the file"
+        ) from error
+
+
+def _check_asked_for(
     job: Job, clips: Sequence[ClipInfo], cells: Iterable[Cell], left_out: Sequence[LeftOut]
 ) -> None:
-    """InputError for a clip that ``dataset.names`` asks for and that no finished video shows."""
+    """InputError for a clip that the user asked for by name and that no finished video shows."""
     shown = {cell.clip.name for cell in cells}
     for clip in clips:
         if clip.name in job.dataset.asked_for() and clip.name not in shown:
@@ -358,25 +318,13 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
     return lines
 
 
-def plan_path(results: Path, name: str) -> Path:
-    """Where a plan is kept."""
-    return results / "plans" / f"{name}.json"
-
-
-def save_plan(results: Path, plan: records.Plan) -> Path:
-    """Write a plan; variants whose cells have not changed keep the levels measured before."""
-    path = plan_path(results, plan.name)
-    try:
-        before = records.load_plan(path)
-    except (OSError, ValueError, ValidationError):
-        before = None
-    if before is not None:
-        known = {(old.config_id, tuple(cell.id for cell in old.cells)): old for old in before.variants}
-        for variant in plan.variants:
-            old = known.get((variant.config_id, tuple(cell.id for cell in variant.cells)))
-            if old is not None and not variant.levels:
-                variant.levels = old.levels
-        if [v.cells for v in before.variants] == [v.cells for v in plan.variants]:
-            plan.created = before.created
-    records.save(path, plan)
-    return path
+__all__ = [
+    "Cell",
+    "DoesNotFit",
+    "check_operations",
+    "check_required",
+    "check_writable",
+    "make_plan",
+    "together",
+    "unmatched",
+]

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cells.locks import in_turn
-from harness.cells.plan import configuration, plan_path
-from harness.records.record import Failure, MetricValue, Plan, Record, load_record, save, write_whole
+from harness.records import store
+from harness.records.identity import configuration
+from harness.records.record import Failure, MetricValue, Plan, Record
 from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
 
 if TYPE_CHECKING:
@@ -87,14 +88,6 @@ def same_version(recorded: str, version: str) -> bool:
     return version in (recorded, recorded.partition(WEIGHTS)[0])
 
 
-def read_record(folder: Path) -> Record | None:
-    """The record of a cell's folder; None without one, or when an old or broken file is not one."""
-    try:
-        return load_record(folder / "record.json")
-    except (OSError, ValueError):
-        return None
-
-
 def frames_sha256(frames: NDArray[np.uint8]) -> str:
     from datasets import video
 
@@ -130,7 +123,7 @@ def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str) 
         tracker=np.array(tracker_version(tracker)),
         frames_sha256=np.array(frames_hash),
     )
-    write_whole(path, data.getvalue())
+    store.write_whole(path, data.getvalue())
 
 
 def sample_of(job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8]) -> Sample:
@@ -146,7 +139,7 @@ def sample_of(job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8]) ->
         mask=clip.mask,
         truth=clip.truth,
     )
-    tracks = kept_tracks(job.results / cell.path / "tracks.npz", job.tracker, frames_sha256(generated))
+    tracks = kept_tracks(job.results / cell.path / store.TRACKS, job.tracker, frames_sha256(generated))
     if tracks is not None:
         sample.generated_tracks, sample.reference_tracks = tracks
     return sample
@@ -216,7 +209,7 @@ def score_cell(
         score = Score(None, reason=UNTRAINED) if _means_nothing(job, metric) else _score(metric, sample)
         values[name] = _value(metric, metric_version(metric, job.tracker), score)
     if not had_tracks and {"generated_tracks", "reference_tracks"} <= sample.__dict__.keys():
-        path = job.results / cell.path / "tracks.npz"
+        path = job.results / cell.path / store.TRACKS
         keep_tracks(path, sample, job.tracker, frames_sha256(generated))
     return values
 
@@ -239,7 +232,7 @@ def save_if_settled(job: Job, cell: Cell, record: Record) -> None:
     before = record.status
     settle_required(job, record)
     if record.status != before:
-        save(job.results / cell.path / "record.json", record)
+        store.save_record(job.results / cell.path, record)
 
 
 def _missing(record: Record, name: str) -> bool:
@@ -274,7 +267,7 @@ def kept_frames(job: Job, cell: Cell, record: Record) -> NDArray[np.uint8] | Non
     """The cell's frames from ``frames.mkv``; None unless they are the very frames of the record."""
     from datasets import video
 
-    path = job.results / cell.path / "frames.mkv"
+    path = job.results / cell.path / store.FRAMES
     if not path.exists():
         return None
     try:
@@ -291,7 +284,7 @@ def refresh(job: Job, cell: Cell, clip: Clip, record: Record, names: Sequence[st
         return False
     record.metrics.update(score_cell(job, cell, clip, frames, names))
     settle_required(job, record)
-    save(job.results / cell.path / "record.json", record)
+    store.save_record(job.results / cell.path, record)
     return True
 
 
@@ -309,7 +302,11 @@ def rescore(
     load = lru_cache(maxsize=1)(job.dataset.load)
     outcome = Outcome([])
     for _, cell in in_turn(job.results, cells, say):
-        record = read_record(job.results / cell.path)
+        reason = store.foreign(job.results / cell.path, cell.id)
+        if reason is not None:
+            say(f"{cell.path}: {reason}; left as it is")
+            continue
+        record = store.read_record(job.results / cell.path)
         if record is None:
             say(f"{cell.path}: has not run, so there is nothing to score (action=run runs it)")
             continue
@@ -349,7 +346,7 @@ def store_levels(job: Job, plan: Plan, cells: Sequence[Cell], note: Note | None 
     for variant in plan.variants:
         if [cell.id for cell in variant.cells] == ids:
             variant.levels = levels(job, cells, note)
-    save(plan_path(job.results, plan.name), plan)
+    store.save_plan(job.results, plan)
 
 
 def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[str, dict[str, float]]:
@@ -375,7 +372,7 @@ def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[st
         version = metric_version(metric, job.tracker)
         of_cells = [[cell.id, record.frames_sha256, cell.clip.caption] for cell, record in usable]
         key = json.dumps([name, version, of_cells])
-        path = job.results / "levels" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        path = job.results / store.LEVELS / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         known = _kept_levels(path)
         if known is None:
             try:
@@ -383,7 +380,7 @@ def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[st
             except Exception as error:
                 say(f"levels of {name}: {type(error).__name__}: {error}")
                 continue
-            write_whole(path, json.dumps(known, indent=1, sort_keys=True).encode() + b"\n")
+            store.write_json(path, dict(sorted(known.items())))
         if known:
             found[name] = known
     return found
@@ -395,10 +392,10 @@ def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]],
     without = 0
     for cell in cells:
         folder = job.results / cell.path
-        record = read_record(folder)
+        record = store.read_record(folder)
         if record is None or record.status != "ok":
             continue
-        if (folder / "frames.mkv").exists():
+        if (folder / store.FRAMES).exists():
             found.append((cell, record))
         else:
             without += 1

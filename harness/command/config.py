@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from datasets.errors import InputError, nearest
-from harness.cells.job import Job, Node
+from datasets.interface import Dataset
+from harness.cells.job import ExperimentVariant, Job, Node
+from harness.command.interface import Action
 from harness.command.plugins import build, one_line
+from methods.backbones.interface import BackboneConfig
+from methods.interface import Method
+from metrics.interface import Metric, Tracker
 
-if TYPE_CHECKING:
-    from harness.cells.job import Part
 
-
-class Settings(BaseModel):
+class WandbSettings(BaseModel):
     """The keys of ``conf/wandb``. ``dir`` gets the folder ``wandb``, which holds the runs."""
 
     model_config = ConfigDict(extra="forbid")
@@ -63,8 +65,8 @@ class _Root(_Keys):
     metrics: _Metrics
     tracker: Node
     execute: _Execute
-    wandb: Settings
-    action: Literal["run", "plan", "cost", "score", "speed", "profile", "amf"]
+    wandb: WandbSettings
+    action: Node
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
     seed: Annotated[
         list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), BeforeValidator(_as_list)
@@ -120,33 +122,31 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = None) -> Job:
-    """Validate a composed configuration and build its plug-ins.
+def make_job(
+    resolved: Node, overrides: Sequence[str] = (), variant: ExperimentVariant | None = None
+) -> tuple[Job, Action]:
+    """Validate a composed configuration, and build its plug-ins and its action.
 
     ``resolved`` is plain data without ``hydra``'s node. Raises InputError, one line that
     names the key. Loads no model and, but for the device, imports no torch.
     """
     root = _validated(resolved)
     trust = root.trust
+    action = build(root.action, "action", Action, trust)
     nodes = {name: node for name, node in root.metrics.metrics.items() if node is not None}
-    metrics = {name: build(node, f"metrics.metrics.{name}", trust) for name, node in nodes.items()}
+    metrics = {name: build(node, f"metrics.metrics.{name}", Metric, trust) for name, node in nodes.items()}
     for name in root.metrics.required:
         if name not in metrics:
             raise InputError(f"metrics.required: no metric {name!r} is configured; {nearest(name, metrics)}")
-    method = build(root.method, "method", trust)
-    backbone = build(root.backbone, "backbone", trust)
-    dataset = build(root.dataset, "dataset", trust)
-    tracker = build(root.tracker, "tracker", trust)
-    # Nothing else needs a device, so it may speak of one that is not here.
-    device = resolve_device(root.device) if root.action in ("run", "profile", "amf") else root.device
-    return Job(
-        method=method,
-        backbone=backbone,
-        dataset=dataset,
+    job = Job(
+        method=build(root.method, "method", Method, trust),
+        backbone=build(root.backbone, "backbone", BackboneConfig, trust),
+        dataset=build(root.dataset, "dataset", Dataset, trust),
         metrics=metrics,
-        tracker=tracker,
+        tracker=build(root.tracker, "tracker", Tracker, trust),
         required=root.metrics.required,
-        device=device,
+        # Nothing else needs a device, so it may speak of one that is not here.
+        device=resolve_device(root.device) if action.needs.device else root.device,
         seeds=list(dict.fromkeys(root.seed)),
         limit=root.limit,
         frames=root.frames,
@@ -159,10 +159,13 @@ def make_job(resolved: Node, overrides: Sequence[str] = (), part: Part | None = 
         on_error=root.execute.on_error,
         wandb=root.wandb.model_dump(mode="json"),
         overrides=list(overrides),
-        part=part,
+        variant=variant,
         resolved=resolved,
-        trust=list(trust),
-        action=root.action,
+        needs=action.needs,
         amortise=root.measure.amortise,
         full_steps=root.measure.full_steps,
     )
+    return job, action
+
+
+__all__ = ["WandbSettings", "make_job", "resolve_device"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from datasets.errors import InputError, nearest
-from harness.cells.job import Part
+from harness.cells.job import ExperimentVariant
 from harness.command.plugins import one_line
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Composed:
 
     resolved: dict[str, Any]
     overrides: list[str]
-    part: Part | None = None
+    variant: ExperimentVariant | None = None
     problem: str | None = field(default=None)
 
 
@@ -148,13 +148,13 @@ def expand(config: DictConfig, command: Sequence[str], name: str | None) -> list
     found: list[Composed] = []
     for label, overrides in experiment.variants.items():
         optional = label in experiment.optional
-        part = Part(name, label, experiment.baseline, tuple(command), optional, notes)
+        variant = ExperimentVariant(name, label, experiment.baseline, tuple(command), optional, notes)
         kept = [override for override, key in given if key not in own[label]]
         words = [*(override for override in kept if not override.startswith("experiment=")), *overrides]
         try:
-            found.append(Composed(_plain(compose("config", [*kept, *overrides])), words, part))
+            found.append(Composed(_plain(compose("config", [*kept, *overrides])), words, variant))
         except CONFIG_ERRORS as error:
             if not optional:
                 raise InputError(f"experiment={name}, {label}: {explain(error)}") from error
-            found.append(Composed({}, words, part, explain(error)))
+            found.append(Composed({}, words, variant, explain(error)))
     return found

@@ -7,13 +7,14 @@ import importlib
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from datasets.errors import InputError, nearest
 
+Contract = TypeVar("Contract")
 OURS = ("methods", "metrics", "datasets", "harness", "reports")
 
 
@@ -81,27 +82,57 @@ def resolve(target: Any, key: str, trust: Sequence[str] = ()) -> Any:
         raise InputError(
             f"{where}: cannot import {module} ({error}); correct the path or install it"
         ) from error
-    if not hasattr(loaded, attribute):
-        public = [name for name, value in vars(loaded).items() if inspect.isclass(value)]
+    found = getattr(loaded, attribute, None)
+    if found is None:
+        public = [name for name, _ in inspect.getmembers(loaded, inspect.isclass)]
         raise InputError(f"{where}: {module} has no {attribute}; {nearest(attribute, public)}")
-    found = getattr(loaded, attribute)
     if not callable(found):
         raise InputError(f"{where}: {target} cannot be called; name a plug-in class")
     return found
 
 
-def build(node: Mapping[str, Any], key: str, trust: Sequence[str] = ()) -> Any:
+def build(node: Mapping[str, Any], key: str, contract: type[Contract], trust: Sequence[str] = ()) -> Contract:
     """Call the node's ``_target_`` with the node's other keys, nodes of plug-ins among them built first.
 
-    ``key`` is where the node stands in the configuration (``method``); ``trust`` names
-    packages besides ours that ``_target_`` may come from. Raises InputError, one line that
-    names the key, for an unknown key, a wrong type, or a target that cannot be used.
+    ``key`` is where the node stands in the configuration (``method``); ``contract`` the class that the
+    plug-in must derive from; ``trust`` names packages besides ours that ``_target_`` may come from. Raises
+    InputError, one line that names the key, for an unknown key, a wrong type, a target that cannot be used,
+    or a plug-in that lacks a member of its contract.
     """
+    plugin = _called(node, key, trust, contract)
+    # What a class lacks is known before it is called; a function only shows by what it returns.
+    _require(type(plugin), key, contract, set(dir(plugin)))
+    if "name" not in dir(plugin):
+        raise InputError(_incomplete(type(plugin), key, "lacks name", contract))
+    return cast("Contract", plugin)
+
+
+def _require(plugin: type, key: str, contract: type, there: set[str]) -> None:
+    """InputError for a class that is not all its contract asks for; ``there``: the members it has."""
+    if not issubclass(plugin, contract):
+        lacking = [name for name in dir(contract) if not name.startswith("_") and name not in there]
+        has = f"lacks {', '.join(lacking)}" if lacking else f"is no {contract.__name__}"
+        raise InputError(_incomplete(plugin, key, has, contract))
+    if inspect.isabstract(plugin):
+        lacking = sorted(plugin.__abstractmethods__)
+        raise InputError(_incomplete(plugin, key, f"lacks {', '.join(lacking)}", plugin.__mro__[1]))
+
+
+def _incomplete(plugin: type, key: str, what: str, contract: type) -> str:
+    return (
+        f"{key}._target_: {plugin.__module__}.{plugin.__qualname__} {what}; "
+        f"derive it from {contract.__module__}.{contract.__qualname__}, which says what each member is"
+    )
+
+
+def _called(node: Mapping[str, Any], key: str, trust: Sequence[str], contract: type = object) -> Any:
     if "_target_" not in node:
         raise InputError(f"{key}._target_: no value; name the plug-in's class, as package.module.Class")
     factory = resolve(node["_target_"], key, trust)
+    if inspect.isclass(factory):
+        _require(factory, key, contract, set(dir(factory)))
     values = {
-        name: build(value, f"{key}.{name}", trust)
+        name: _called(value, f"{key}.{name}", trust)
         if isinstance(value, Mapping) and "_target_" in value
         else value
         for name, value in node.items()
@@ -118,3 +149,6 @@ def build(node: Mapping[str, Any], key: str, trust: Sequence[str] = ()) -> Any:
         except TypeError as mismatch:
             raise InputError(f"{key}: {mismatch}; its keys are those of {node['_target_']}") from error
         raise
+
+
+__all__ = ["build", "one_line", "resolve"]

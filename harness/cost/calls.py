@@ -1,4 +1,4 @@
-"""How often a method calls the backbone: it runs once on a stub that only counts."""
+"""How often a method calls the backbone: it runs once on a stub that computes nothing and counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from datasets.errors import InputError
 from methods.backbones.interface import Adapted, Adapter, Backbone, Grid, Rotary, Schedule
@@ -17,47 +17,47 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-
 Kind = Literal["embed", "encode", "forward", "partial", "gradient", "decode"]
-
+Output = Literal["", "queries_keys", "keys_values", "hidden_states", "velocity"]
 
 STAGES = ("text", "encode", "train", "extract", "guide", "denoise", "decode")
 
-
 DIT: tuple[Kind, ...] = ("forward", "partial", "gradient")
+"""Kinds of calls that run the transformer."""
 
 
 class Call(NamedTuple):
     """One way a method uses the backbone, in the observer's stage where it happens.
 
-    ``output`` (``queries_keys``, ``keys_values``, ``hidden_states`` or ``velocity``) and ``block`` say
-    where a pass stops; a velocity has no block. Empty and None for the other kinds. ``grid`` is the
-    token grid of a latent smaller than the clip's, else None.
+    ``output`` and ``block`` say where a pass stops; a velocity has no block. Empty and None for the
+    other kinds. ``grid`` is the token grid of a latent smaller than the clip's, else None.
     """
 
     stage: str
     kind: Kind
     block: int | None = None
-    output: str = ""
+    output: Output = ""
     grid: Grid | None = None
 
 
 @dataclass
-class _StubAdapted:
+class _CountingAdapter:
     parameters: Mapping[str, Tensor]
     scale: float = 1.0
 
 
-class CountingBackbone:
+class CountingBackbone(Backbone):
     """A backbone of one channel and one head that computes nothing and notes every call.
 
     Queries, keys and hidden states are the latent itself, so that gradients exist. ``small`` is
     the token grid it is given in place of ``real``; a latent that is smaller still is noted with
-    its share of ``real``.
+    its share of ``real``. ``calls`` are by kind, as those of other backbones; ``log`` has all of them.
     """
 
     heads = 1
     head_dim = 1
+    recomputed = False
+    compiled = False
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class CountingBackbone:
         real: Grid | None = None,
     ) -> None:
         self.num_blocks = num_blocks
-        self._small = small
-        self._real = real or small
         self.calls: Counter[str] = Counter()
         self.log: Counter[Call] = Counter()
+        self._small = small
+        self._real = real or small
         self._stages = stages
         self._held: list[Tensor] = []
 
@@ -119,19 +119,8 @@ class CountingBackbone:
     def velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool) -> Tensor:
         if not grad:
             return self.predict(latent, timestep, prompt, None, 1.0)
-        self._note("gradient", latent.shape[0], None, "velocity", self._share(latent))
+        self._note("gradient", latent.shape[0], None, "velocity", self._in_real(latent))
         return self._reached(latent * 1)
-
-    @contextlib.contextmanager
-    def adapted(
-        self, adapter: Adapter, grid: Grid, weights: Mapping[str, Tensor] | None = None
-    ) -> Iterator[Adapted]:
-        import torch
-
-        fresh = {"weight": torch.zeros(1, requires_grad=True)}
-        adapted = _StubAdapted(dict(weights) if weights else fresh)
-        with self._holding(*adapted.parameters.values()):
-            yield adapted
 
     def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity
@@ -139,28 +128,19 @@ class CountingBackbone:
     def queries_keys(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
     ) -> tuple[Tensor, Tensor]:
-        tokens = self.hidden_states(latent, timestep, prompt, block, grad=grad, output="queries_keys")
+        tokens = self._tokens(latent, block, "queries_keys", grad)
         return tokens.unsqueeze(-1), tokens.unsqueeze(-1)
-
-    def hidden_states(
-        self,
-        latent: Tensor,
-        timestep: Tensor,
-        prompt: Tensor,
-        block: int,
-        *,
-        grad: bool,
-        output: str = "hidden_states",
-    ) -> Tensor:
-        self._note("gradient" if grad else "partial", 1, block, output, self._share(latent))
-        tokens = latent[0, 0].flatten(1).unsqueeze(-1)
-        return self._reached(tokens) if grad else tokens.detach()
 
     def keys_values(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
     ) -> tuple[Tensor, Tensor]:
-        tokens = self.hidden_states(latent, timestep, prompt, block, grad=grad, output="keys_values")
+        tokens = self._tokens(latent, block, "keys_values", grad)
         return tokens.unsqueeze(-1), tokens.unsqueeze(-1)
+
+    def hidden_states(
+        self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
+    ) -> Tensor:
+        return self._tokens(latent, block, "hidden_states", grad)
 
     def injected(self, block: int, keys: Tensor, values: Tensor) -> contextlib.AbstractContextManager[None]:
         return self._holding(keys, values)
@@ -173,6 +153,22 @@ class CountingBackbone:
 
     def rotated(self, query: Rotary, key: Rotary) -> contextlib.AbstractContextManager[None]:
         return self._holding(*query, *key)
+
+    @contextlib.contextmanager
+    def adapted(
+        self, adapter: Adapter, grid: Grid, weights: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Adapted]:
+        import torch
+
+        fresh = {"weight": torch.zeros(1, requires_grad=True)}
+        adapted = _CountingAdapter(dict(weights) if weights else fresh)
+        with self._holding(*adapted.parameters.values()):
+            yield adapted
+
+    def _tokens(self, latent: Tensor, block: int, output: Output, grad: bool) -> Tensor:
+        self._note("gradient" if grad else "partial", 1, block, output, self._in_real(latent))
+        tokens = latent[0, 0].flatten(1).unsqueeze(-1)
+        return self._reached(tokens) if grad else tokens.detach()
 
     @contextlib.contextmanager
     def _holding(self, *tensors: Tensor) -> Iterator[None]:
@@ -188,7 +184,8 @@ class CountingBackbone:
             values = values + 0 * tensor.sum()
         return values
 
-    def _share(self, latent: Tensor) -> Grid | None:
+    def _in_real(self, latent: Tensor) -> Grid | None:
+        """The part of ``real`` that a latent smaller than ``small`` stands for; None for one that is not."""
         grid = self.grid(latent)
         if self._small is None or self._real is None or grid == self._small:
             return None
@@ -200,7 +197,7 @@ class CountingBackbone:
         kind: Kind,
         times: int = 1,
         block: int | None = None,
-        output: str = "",
+        output: Output = "",
         grid: Grid | None = None,
     ) -> None:
         self.log[Call(self._stages.current, kind, block, output, grid)] += times
@@ -248,11 +245,12 @@ def _run_on_stub(method: LatentMethod, small: Grid, real: Grid, num_blocks: int)
     observer = StageObserver()
     backbone = CountingBackbone(num_blocks, observer, small, real)
     with torch.random.fork_rng(devices=[]):
-        method.transfer(cast("Backbone", backbone), reference, "", noise, observer)
+        method.transfer(backbone, reference, "", noise, observer)
     return backbone.log
 
 
 def _smallest_grid(method: LatentMethod, grid: Grid, num_blocks: int, frames: Sequence[int] = ()) -> Grid:
+    """The first of some small grids that the method accepts, else ``grid``; InputError where it cannot be."""
     sides = (4, 6, 8, 12, 16, 24, 32)
     for count in frames or (min(2, grid.frames), grid.frames):
         for side in sides:
@@ -265,17 +263,34 @@ def _smallest_grid(method: LatentMethod, grid: Grid, num_blocks: int, frames: Se
 
 
 def describe(call: Call) -> str:
-    """A call in words."""
-    names = {"embed": "prompt embedding", "encode": "VAE encode", "decode": "VAE decode"}
-    if call.kind in names:
-        return names[call.kind]
-    if call.kind == "forward":
-        return "DiT forward"
-    what = {
+    """A call in words, without its stage."""
+    whole: dict[Kind, str] = {
+        "embed": "prompt embedding",
+        "encode": "VAE encode",
+        "decode": "VAE decode",
+        "forward": "DiT forward",
+    }
+    if call.kind in whole:
+        return whole[call.kind]
+    outputs: dict[Output, str] = {
         "queries_keys": "queries and keys",
         "keys_values": "keys and values",
         "hidden_states": "hidden states",
-    }.get(call.output, call.output)
+    }
+    output = outputs.get(call.output, call.output)
     where = "" if call.block is None else f" of block {call.block}"
     size = f" at {'x'.join(map(str, call.grid))}" if call.grid else ""
-    return f"{'gradient' if call.kind == 'gradient' else 'partial'}, {what}{where}{size}"
+    return f"{call.kind}, {output}{where}{size}"
+
+
+__all__ = [
+    "DIT",
+    "STAGES",
+    "Call",
+    "CountingBackbone",
+    "Kind",
+    "Output",
+    "StageObserver",
+    "describe",
+    "method_calls",
+]

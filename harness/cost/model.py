@@ -1,7 +1,7 @@
 """What a cell costs in floating-point operations, counted without weights, data or a GPU.
 
 Two questions are asked apart. *How often* does a method call the backbone? It runs
-once on a stub that only counts (``method_calls``). *What does one call cost?* The
+once on a stub that only counts (``harness/cost/calls.py``). *What does one call cost?* The
 backbone's own code runs on the meta device under torch's FLOP counter (``unit_cost``).
 
 ``model`` FLOPs are what the mathematics needs: an attention's backward pass is twice
@@ -16,26 +16,22 @@ rank 32 some 3 % of a forward of Wan 1.3B. A gradient is counted as one of the l
 where rotary tables or adapters take it: tables spare a part of the first block.
 
 Two limits stand beside the FLOPs (``limits``): the bytes that a gradient saves for its
-backward pass, and the time no GPU can beat (``Gpu``).
+backward pass, and the time no GPU can beat (``roofline``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from harness.cost.calls import DIT, STAGES, Call, Kind, describe, method_calls
-from harness.cost.cards import GPUS, Gpu
-from harness.cost.operators import _fused_attention, _operators, _uncollected, _Work
+from harness.cost.caching import cached_by_text
+from harness.cost.calls import DIT, STAGES, Call, describe, method_calls
+from harness.cost.cards import GPUS
+from harness.cost.meta import on_meta, saved_bytes, with_checkpoint
+from harness.cost.operators import Work, executed, gc_paused
 from harness.records.record import Flops
-from methods.backbones.interface import BackboneConfig, Grid
-from methods.backbones.memory import counting_saved
+from methods.backbones.interface import BackboneConfig
 from methods.interface import LatentMethod
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Cost(NamedTuple):
@@ -62,138 +58,39 @@ def unit_cost(config: BackboneConfig, frames: int, call: Call) -> Cost:
 
     Counted once a process. InputError when the backbone has no cost model.
     """
-    return _unit_cost(_ByText((config, frames)), call.kind, call.block, call.output, call.grid)
+    work = once = _work(config, frames, call)
+    if call.kind == "gradient" and config.checkpoint is True:
+        once = _work(with_checkpoint(config, False), frames, call)
+    return Cost(float(once.flops - once.repeated), float(work.flops))
 
 
-@dataclass(frozen=True)
-class _ByText:
-    """Hashable by its text, which for plug-ins (dataclasses) holds every key."""
-
-    value: Any
-
-    def __hash__(self) -> int:
-        return hash(repr(self.value))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByText) and repr(self.value) == repr(other.value)
+def _work(config: BackboneConfig, frames: int, call: Call) -> Work:
+    return _counted(config, frames, call._replace(stage=""))
 
 
-@lru_cache(maxsize=256)
-def _unit_cost(key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None) -> Cost:
-    config, frames = key.value
-    executed = _work(key, kind, block, output, grid)
-    once = executed
-    if kind == "gradient" and config.checkpoint is True:
-        once = _work(_ByText((replace(config, checkpoint=False), frames)), kind, block, output, grid)
-    return Cost(float(once.flops - once.again), float(executed.flops))
+@cached_by_text(maxsize=256)
+def _counted(config: BackboneConfig, frames: int, call: Call) -> Work:
+    backbone = on_meta(config, frames)
+    return executed(lambda: backbone.run(call))
 
 
-class _Where(NamedTuple):
-    """A partial forward: clip length, where it stops, and the token grid if it is not the clip's."""
-
-    frames: int
-    block: int | None
-    output: str
-    grid: Grid | None
+@cached_by_text(maxsize=32)
+def _expected(method: LatentMethod, config: BackboneConfig, frames: int) -> dict[Call, int]:
+    return method_calls(method, config.grid(frames), config.num_blocks)
 
 
-def _networks(config: BackboneConfig, recompute: bool = True) -> Any:
-    """The networks on the meta device; blocks are recomputed only where the configuration says always."""
-    always = recompute and config.checkpoint is True
-    return _meta(_ByText(replace(cast("Any", config), checkpoint=always)))
-
-
-@lru_cache(maxsize=4)
-def _meta(config: _ByText) -> Any:
-    return config.value.meta()
-
-
-def _inputs(
-    config: BackboneConfig, frames: int, wan: Any, grid: Grid | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Latent, timestep and one prompt's embedding on the meta device."""
-    import torch
-
-    shape = config.latent_shape(frames)
-    if grid is not None:
-        shares = zip(shape[2:], grid, config.grid(frames), strict=True)
-        shape = cast("Any", (*shape[:2], *(size * here // full for size, here, full in shares)))
-    latent = torch.empty(shape, device="meta")
-    prompt = torch.empty(1, config.max_tokens, wan.text_width, device="meta")
-    return latent, torch.empty((), device="meta"), prompt
-
-
-def _forward(config: BackboneConfig, frames: int, wan: Any) -> None:
-    wan.predict(*_inputs(config, frames, wan), None, 1.0)
-
-
-def _captured(config: BackboneConfig, where: _Where, wan: Any, grad: bool) -> tuple[Tensor, ...]:
-    latent, timestep, prompt = _inputs(config, where.frames, wan, where.grid)
-    latent.requires_grad_(grad)
-    at = () if where.block is None else (where.block,)
-    captured = getattr(wan, where.output)(latent, timestep, prompt, *at, grad=grad)
-    return captured if isinstance(captured, tuple) else (captured,)
-
-
-def _partial(config: BackboneConfig, where: _Where, wan: Any, *, grad: bool) -> None:
-    import torch
-
-    tensors = _captured(config, where, wan, grad)
-    if grad:
-        torch.autograd.backward(tensors, [torch.empty_like(tensor) for tensor in tensors])
-
-
-def _embed(config: BackboneConfig, frames: int, wan: Any) -> None:
-    import torch
-
-    if wan.text_encoder is None:  # random weights: embeddings are drawn, not computed
-        return
-    tokens = torch.zeros(1, config.max_tokens, dtype=torch.long, device="meta")
-    with torch.no_grad():
-        wan.text_encoder(tokens)
-
-
-def _encode(config: BackboneConfig, frames: int, wan: Any) -> None:
-    import torch
-
-    with torch.no_grad():
-        wan.vae.encode(torch.empty(1, 3, frames, config.height, config.width, device="meta"))
-
-
-def _decode(config: BackboneConfig, frames: int, wan: Any) -> None:
-    import torch
-
-    with torch.no_grad():
-        wan.vae.decode(torch.empty(config.latent_shape(frames), device="meta"))
-
-
-WHOLE: dict[Kind, Callable[[BackboneConfig, int, Any], None]] = {
-    "forward": _forward,
-    "embed": _embed,
-    "encode": _encode,
-    "decode": _decode,
-}
-
-
-# --- limits ------------------------------------------------------------------------------------
-
-
-@_uncollected()
+@gc_paused()
 def limits(method: LatentMethod, config: BackboneConfig, frames: int) -> Limits:
     """Bytes saved for the backward pass, and each GPU's shortest time for one cell (``roofline``).
 
     Raises InputError as ``cost_report``.
     """
-    expected = _expected(_ByText((config, method, frames)))
-    saved = [
-        _saved_both(config, _Where(frames, call.block, call.output, call.grid))
-        for call in expected
-        if call.kind == "gradient"
-    ]
-    plain = max((without for without, _ in saved), default=0)
-    checkpointed = max((recomputed for _, recomputed in saved), default=0)
+    gradients = [call for call in _expected(method, config, frames) if call.kind == "gradient"]
+    saved = [saved_bytes(config, frames, call) for call in gradients]
+    whole = max((one.whole for one in saved), default=0)
+    recomputed = max((one.recomputed for one in saved), default=0)
     seconds = {name: sum(stages.values()) for name, stages in roofline(method, config, frames).items()}
-    return Limits(plain, checkpointed, seconds)
+    return Limits(whole, recomputed, seconds)
 
 
 def roofline(method: LatentMethod, config: BackboneConfig, frames: int) -> dict[str, dict[str, float]]:
@@ -204,79 +101,30 @@ def roofline(method: LatentMethod, config: BackboneConfig, frames: int) -> dict[
     of the two, summed over all operators run one by one (attention fused, nothing else), is the
     time. Raises InputError as ``cost_report``.
     """
-    expected = _expected(_ByText((config, method, frames)))
-    work = {call: _work(_ByText((config, frames)), *call[1:]) for call in expected}
-    found: dict[str, dict[str, float]] = {}
+    expected = _expected(method, config, frames)
+    work = {call: _work(config, frames, call) for call in expected}
+    shortest: dict[str, dict[str, float]] = {}
     for name, gpu in GPUS.items():
-        stages = found.setdefault(name, {})
+        stages = shortest.setdefault(name, {})
         for call, times in expected.items():
-            stages[call.stage] = stages.get(call.stage, 0.0) + times * _seconds(gpu, work[call])
-    return found
-
-
-def _seconds(gpu: Gpu, work: _Work) -> float:
-    return sum(
-        times * max(flops / float(getattr(gpu, rate)), moved / gpu.bandwidth)
-        for (rate, flops, moved), times in work.operators.items()
-    )
-
-
-@lru_cache(maxsize=256)
-def _work(key: _ByText, kind: Kind, block: int | None, output: str, grid: Grid | None) -> _Work:
-    config, frames = key.value
-    wan = _networks(config)
-    if kind in ("partial", "gradient"):
-        where = _Where(frames, block, output, grid)
-        return _operators(lambda: _partial(config, where, wan, grad=kind == "gradient"))
-    return _operators(lambda: WHOLE[kind](config, frames, wan))
-
-
-def _saved_both(config: BackboneConfig, where: _Where) -> tuple[int, int]:
-    """Bytes kept for the backward pass of one gradient, without and with recomputed blocks.
-
-    Recomputed, each block keeps only the tokens that enter it, and one block at a time
-    what it would have kept.
-    """
-    wan = _networks(config, recompute=False)
-
-    def saved(where: _Where) -> int:
-        with _fused_attention(), counting_saved(wan.transformer) as found:
-            held = _captured(config, where, wan, True)
-            total = found.bytes
-        del held
-        return total
-
-    whole = saved(where)
-    blocks = config.num_blocks if where.block is None else where.block + (where.output == "hidden_states")
-    if blocks < 2:
-        return whole, whole
-    first, second = (where._replace(block=block, output="queries_keys") for block in (0, 1))
-    one = saved(second) - saved(first)
-    frames, height, width = where.grid or config.grid(where.frames)
-    tokens = frames * height * width * wan.heads * wan.head_dim * wan.dtype.itemsize
-    return whole, whole - (blocks - 1) * one + blocks * tokens
+            stages[call.stage] = stages.get(call.stage, 0.0) + times * work[call].seconds(gpu)
+    return shortest
 
 
 def limit_lines(method: LatentMethod, config: BackboneConfig, frames: int) -> list[str]:
-    """``limits`` in words, for the command line. Empty for finished videos."""
-    found = limits(method, config, frames)
+    """``limits`` in words, for the command line."""
+    bounds = limits(method, config, frames)
     lines = []
     if method.at_most() != method:
         lines.append("at most: what depends on the data is counted where it costs the most")
-    if found.saved:
+    if bounds.saved:
         lines.append(
-            f"saved for one backward pass: {found.saved / 1e9:.2f} GB; "
-            f"with backbone.checkpoint=true {found.saved_checkpointed / 1e9:.2f} GB"
+            f"saved for one backward pass: {bounds.saved / 1e9:.2f} GB; "
+            f"with backbone.checkpoint=true {bounds.saved_checkpointed / 1e9:.2f} GB"
         )
-    times = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in found.seconds.items())
+    times = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in bounds.seconds.items())
     lines.append(f"roofline, no cell is quicker: {times}")
     return lines
-
-
-@lru_cache(maxsize=32)
-def _expected(key: _ByText) -> dict[Call, int]:
-    config, method, frames = key.value
-    return method_calls(method, config.grid(frames), config.num_blocks)
 
 
 def cell_flops(
@@ -294,12 +142,13 @@ def cell_flops(
     of the method. Null with a reason where there is no cost model; it never fails a cell.
     """
     try:
-        expected = _expected(_ByText((config, method, frames)))
-        costs = {call: unit_cost(config, frames, call) for call in expected}
+        # First: a backbone without a cost model is found out before the method runs on the stub.
         forward = unit_cost(config, frames, Call("", "forward")).model
+        expected = _expected(method, config, frames)
+        costs = {call: unit_cost(config, frames, call) for call in expected}
     except Exception as error:
         return Flops(reason=f"no cost model: {' '.join(str(error).split())}")
-    model = executed = dit = 0.0
+    model = done = dit = 0.0
     for kind, wanted in calls.items():
         alike = {call: times for call, times in expected.items() if call.kind == kind}
         if wanted and not alike:
@@ -307,23 +156,23 @@ def cell_flops(
         for call, times in alike.items():
             share = wanted * times / sum(alike.values())
             dit += share * costs[call].model
-            executed += share * costs[call].executed
+            done += share * costs[call].executed
     for call, times in expected.items():
         if call.kind not in DIT and (encoded or call.kind != "encode"):
             model += times * costs[call].model
-            executed += times * costs[call].executed
-    return Flops(model_flops=model + dit, executed_flops=executed, forward_equivalents=dit / forward)
+            done += times * costs[call].executed
+    return Flops(model_flops=model + dit, executed_flops=done, forward_equivalents=dit / forward)
 
 
-@_uncollected()
+@gc_paused()
 def cost_report(method: LatentMethod, config: BackboneConfig, frames: int) -> list[dict[str, Any]]:
     """What a cell would cost, one row for each kind of call in each stage, a ``total`` last.
 
     Columns: ``stage``, ``operation``, ``calls``, ``flops`` (of all calls), ``executed_flops``,
-    ``forward_equivalents`` (None outside the transformer). Empty for finished videos.
+    ``forward_equivalents`` (None outside the transformer).
     Raises InputError for sizes the backbone cannot take or a backbone without a cost model.
     """
-    expected = _expected(_ByText((config, method, frames)))
+    expected = _expected(method, config, frames)
     forward = unit_cost(config, frames, Call("", "forward")).model
     rows: list[dict[str, Any]] = []
     order = {stage: index for index, stage in enumerate(STAGES)}
@@ -339,16 +188,10 @@ def cost_report(method: LatentMethod, config: BackboneConfig, frames: int) -> li
                 "forward_equivalents": times * cost.model / forward if call.kind in DIT else None,
             }
         )
-    rows.append(
-        {
-            "stage": "total",
-            "operation": "",
-            "calls": None,
-            **{key: sum(row[key] or 0 for row in rows) for key in ("flops", "executed_flops")},
-            "forward_equivalents": sum(row["forward_equivalents"] or 0 for row in rows),
-        }
-    )
-    return rows
+    total: dict[str, Any] = {"stage": "total", "operation": "", "calls": None}
+    for key in ("flops", "executed_flops", "forward_equivalents"):
+        total[key] = sum(row[key] or 0 for row in rows)
+    return [*rows, total]
 
 
 __all__ = [

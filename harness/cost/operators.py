@@ -1,4 +1,4 @@
-"""What a call executes: its operators, counted on the meta device with fused attention."""
+"""What code executes on the meta device: its operators with their FLOPs and bytes, attention fused."""
 
 from __future__ import annotations
 
@@ -8,43 +8,57 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness.cost.cards import Gpu, Precision
+
 if TYPE_CHECKING:
     from torch import Tensor
-
 
 # Attention FLOPs of a fused kernel's backward pass over its forward pass: five
 # matrix products against two (Dao et al., FlashAttention, 2022).
 FUSED_BACKWARD = 2.5
 
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage is looked for inside: that is a tenth of the time of importing and counting, for nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+# Operators that move no bytes though PyTorch calls them no views.
+FREE = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "detach", "lift_fresh"}
 
 
-class _Work(NamedTuple):
-    """What one call executes.
+class Operator(NamedTuple):
+    """One operator: the precision it computes in, its FLOPs, the bytes of its operands and results."""
 
-    ``operators``: how many there are of each (rate, FLOPs, bytes). ``again``: FLOPs of attention's
-    backward passes beyond what their gradients need.
+    precision: Precision
+    flops: int
+    bytes: int
+
+
+class Work(NamedTuple):
+    """What some code executes: how often each operator comes.
+
+    ``repeated``: FLOPs that the backward passes of fused attention do beyond what their gradients need.
     """
 
-    operators: Counter[tuple[str, int, int]]
-    again: int = 0
+    operators: Counter[Operator]
+    repeated: int = 0
 
     @property
     def flops(self) -> int:
-        return sum(times * flops for (_, flops, _), times in self.operators.items())
+        return sum(times * operator.flops for operator, times in self.operators.items())
+
+    def seconds(self, gpu: Gpu) -> float:
+        """The shortest time by roofline: for each operator, the longer of computing and moving."""
+        return sum(
+            times * max(operator.flops / gpu.rate(operator.precision), operator.bytes / gpu.bandwidth)
+            for operator, times in self.operators.items()
+        )
 
 
-def _operators(run: Callable[[], None]) -> _Work:
+class _Known(NamedTuple):
+    """An operator that has run; ``result`` makes tensors like those it gave."""
+
+    operator: Operator
+    repeated: int
+    result: Callable[[], Any]
+
+
+def executed(run: Callable[[], object]) -> Work:
     """What ``run`` executes on the meta device, with fused attention."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,61 +72,70 @@ def _operators(run: Callable[[], None]) -> _Work:
         attention_backward: lambda *shapes, **_: int(FUSED_BACKWARD * _attention_flops(*shapes[1:4])),
     }
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    free = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "detach", "lift_fresh"}
-    found: Counter[tuple[str, int, int]] = Counter()
-    again = 0
-    known: dict[Any, tuple[tuple[str, int, int], int, Callable[[], Any]]] = {}
+    operators: Counter[Operator] = Counter()
+    repeated = 0
+    known: dict[Any, _Known] = {}
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal again
+            nonlocal repeated
             kwargs = kwargs or {}
             packet = func._overloadpacket
-            if func.is_view or packet.__name__ in free:
+            if func.is_view or packet.__name__ in FREE:
                 return func(*args, **kwargs)
-            seen: list[Tensor] = []
-            call = func, _described((args, kwargs), seen)
+            tensors: list[Tensor] = []
+            call = func, _described((args, kwargs), tensors)
+            one = known.get(call)
             # Most shapes of a network come again, and PyTorch takes its time to find the result's.
-            if call in known:
-                operator, more, make = known[call]
-                result = make()
+            if one is not None:
+                result = one.result()
             else:
                 with counter:
                     result = func(*args, **kwargs)
                 flops = counter.get_total_flops()
-                _described(result, seen)
-                # An expanded tensor reads no more than it holds.
-                moved = sum(min(one.numel() * one.itemsize, one.untyped_storage().nbytes()) for one in seen)
-                half = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in seen)
-                single = "tf32" if "convolution" in packet.__name__ else "float32"
-                operator = "bfloat16" if half else single, flops, moved
+                _described(result, tensors)
+                operator = Operator(_precision(packet.__name__, tensors), flops, _moved(tensors))
                 more = flops - _gradient_flops(*args[1:4]) if packet is attention_backward else 0
+                one = _Known(operator, more, _maker(result))
                 written = any(returned.alias_info for returned in func._schema.returns)
-                if not written and all(tensor.is_meta for tensor in seen):
-                    known[call] = operator, more, _maker(result)
-            found[operator] += 1
-            again += more
+                if not written and all(tensor.is_meta for tensor in tensors):
+                    known[call] = one
+            operators[one.operator] += 1
+            repeated += one.repeated
             return result
 
-    with _fused_attention(), Watch():  # type: ignore[no-untyped-call]
+    with fused_attention(), Watch():  # type: ignore[no-untyped-call]
         run()
-    return _Work(found, again)
+    return Work(operators, repeated)
 
 
-def _described(value: Any, seen: list[Tensor]) -> Any:
-    """Arguments as a key that is equal where results have the same shapes; their tensors go to ``seen``."""
+def _precision(operator: str, tensors: Sequence[Tensor]) -> Precision:
+    import torch
+
+    if any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors):
+        return "bfloat16"
+    return "tf32" if "convolution" in operator else "float32"
+
+
+def _moved(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the tensors, each once; an expanded one reads no more than it holds."""
+    return sum(min(one.numel() * one.itemsize, one.untyped_storage().nbytes()) for one in tensors)
+
+
+def _described(value: Any, tensors: list[Tensor]) -> Any:
+    """Arguments as a key that is equal where results have the same shapes; ``tensors`` grows by theirs."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        place = next((at for at, known in enumerate(seen) if known is value), len(seen))
-        if place == len(seen):
-            seen.append(value)
+        place = next((at for at, known in enumerate(tensors) if known is value), len(tensors))
+        if place == len(tensors):
+            tensors.append(value)
         held = value.untyped_storage().nbytes()
         return place, value.shape, value.stride(), value.dtype, value.device, value.requires_grad, held
     if isinstance(value, tuple | list):
-        return tuple([_described(one, seen) for one in value])
+        return tuple([_described(one, tensors) for one in value])
     if isinstance(value, dict):
-        return tuple([(name, _described(one, seen)) for name, one in value.items()])
+        return tuple([(name, _described(one, tensors)) for name, one in value.items()])
     return type(value), value
 
 
@@ -144,7 +167,7 @@ def _gradient_flops(query: Tensor, key: Tensor, value: Tensor) -> int:
 
 
 @contextlib.contextmanager
-def _fused_attention() -> Iterator[None]:
+def fused_attention() -> Iterator[None]:
     """Attention on the meta device as a fused kernel sees it: no S x S matrix, five products backward."""
     import torch
     import torch.nn.functional as F
@@ -171,3 +194,18 @@ def _fused_attention() -> Iterator[None]:
         yield
     finally:
         F.scaled_dot_product_attention = plain
+
+
+@contextlib.contextmanager
+def gc_paused() -> Iterator[None]:
+    """No garbage is looked for inside: that is a tenth of the time of importing and counting, for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+__all__ = ["Operator", "Work", "executed", "fused_attention", "gc_paused"]

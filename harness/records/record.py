@@ -1,19 +1,17 @@
 """Records and plans: what a run leaves behind, and all that reports read.
 
-A record is one cell's ``record.json``; a plan is ``results/plans/<name>.json``.
-Both are written whole or not at all.
+Where they lie is ``harness/records/store.py``'s.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of records and plans; ``harness/records/migrate.py`` reads older ones."""
 
 Status = Literal["ok", "failed", "oom", "timeout", "killed", "cancelled", "invalid"]
 
@@ -27,7 +25,8 @@ class Strict(BaseModel):
 class MetricValue(Strict):
     """One metric of one cell; ``value`` is None only with a ``reason``.
 
-    ``label`` to ``beside_motion`` are those of ``metrics.interface.Column``. ``applies`` is False where the metric has no meaning for the clip.
+    ``label`` to ``beside_motion`` are those of ``metrics.interface.Column``. ``applies`` is False where
+    the metric has no meaning for the clip.
     """
 
     value: float | None
@@ -206,32 +205,16 @@ class Plan(Strict):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants", populate_by_name=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp, whose files only their owner may read: results are there to be shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def left_out_lines(outs: Sequence[PlannedOut]) -> list[str]:
+    """``clip: reason`` in their order; clips that share a reason with more than two others stand in one line.
 
-
-def save(path: Path, model: Record | Plan) -> None:
-    """Write a record or a plan as indented JSON."""
-    write_whole(path, model.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
-
-
-def load_record(path: Path) -> Record:
-    """Read one record; pydantic.ValidationError when it is not one."""
-    return Record.model_validate(json.loads(path.read_text()))
-
-
-def load_plan(path: Path) -> Plan:
-    """Read one plan; pydantic.ValidationError when it is not one."""
-    return Plan.model_validate(json.loads(path.read_text()))
+    A partial copy of a dataset lacks dozens of clips for one reason.
+    """
+    clips: dict[str, list[str]] = {}
+    for one in outs:
+        clips.setdefault(one.reason, []).append(one.clip)
+    lines = []
+    for reason, names in clips.items():
+        together = [", ".join(names)] if len(names) > 3 else names
+        lines += [f"{clips_of_line}: {reason}" for clips_of_line in together]
+    return lines

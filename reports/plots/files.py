@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from reports import store
+from harness.records import store
 from reports.plots.style import INK, styled
 
 if TYPE_CHECKING:

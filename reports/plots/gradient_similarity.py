@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports import store
+from harness.records import store
 from reports.plots.style import look, panels, short, with_legend
 from reports.rows import Group, Row
 

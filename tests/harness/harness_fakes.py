@@ -13,19 +13,23 @@ import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
-from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
+from harness.actions.plan import PrintPlan
+from harness.actions.run import Run
+from harness.actions.score import Score as ScoreAction
 from harness.cells.job import Job
 from harness.cells.plan import Cell, make_plan
 from harness.records.record import Plan
-from methods.backbones.interface import Grid, Schedule
-from methods.interface import Observer
-from metrics.interface import MetricUnavailable, Sample, Score, Tracks
+from methods.backbones.interface import BackboneConfig, Grid, Schedule
+from methods.interface import LatentMethod, Observer, VideoMethod, VideoRequest
+from metrics.interface import Column, Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
 
+NEEDS = {"run": Run.needs, "score": ScoreAction.needs, "plan": PrintPlan.needs}
 FORBID: Any = {"extra": "forbid"}
 
 
 @dataclass(config=FORBID)
-class Squares:
+class Squares(Dataset):
     """Clips of a bright square that moves over noise."""
 
     name: str = "squares"
@@ -67,6 +71,7 @@ class Pooling:
     """A 'backbone' whose VAE is average pooling: 5 frames of 16x16 are a latent of 1x4x2x4x4."""
 
     num_blocks, heads, head_dim = 2, 1, 4
+    recomputed = compiled = False
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -98,7 +103,7 @@ class Pooling:
 
 
 @dataclass(config=FORBID)
-class PoolingConfig:
+class PoolingConfig(BackboneConfig):
     name: str = "pooling"
     height: int = 16
     width: int = 16
@@ -115,8 +120,11 @@ class PoolingConfig:
     def untrained(self) -> bool:
         return self.weights == "random"
 
-    def check(self, frames: int, device: str) -> Grid:
+    def grid(self, frames: int) -> Grid:
         return Grid(2, 4, 4)
+
+    def check(self, frames: int, device: str) -> Grid:
+        return self.grid(frames)
 
     def identity(self) -> str:
         return "sha256:none"
@@ -129,7 +137,7 @@ class PoolingConfig:
 
 
 @dataclass(config=FORBID)
-class Drift:
+class Drift(LatentMethod):
     """Moves the noise towards the reference. ``trouble`` maps a prompt to what goes wrong with it."""
 
     name: str = "drift"
@@ -139,10 +147,6 @@ class Drift:
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ("trouble",)
-    uses_backbone: ClassVar[bool] = True
-
-    def check(self, grid: Grid, num_blocks: int) -> None:
-        pass
 
     def transfer(
         self, backbone: Any, reference: torch.Tensor, prompt: str, noise: torch.Tensor, observer: Observer
@@ -174,7 +178,7 @@ class Drift:
 
 
 @dataclass(config=FORBID)
-class Corners:
+class Corners(Tracker):
     """A 'tracker' whose four points shift by the frame's mean brightness."""
 
     name: str = "corners"
@@ -191,7 +195,7 @@ class Corners:
 
 
 @dataclass(config=FORBID)
-class Likeness:
+class Likeness(Metric):
     """1 - mean absolute difference of generated and reference video."""
 
     name: str = "likeness"
@@ -199,10 +203,7 @@ class Likeness:
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ("trouble",)
-    label: ClassVar[str] = "Likeness"
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
-    uses_tracks: ClassVar[bool] = False
+    column = Column("Likeness")
 
     def score(self, sample: Sample) -> Score:
         if self.trouble == "unavailable":
@@ -222,46 +223,34 @@ class Likeness:
 
 
 @dataclass(config=FORBID)
-class Following:
+class Following(Metric):
     """Mean distance of generated and reference tracks."""
 
     name: str = "following"
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    label: ClassVar[str] = "Following"
-    unit: ClassVar[str] = "px"
-    higher_is_better: ClassVar[bool] = False
+    column = Column("Following", "px", higher_is_better=False, digits=2)
     uses_tracks: ClassVar[bool] = True
 
     def score(self, sample: Sample) -> Score:
         gap = sample.generated_tracks.points - sample.reference_tracks.points
         return Score(float(np.linalg.norm(gap, axis=-1).mean()))
 
-    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        return {}
-
 
 @dataclass(config=FORBID)
-class Elsewhere:
+class Elsewhere(VideoMethod):
     """Finished videos of another size and length."""
 
     name: str = "elsewhere"
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ()
-    uses_backbone: ClassVar[bool] = False
-
-    def check(self, grid: Grid, num_blocks: int) -> None:
-        pass
-
-    def missing(self, clip: str, prompt: str, seed: int) -> str | None:
-        return None
+    made_here = False
+    uncounted = "the video was made elsewhere"
 
     def content(self, clip: str, prompt: str, seed: int) -> str:
         return hashlib.sha256(f"{clip} {prompt} {seed}".encode()).hexdigest()
 
-    def video(self, clip: str, prompt: str, seed: int) -> tuple[np.ndarray, float | None]:
+    def video(self, request: VideoRequest) -> tuple[np.ndarray, float | None]:
         return np.full((4, 32, 40, 3), 7, np.uint8), 12.5
 
 
@@ -286,6 +275,7 @@ def make_job(results: Path, **changes: Any) -> Job:
         "name": "trial",
         "on_error": "continue",
         "wandb": {},
+        "needs": NEEDS["run"],
         "resolved": {"method": {"name": "drift"}, "backbone": {}, "dataset": {}},
     }
     return Job(**{**fields, **changes})

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_harness_cost import FRAMES, HEAD_DIM, TINY, Toy, Uncounted, composed
 
 from datasets.errors import InputError
 from harness import __main__ as cli
 from harness.actions import amf
-from methods.backbones.interface import Grid
+from methods.backbones.interface import BackboneConfig
+from methods.interface import Method
 
 
 def test_the_table_has_the_three_operations_and_the_loop_gives_the_windowed_motion() -> None:
@@ -47,37 +49,33 @@ def test_memory_is_the_peak_beyond_what_was_there_before() -> None:
 
     before = torch.ones(2**25)
     del before
-    watch = amf._Memory("cpu")
-    if watch.extra() is None:
+    peak = amf.PeakMemory("cpu")
+    if peak.extra() is None:
         pytest.skip("the kernel does not let the peak be reset")
     held = torch.ones(2**24)
-    assert 0.95 * held.nbytes < watch.extra() < 1.5 * held.nbytes
+    assert 0.95 * held.nbytes < peak.extra() < 1.5 * held.nbytes
 
 
-def job(**method: Any) -> Any:
-    backbone = SimpleNamespace(
-        name="fake",
-        num_blocks=4,
-        grid=lambda frames: Grid(frames, 8, 8),
-        sizes=lambda: SimpleNamespace(transformer={"attention_head_dim": 16}),
-    )
-    values = {"name": "fastvmt", "span": 2, "window": 3, "tile": (2, 2), "temperature": 1.0} | method
-    plugin = SimpleNamespace(**values, check=lambda grid, blocks: None)
-    return SimpleNamespace(method=plugin, backbone=backbone, frames=5)
+def job(method: Method, backbone: BackboneConfig) -> Any:
+    return SimpleNamespace(method=method, backbone=backbone, frames=FRAMES)
 
 
 def test_the_size_is_what_method_backbone_and_frames_ask_for() -> None:
-    assert amf.size_of(job()) == amf.Size(5, 8, 8, 16, 2, 3, (2, 2), 1.0)
-    with pytest.raises(InputError, match=r"method\.tile=\[3, 2\].*8x8"):
-        amf.size_of(job(tile=(3, 2)))
-    other = job()
-    other.method = SimpleNamespace(name="none")
-    with pytest.raises(InputError, match=r"method\.name=none"):
-        amf.size_of(other)
-    other = job()
-    other.backbone = SimpleNamespace(name="mine")
-    with pytest.raises(InputError, match=r"backbone\.name=mine"):
-        amf.size_of(other)
+    fastvmt, _ = composed("fastvmt", "sprites")
+    fastvmt.span, fastvmt.window, fastvmt.tile, fastvmt.temperature, fastvmt.block = 2, 3, (2, 3), 1.5, 1
+    assert amf.size_of(job(fastvmt, TINY)) == amf.Size(3, 4, 6, HEAD_DIM, 2, 3, (2, 3), 1.5)
+    fastvmt.tile = (3, 2)
+    with pytest.raises(InputError, match=r"method\.tile=\[3, 2\].*4x6"):
+        amf.size_of(job(fastvmt, TINY))
+    with pytest.raises(InputError, match=r"method\.name=toy: it has no attention motion flow"):
+        amf.size_of(job(Toy(), TINY))
+
+
+def test_a_backbone_whose_networks_are_unknown_is_refused() -> None:
+    fastvmt, _ = composed("fastvmt", "sprites")
+    fastvmt.window, fastvmt.tile, fastvmt.block = 3, (2, 2), 1
+    with pytest.raises(InputError, match=r"backbone\.name=uncounted"):
+        amf.size_of(job(fastvmt, Uncounted()))
 
 
 def test_the_action_prints_the_table_at_the_configured_size(

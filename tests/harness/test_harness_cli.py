@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from harness import __main__ as cli
-from harness.records.record import load_plan
+from harness.actions.run import Run
+from harness.records import store
 
 ROOT = Path(cli.__file__).resolve().parent.parent
 
@@ -21,10 +22,11 @@ from dataclasses import field
 from typing import ClassVar
 import numpy as np
 from pydantic.dataclasses import dataclass
-from datasets.clip import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.errors import InputError
-from methods.interface import Grid
-from metrics.interface import MetricUnavailable, Score
+from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
+from methods.backbones.interface import BackboneConfig, Grid
+from methods.interface import LatentMethod, VideoMethod
+from metrics.interface import Column, Metric, MetricUnavailable, Score, Tracker
 
 plain = dataclass(config={"extra": "forbid"})
 
@@ -35,36 +37,38 @@ class Loss:
 
 
 @plain
-class Method:
+class Moves(LatentMethod):
     name: str
     window: int = 3
     steps: int = 2
     loss: Loss = field(default_factory=Loss)
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[tuple] = ()
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid, num_blocks):
         if self.window > grid.height:
             most = f"at most {grid.height}"
             raise InputError(f"method.window={self.window} is larger than the token grid; {most}")
 
+    def transfer(self, backbone, reference, prompt, noise, observer):
+        raise AssertionError("nothing may run here")
+
 
 @plain
-class Backbone:
+class Backbone(BackboneConfig):
     name: str
     height: int = 16
     width: int = 16
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[tuple] = ()
     num_blocks = 4
     own_world_only = True
-    untrained = False
+
+    def grid(self, frames):
+        return Grid(frames // 4 + 1, 4, 4)
 
     def check(self, frames, device):
         if frames % 4 != 1:
             raise InputError(f"frames={frames}: give 4 k + 1")
-        return Grid(frames // 4 + 1, 4, 4)
+        return self.grid(frames)
 
     def identity(self):
         return "sha256:0"
@@ -74,7 +78,7 @@ class Backbone:
 
 
 @plain
-class Dataset:
+class Clips(Dataset):
     name: str
     frames: int
     default_frames: int
@@ -101,12 +105,13 @@ class Dataset:
 
 
 @plain
-class Finished:
+class Finished(VideoMethod):
     name: str
     manifest: list[list] = field(default_factory=list)
     version: ClassVar[str] = "1"
     outside_id: ClassVar[tuple] = ("manifest",)
-    uses_backbone: ClassVar[bool] = False
+    made_here = False
+    uncounted = "the video was made elsewhere"
 
     def listed(self):
         return [tuple(row) for row in self.manifest]
@@ -117,16 +122,16 @@ class Finished:
     def content(self, *row):
         return "content"
 
+    def video(self, request):
+        raise AssertionError("nothing may run here")
+
 
 @plain
-class Metric:
+class One(Metric):
     name: str
     weights: str = "here"
     version: ClassVar[str] = "1"
-    label: ClassVar[str] = "M"
-    unit: ClassVar[str] = ""
-    higher_is_better: ClassVar[bool] = True
-    uses_tracks: ClassVar[bool] = False
+    column = Column("M")
 
     def ready(self):
         if self.weights != "here":
@@ -135,28 +140,28 @@ class Metric:
     def score(self, sample):
         return Score(1.0)
 
-    def levels(self, samples):
-        return {}
-
 
 @plain
-class Tracker:
+class Points(Tracker):
     name: str
     version: ClassVar[str] = "1"
+
+    def track(self, frames, mask=None):
+        raise AssertionError("nothing may run here")
 """
 
 CONFIGS = {
-    "method/fake": "_target_: cliplugins.Method\nname: fake\nwindow: 3\nsteps: 2\nloss:\n  weight: 1.0\n",
-    "method/sealed": "_target_: cliplugins.Method\nname: ???\n",
-    "method/gone": "_target_: cliplugins.Methodd\nname: gone\n",
+    "method/fake": "_target_: cliplugins.Moves\nname: fake\nwindow: 3\nsteps: 2\nloss:\n  weight: 1.0\n",
+    "method/sealed": "_target_: cliplugins.Moves\nname: ???\n",
+    "method/gone": "_target_: cliplugins.Movess\nname: gone\n",
     "method/finished": "_target_: cliplugins.Finished\nname: finished\nmanifest: []\n",
     "method/outside": "_target_: os.system\ncommand: 'true'\n",
     "backbone/fake": "_target_: cliplugins.Backbone\nname: fake\n",
     "dataset/fake": (
-        "_target_: cliplugins.Dataset\nname: fake\nframes: ${frames}\ndefault_frames: 5\nclips: 3\n"
+        "_target_: cliplugins.Clips\nname: fake\nframes: ${frames}\ndefault_frames: 5\nclips: 3\n"
     ),
-    "metrics/fake": "required: []\nmetrics:\n  one:\n    _target_: cliplugins.Metric\n    name: one\n",
-    "tracker/fake": "_target_: cliplugins.Tracker\nname: fake\n",
+    "metrics/fake": "required: []\nmetrics:\n  one:\n    _target_: cliplugins.One\n    name: one\n",
+    "tracker/fake": "_target_: cliplugins.Points\nname: fake\n",
 }
 
 
@@ -217,12 +222,12 @@ def harness(
         ("method.window.x=1", ["method.window"]),
         ("seed=abc", ["seed", "'abc'", "integer"]),
         ("limit=0", ["limit", "greater than or equal to 1"]),
-        ("action=pln", ["action", "'plan'"]),
+        ("action=pln", ["action", "did you mean action=plan?"]),
         ("name=a/b", ["name", "'a/b'"]),
         ("method=fastvm", ["method=fastvm", "did you mean method=fastvmt?"]),
         ("+experiment=nothing", ["experiment=nothing", "no such option"]),
         ("method=sealed", ["method.name", "set method.name="]),
-        ("method=gone", ["method._target_", "Methodd", "did you mean Method?"]),
+        ("method=gone", ["method._target_", "Movess", "did you mean Moves?"]),
         ("method=outside", ["method._target_", "os.system", "trust=[os]"]),
         ("trust=[]", ["_target_", "cliplugins", "trust=[cliplugins]"]),
         ("method.window='${nothing}'", ["method.window", "nothing"]),
@@ -389,7 +394,7 @@ def test_an_interrupt_ends_with_130(harness: Harness, monkeypatch: pytest.Monkey
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "act", interrupt)
+    monkeypatch.setattr(Run, "work", interrupt)
     code, _, err = harness()
     assert code == 130
     assert "kept" in err
@@ -429,7 +434,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 **sources,
             )
             folder = job.results / cell.path
-            records.save(folder / "record.json", record)
+            store.save_record(folder, record)
             if not bad:
                 (folder / "video.mp4").touch()
                 (folder / "sheet.png").touch()
@@ -458,7 +463,7 @@ def test_a_run_ends_with_table_videos_and_picture(
     ]
     assert order == sorted(order)
     assert "sheet.png" in out.splitlines()[-1]
-    saved = load_plan(tmp_path / "results" / "plans" / "mine.json")
+    saved = store.load_plan(tmp_path / "results" / "plans" / "mine.json")
     assert saved.variants[0].levels == {"one": {"chance": 0.5}}
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
@@ -501,7 +506,7 @@ def test_help_is_quick_and_lists_groups_and_keys(world: Path, tmp_path: Path) ->
     assert spent < 1.5
     assert done.returncode == 0 and not done.stderr
     for word in (
-        "action=run",
+        "action=plan",
         "fastvmt",
         "fake",
         "limit=null",

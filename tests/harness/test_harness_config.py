@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
+from harness.actions.run import Run
 from harness.command.config import make_job, resolve_device
 
-
-@dataclass(config={"extra": "forbid"})
-class Plug:
-    name: str
-
-
+COST = {"_target_": "harness.actions.cost.PrintCost", "name": "cost"}
 ROOT: dict[str, Any] = {
-    **{
-        group: {"_target_": "configfakes.Plug", "name": group}
-        for group in ("method", "backbone", "dataset", "tracker")
-    },
-    "metrics": {"required": [], "metrics": {"one": {"_target_": "configfakes.Plug", "name": "one"}}},
+    "method": {"_target_": "harness_fakes.Drift", "name": "method"},
+    "backbone": {"_target_": "harness_fakes.PoolingConfig", "name": "backbone"},
+    "dataset": {"_target_": "harness_fakes.Squares", "name": "dataset"},
+    "tracker": {"_target_": "harness_fakes.Corners", "name": "tracker"},
+    "metrics": {"required": [], "metrics": {"one": {"_target_": "harness_fakes.Likeness", "name": "one"}}},
     "execute": {"on_error": "continue"},
     "wandb": {"mode": "disabled"},
-    "action": "run",
+    "action": {"_target_": "harness.actions.run.Run", "name": "run"},
     "name": None,
     "seed": 0,
     "limit": None,
@@ -37,16 +30,9 @@ ROOT: dict[str, Any] = {
     "device": "cpu",
     "resume": True,
     "keep_frames": True,
-    "trust": ["configfakes"],
+    "trust": ["harness_fakes"],
     "measure": {"warmup_steps": 1, "repeats": 1},
 }
-
-
-@pytest.fixture(autouse=True)
-def package(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("configfakes")
-    module.Plug = Plug  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "configfakes", module)
 
 
 def changed(**values: Any) -> dict[str, Any]:
@@ -62,7 +48,8 @@ def changed(**values: Any) -> dict[str, Any]:
 
 
 def test_a_job_holds_the_built_plugins_and_the_plain_configuration() -> None:
-    job = make_job(changed(seed=[2, 1, 2], name=7), ["seed=[2,1,2]"])
+    job, action = make_job(changed(seed=[2, 1, 2], name=7), ["seed=[2,1,2]"])
+    assert isinstance(action, Run) and job.needs == Run.needs
     assert job.method.name == "method" and list(job.metrics) == ["one"]
     assert job.seeds == [2, 1]
     assert job.name == "7"
@@ -72,11 +59,11 @@ def test_a_job_holds_the_built_plugins_and_the_plain_configuration() -> None:
 
 
 def test_one_seed_is_a_list_of_one() -> None:
-    assert make_job(changed(seed=3)).seeds == [3]
+    assert make_job(changed(seed=3))[0].seeds == [3]
 
 
 def test_a_metric_set_to_null_is_left_out() -> None:
-    assert make_job(changed(metrics__metrics__one=None)).metrics == {}
+    assert make_job(changed(metrics__metrics__one=None))[0].metrics == {}
 
 
 @pytest.mark.parametrize(
@@ -132,4 +119,4 @@ def test_cost_may_speak_of_a_device_that_is_not_here(monkeypatch: pytest.MonkeyP
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert make_job(changed(action="cost", device="cuda")).device == "cuda"
+    assert make_job(changed(action=COST, device="cuda"))[0].device == "cuda"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import resource
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,26 +16,23 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 import conf
 from datasets.errors import InputError
 from harness.cost import calls as cost_calls
-from harness.cost import cards, operators
+from harness.cost import cards
 from harness.cost import model as cost
 from harness.cost.calls import Call
-from methods.backbones.interface import Grid
+from harness.cost.meta import on_meta
+from methods.backbones.interface import Backbone, BackboneConfig, Grid
 from methods.backbones.wan import Architecture, Guidance, WanBackbone
-from methods.interface import Observer
+from methods.interface import LatentMethod, Observer
 
 FRAMES, TEXT_TOKENS, CHANNELS, TEXT_DIM, FFN, HEADS, HEAD_DIM, BLOCKS = 9, 12, 8, 16, 48, 2, 12, 3
 WIDTH = HEADS * HEAD_DIM
 FREQUENCIES = 32
 TOKENS = 3 * 4 * 6
-# What moves no bytes though PyTorch calls it no view.
-FREE = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "detach", "lift_fresh"}
 
 TINY = WanBackbone(
     name="tiny",
@@ -99,6 +93,31 @@ TINY = WanBackbone(
     ),
 )
 
+
+@dataclass
+class Uncounted(BackboneConfig):
+    """A backbone without a cost model."""
+
+    name: str = "uncounted"
+    height: int = 32
+    width: int = 48
+    max_tokens: int = 4
+    version = "1"
+    num_blocks = BLOCKS
+
+    def grid(self, frames: int) -> Grid:
+        return TINY.grid(frames)
+
+    def check(self, frames: int, device: str) -> Grid:
+        return self.grid(frames)
+
+    def identity(self) -> str:
+        return "none"
+
+    def load(self, device: str) -> Backbone:
+        raise NotImplementedError
+
+
 SELF_ATTENTION = 4 * TOKENS**2 * WIDTH
 CROSS_ATTENTION = 4 * TOKENS * TEXT_TOKENS * WIDTH
 # Linear maps of video tokens in a block: q, k, v, out; q and out of cross-attention; two of the FFN.
@@ -113,15 +132,13 @@ PROJECTIONS = 4 * TOKENS * WIDTH**2
 
 
 @dataclass
-class Toy:
+class Toy(LatentMethod):
     """A method that uses everything once, and some things more often."""
 
     name: str = "toy"
     gradients: int = 3
     block: int = 2
     version = "1"
-    outside_id = ()
-    uses_backbone = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         if min(grid.height, grid.width) < 4:
@@ -145,17 +162,6 @@ class Toy:
                 velocity = backbone.predict(latent, timestep, prompts[:1], prompts[1:], 4.0)
                 latent = backbone.step(latent, velocity, schedule, index)
         return latent
-
-
-@pytest.mark.parametrize("tokens", [64, 96])
-def test_attention_is_counted_by_the_textbook_formula_on_the_meta_device(tokens):
-    shape = (1, 4, tokens, 16)
-    work = operators._operators(
-        lambda: torch.nn.functional.scaled_dot_product_attention(
-            *(torch.empty(shape, device="meta") for _ in range(3))
-        )
-    )
-    assert work.flops == 4 * 4 * tokens**2 * 16
 
 
 def test_one_forward_is_what_the_layers_add_up_to():
@@ -356,35 +362,10 @@ def test_an_encoding_shared_by_a_clip_s_cells_is_no_cell_s_cost():
     assert whole.forward_equivalents == shared.forward_equivalents
 
 
-# --- limits ---
-
-
-@pytest.mark.parametrize("output, block", [("queries_keys", 2), ("hidden_states", 1), ("queries_keys", 0)])
-def test_saved_bytes_are_those_of_a_real_run(output, block):
-    from methods.backbones.memory import counting_saved
-
-    wan = TINY.load("cpu")
-    latent = torch.randn(TINY.latent_shape(FRAMES)).requires_grad_()
-    with counting_saved(wan.transformer) as real:
-        held = getattr(wan, output)(latent, torch.tensor(500.0), wan.embed(["a"]), block, grad=True)
-    assert held is not None
-    meta, _ = cost._saved_both(TINY, cost._Where(FRAMES, block, output, None))
-    assert meta == pytest.approx(real.bytes, rel=0.02)
-
-
-def test_recomputed_blocks_keep_their_input_and_one_block_at_a_time():
-    both = [cost._saved_both(TINY, cost._Where(FRAMES, b, "queries_keys", None)) for b in range(3)]
-    saved = [plain for plain, _ in both]
-    one = saved[1] - saved[0]
-    assert one == saved[2] - saved[1] > 0
-    assert both[0][1] == saved[0]
-    assert both[2][1] == saved[0] + one + 2 * TOKENS * WIDTH * 4
-
-
 @pytest.mark.parametrize(
     "call",
     [
-        *(Call("", kind) for kind in cost.WHOLE),
+        *(Call("", kind) for kind in ("forward", "embed", "encode", "decode")),
         Call("", "partial", 1, "queries_keys"),
         *(
             Call("", "gradient", block, output)
@@ -399,133 +380,23 @@ def test_recomputed_blocks_keep_their_input_and_one_block_at_a_time():
     ids=cost_calls.describe,
 )
 def test_model_flops_are_what_torch_counts_of_unfused_attention(call):
-    wan = cost._networks(TINY)
+    backbone = on_meta(TINY, FRAMES)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         counter = FlopCounterMode(display=False)
         with counter:
-            made(call, wan)
+            backbone.run(call)
     assert cost.unit_cost(TINY, FRAMES, call).model == counter.get_total_flops()
 
 
-def made(call, wan):
-    """Runs one call on the meta device."""
-    if call.kind in cost.WHOLE:
-        cost.WHOLE[call.kind](TINY, FRAMES, wan)
-    else:
-        where = cost._Where(FRAMES, call.block, call.output, None)
-        cost._partial(TINY, where, wan, grad=call.kind == "gradient")
-
-
-@pytest.mark.parametrize(
-    "call",
-    [Call("", "encode"), Call("", "decode"), Call("", "gradient", 2, "queries_keys")],
-    ids=cost_calls.describe,
-)
-def test_operators_whose_results_are_known_already_count_like_the_first(call):
-    """Against every operator run one by one, however often it comes."""
-    wan = cost._networks(TINY)
-    moved: Counter[int] = Counter()
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **kwargs or {})
-            if not func.is_view and func._overloadpacket.__name__ not in FREE:
-                leaves = tree_leaves((args, kwargs, result))
-                each = {id(leaf): leaf for leaf in leaves if isinstance(leaf, torch.Tensor)}.values()
-                sizes = (min(leaf.numel() * leaf.itemsize, leaf.untyped_storage().nbytes()) for leaf in each)
-                moved[sum(sizes)] += 1
-            return result
-
-    with operators._fused_attention(), Watch():
-        made(call, wan)
-    found: Counter[int] = Counter()
-    for (_, _, size), times in operators._operators(lambda: made(call, wan)).operators.items():
-        found[size] += times
-    assert found == moved
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_garbage_collector_is_left_as_it_was(enabled, monkeypatch):
-    inside = []
-    monkeypatch.setattr(cost, "unit_cost", lambda *_: inside.append(gc.isenabled()) or cost.Cost(1, 1))
-    before = gc.isenabled()
-    try:
-        (gc.enable if enabled else gc.disable)()
-        cost.cost_report(Toy(), TINY, FRAMES)
-        assert gc.isenabled() is enabled
-        assert set(inside) == {False}
-    finally:
-        (gc.enable if before else gc.disable)()
-
-
-def test_an_operator_on_other_values_of_the_same_shape_is_another():
-    x = torch.empty(4, 6, device="meta")
-    shapes = []
-    operators._operators(lambda: shapes.extend(part.sum(dim).shape for part in (x, x) for dim in (0, 1)))
-    assert shapes == [(6,), (4,), (6,), (4,)]
-
-
-def test_an_operator_on_another_device_is_another():
-    real, devices = torch.zeros(4, 6), []
-    operators._operators(lambda: devices.extend((one + one).device.type for one in (real.to("meta"), real)))
-    assert devices == ["meta", "cpu"]
-
-
-def test_a_velocity_s_gradient_passes_through_every_block_and_the_head():
-    velocity = cost.unit_cost(TINY, FRAMES, Call("", "gradient", None, "velocity"))
-    last = cost.unit_cost(TINY, FRAMES, Call("", "gradient", BLOCKS - 1, "hidden_states"))
-    assert velocity.model - last.model == 2 * PATCH
-    both = cost._saved_both(TINY, cost._Where(FRAMES, None, "velocity", None))
-    assert both[0] > cost._saved_both(TINY, cost._Where(FRAMES, BLOCKS - 1, "queries_keys", None))[0]
-    assert both[1] < both[0]
-
-
-def test_bytes_moved_are_operands_and_results_and_views_are_free():
-    a, b = torch.empty(30, 40, device="meta"), torch.empty(40, 50, device="meta")
-    work = operators._operators(lambda: (a @ b).t().reshape(-1).view(50, 30))
-    assert work.operators["float32", 2 * 30 * 40 * 50, 4 * (30 * 40 + 40 * 50 + 30 * 50)] == 1
-    half = operators._operators(lambda: a.bfloat16() @ b.bfloat16())
-    assert ("bfloat16", 2 * 30 * 40 * 50, 2 * (30 * 40 + 40 * 50 + 30 * 50)) in half.operators
-
-
-def test_a_roofline_is_the_longer_of_computing_and_moving():
-    gpu = cards.Gpu(bfloat16=100.0, tf32=50.0, float32=10.0, bandwidth=20.0, memory=1.0)
-    work = Counter({("bfloat16", 1000, 20): 2, ("float32", 1000, 20): 1, ("tf32", 0, 60): 3})
-    assert cost._seconds(gpu, operators._Work(work)) == pytest.approx(2 * 10 + 100 + 3 * 3)
-
-
-def test_no_gpu_beats_its_own_rate():
-    limits = cost.limits(Toy(), TINY, FRAMES)
-    executed = cost.cost_report(Toy(), TINY, FRAMES)[-1]["executed_flops"]
-    assert 0 < limits.saved_checkpointed < limits.saved
-    assert set(limits.seconds) == set(cards.GPUS)
-    for name, gpu in cards.GPUS.items():
-        assert gpu.float32 <= gpu.tf32 <= gpu.bfloat16
-        assert limits.seconds[name] >= executed / gpu.tf32
-
-
-def test_recomputed_blocks_take_longer_by_roofline_too():
-    plain, recomputed = (
-        cost.roofline(Toy(), replace(TINY, checkpoint=checkpoint), FRAMES)["H100 SXM"]
-        for checkpoint in (False, True)
-    )
-    assert recomputed["guide"] > plain["guide"]
-    assert {stage: seconds for stage, seconds in recomputed.items() if stage != "guide"} == {
-        stage: seconds for stage, seconds in plain.items() if stage != "guide"
-    }
-    assert cost.limits(Toy(), replace(TINY, checkpoint=True), FRAMES).saved
-
-
-def test_what_has_no_cost_says_why():
-    finished = SimpleNamespace(uses_backbone=False)
-    assert cost.cost_report(finished, TINY, FRAMES) == []
-    assert cost.cell_flops(TINY, finished, FRAMES, {}).reason
-    foreign = SimpleNamespace(name="foreign")
-    with pytest.raises(InputError, match=r"backbone\.name=foreign"):
-        cost.cost_report(Toy(), foreign, FRAMES)
-    flops = cost.cell_flops(foreign, Toy(), FRAMES, {"forward": 1})
+def test_a_backbone_without_a_cost_model_says_so():
+    with pytest.raises(InputError, match=r"backbone\.name=uncounted: this backbone has no cost model"):
+        cost.cost_report(Toy(), Uncounted(), FRAMES)
+    flops = cost.cell_flops(Uncounted(), Toy(), FRAMES, {"forward": 1})
     assert flops.model_flops is None
-    assert "foreign" in flops.reason
+    assert "uncounted" in flops.reason
+
+
+def test_calls_that_no_method_makes_have_no_flops():
     assert "hidden" in cost.cell_flops(TINY, Toy(), FRAMES, {"hidden": 1}).reason
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_harness_cost import BLOCKS, FRAMES, TINY, composed, counted
+from test_harness_cost import BLOCKS, FRAMES, TINY, composed, counted, empty_cache
 
 from harness.cost import calls
 from harness.cost import model as cost
 from harness.cost.calls import Call
 from methods.interface import Observer
 
-__all__ = []
+__all__ = ["empty_cache"]
 
 
 @pytest.mark.parametrize("name", ["ditflow", "ditflow_rope", "ropecraft"])

@@ -12,9 +12,11 @@ from test_harness_cli import Harness, harness, world  # noqa: F401
 
 from harness import __main__ as cli
 from harness.cells.locks import in_turn
-from harness.records.record import Plan, load_plan, load_record
+from harness.command.terminal import HOME
+from harness.records import store
+from harness.records.record import Plan
 
-METHODS = [path.stem for path in (cli.HOME / "conf" / "method").glob("*.yaml")]
+METHODS = [path.stem for path in (HOME / "conf" / "method").glob("*.yaml")]
 EXPERIMENTS = {
     "windows": {
         "baseline": "small",
@@ -55,7 +57,7 @@ def experiments(harness: Harness) -> Harness:  # noqa: F811
 
 def the_plan(folder: Path) -> Plan:
     (path,) = (folder / "results" / "plans").iterdir()
-    return load_plan(path)
+    return store.load_plan(path)
 
 
 def test_variants_become_rows_of_one_plan_in_their_order(experiments: Harness, tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_cell_is_the_same_cell_in_every_experiment_and_without_one(
         assert experiments(*arguments, "action=plan", "limit=1")[0] == 0
     paths: dict[tuple[str, str], set[str]] = {}
     for path in (tmp_path / "results" / "plans").iterdir():
-        plan = load_plan(path)
+        plan = store.load_plan(path)
         for variant in plan.variants:
             (cell,) = variant.cells
             paths.setdefault((plan.name.partition("-")[0], variant.label), set()).add(cell.path)
@@ -151,7 +153,7 @@ def test_a_bad_experiment_is_bad_input(experiments: Harness, name: str, words: l
 def test_jobs_of_a_sweep_over_experiments_do_not_share_a_plan(experiments: Harness, tmp_path: Path) -> None:
     arguments = ("-m", "experiment=windows,steps", "seed=0,1", "name=mine", "action=plan", "limit=1")
     assert experiments(*arguments)[0] == 0
-    plans = [load_plan(path) for path in (tmp_path / "results" / "plans").iterdir()]
+    plans = [store.load_plan(path) for path in (tmp_path / "results" / "plans").iterdir()]
     assert sorted(plan.name for plan in plans) == ["mine", "mine-2", "mine-3", "mine-4"]
     assert all(len(plan.variants) == 2 for plan in plans)
 
@@ -168,7 +170,7 @@ def test_joblib_runs_the_jobs_of_a_sweep_in_processes_of_their_own(
     assert code == 1
     assert out.count("no model may be loaded here") == 4
     paths = [path for path in (tmp_path / "results" / "cells").rglob("*") if path.stem == "record"]
-    found = [load_record(path) for path in paths]
+    found = [store.load_record(path.parent) for path in paths]
     assert len(found) == 3, "a cell of both experiments is one cell"
     assert {record.environment["launcher"] for record in found} == {"joblib"}
 
@@ -215,7 +217,7 @@ def test_a_cell_that_another_process_works_on_comes_last_and_no_lock_outlives_it
 def test_every_shipped_experiment_plans_on_the_embedded_world(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = sorted(path.stem for path in (cli.HOME / "conf" / "experiment").glob("*.yaml"))
+    names = sorted(path.stem for path in (HOME / "conf" / "experiment").glob("*.yaml"))
     wanted = {
         "main_table",
         "scaling",
@@ -229,7 +231,7 @@ def test_every_shipped_experiment_plans_on_the_embedded_world(
     assert cli.main() == 0, capsys.readouterr().err
     plans = {}
     for path in (tmp_path / "results" / "plans").iterdir():
-        plan = load_plan(path)
+        plan = store.load_plan(path)
         plans[plan.name.partition("-")[0]] = plan
     assert set(plans) == set(small)
     main = [variant.label for variant in plans["main_table"].variants]

@@ -12,8 +12,9 @@ from harness_fakes import Squares, make_job, planned
 
 from datasets import video
 from datasets.errors import InputError
+from harness.actions.score import Score
 from harness.cells import run
-from harness.cells.plan import save_plan
+from harness.records import store
 from methods.external import External
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "external_example.py"
@@ -117,7 +118,7 @@ def test_scoring_goes_without_the_program(tmp_path):
     one = job(tmp_path / "results", (sys.executable, str(path)), clips=1)
     plan, cells = planned(one)
     run.run(one, plan, cells)
-    save_plan(one.results, plan)
+    store.save_plan(one.results, plan)
     path.unlink()
-    one.action = "score"
+    one.needs = Score.needs
     assert [cell.id for cell in planned(one)[1]] == [cell.id for cell in cells]

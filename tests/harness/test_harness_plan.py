@@ -9,38 +9,50 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from harness_fakes import NEEDS
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
-from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
 from harness.cells.job import Job
-from harness.cells.plan import DoesNotFit, digest, make_plan, plan_path, safe, save_plan, unmatched
+from harness.cells.plan import DoesNotFit, make_plan, unmatched
 from harness.records import record as records
-from methods.backbones.interface import Grid
+from harness.records import store
+from harness.records.identity import digest
+from methods.backbones.interface import BackboneConfig, Grid
+from methods.interface import LatentMethod, VideoMethod, VideoRequest
 from metrics.interface import MetricUnavailable
 
 PARTS = ("method", "backbone", "dataset")
 
 
 @dataclass(config={"extra": "forbid"})
-class Method:
+class Method(LatentMethod):
     name: str = "m"
     rate: float = 1.0
     note: str = ""
     version: ClassVar[str] = "1"
     outside_id: ClassVar[tuple[str, ...]] = ("note",)
-    uses_backbone: ClassVar[bool] = True
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         if grid.height < 4:
             raise InputError("the grid is too small")
 
+    def transfer(self, *_: Any) -> Any:
+        raise AssertionError("nothing may run here")
+
 
 @dataclass(config={"extra": "forbid"})
-class Finished(Method):
+class Finished(VideoMethod):
+    name: str = "m"
+    note: str = ""
     videos: dict[str, str] = dataclasses.field(default_factory=dict)
+    version: ClassVar[str] = "1"
     outside_id: ClassVar[tuple[str, ...]] = ("note", "videos")
-    uses_backbone: ClassVar[bool] = False
+    uncounted = ""
+
+    def video(self, request: VideoRequest) -> Any:
+        raise AssertionError("nothing may run here")
 
     def listed(self) -> list[tuple[str, str, int]]:
         return [(clip, "p", 0) for clip in self.videos]
@@ -53,7 +65,7 @@ class Finished(Method):
 
 
 @dataclass(config={"extra": "forbid"})
-class Backbone:
+class Backbone(BackboneConfig):
     name: str = "b"
     height: int = 16
     width: int = 16
@@ -62,17 +74,23 @@ class Backbone:
     outside_id: ClassVar[tuple[str, ...]] = ("weights",)
     num_blocks: ClassVar[int] = 4
 
+    def grid(self, frames: int) -> Grid:
+        return Grid(2, self.height // 4, self.width // 4)
+
     def check(self, frames: int, device: str) -> Grid:
         if self.weights == "gone":
             raise InputError("backbone.weights: missing")
-        return Grid(2, self.height // 4, self.width // 4)
+        return self.grid(frames)
 
     def identity(self) -> str:
         return self.weights
 
+    def load(self, device: str) -> Any:
+        raise AssertionError("nothing may run here")
+
 
 @dataclass(config={"extra": "forbid"})
-class Dataset:
+class Clips(Dataset):
     name: str = "d"
     root: str = "here"
     clips: tuple[str, ...] = ("a", "b", "c")
@@ -92,6 +110,9 @@ class Dataset:
             (LeftOut("short", "has 3 frames"),),
         )
 
+    def asked_for(self) -> tuple[str, ...]:
+        return self.names or ()
+
     def load(self, name: str) -> Clip:
         if name == "broken":
             raise OSError("cannot decode\nat all")
@@ -102,7 +123,7 @@ def job(results: Path, **values: Any) -> Job:
     defaults: dict[str, Any] = {
         "method": Method(),
         "backbone": Backbone(),
-        "dataset": Dataset(),
+        "dataset": Clips(),
         "metrics": {},
         "tracker": None,
         "required": [],
@@ -118,6 +139,7 @@ def job(results: Path, **values: Any) -> Job:
         "name": None,
         "on_error": "continue",
         "wandb": {},
+        "needs": NEEDS["run"],
     }
     return Job(**{**defaults, **values})
 
@@ -127,7 +149,7 @@ def ids(results: Path, **values: Any) -> list[str]:
 
 
 def test_cells_are_clips_by_prompts_by_seeds(tmp_path: Path) -> None:
-    plan, cells = make_plan(job(tmp_path, dataset=Dataset(prompts=("p", "q")), seeds=[0, 7]))
+    plan, cells = make_plan(job(tmp_path, dataset=Clips(prompts=("p", "q")), seeds=[0, 7]))
     assert [(cell.clip.name, cell.prompt.text, cell.seed) for cell in cells][:5] == [
         ("a", "p", 0),
         ("a", "p", 7),
@@ -156,7 +178,7 @@ def test_what_does_not_change_the_output_does_not_change_the_ids(tmp_path: Path)
     same = ids(
         tmp_path / "elsewhere",
         method=Method(rate=1, note="other"),  # type: ignore[arg-type]
-        dataset=Dataset(root="there"),
+        dataset=Clips(root="there"),
         metrics={"x": object()},
         wandb={"mode": "online"},
         name="named",
@@ -172,8 +194,8 @@ def test_what_does_not_change_the_output_does_not_change_the_ids(tmp_path: Path)
         {"method": Method(rate=2.0)},
         {"backbone": Backbone(weights="sha256:1")},
         {"backbone": Backbone(width=32)},
-        {"dataset": Dataset(stride=2)},
-        {"dataset": Dataset(prompts=("q",))},
+        {"dataset": Clips(stride=2)},
+        {"dataset": Clips(prompts=("q",))},
         {"frames": 9},
         {"seeds": [1]},
     ],
@@ -194,12 +216,12 @@ def test_a_plans_name_is_given_or_follows_from_the_configuration(tmp_path: Path)
 
     assert name(name="mine") == "mine"
     assert name().startswith("m-b-d-") and len(name()) == len("m-b-d-") + 6
-    assert name() == name(dataset=Dataset(root="there"))
+    assert name() == name(dataset=Clips(root="there"))
     others = [
         name(seeds=[1]),
         name(limit=1),
         name(method=Method(rate=2.0)),
-        name(frames=9, dataset=Dataset(stride=2)),
+        name(frames=9, dataset=Clips(stride=2)),
     ]
     assert len({name(), *others}) == 5
 
@@ -225,8 +247,8 @@ def test_finished_videos_need_no_weights_and_missing_ones_are_left_out(tmp_path:
 def test_a_clip_asked_for_by_name_without_a_finished_video_is_bad_input(tmp_path: Path) -> None:
     method = Finished(videos={"a": "1"})
     with pytest.raises(InputError, match=r"dataset\.names: b: no video in the manifest; add the video"):
-        make_plan(job(tmp_path, method=method, dataset=Dataset(names=("a", "b"))))
-    _, cells = make_plan(job(tmp_path, method=method, dataset=Dataset(names=("a",), prompts=("p", "q"))))
+        make_plan(job(tmp_path, method=method, dataset=Clips(names=("a", "b"))))
+    _, cells = make_plan(job(tmp_path, method=method, dataset=Clips(names=("a",), prompts=("p", "q"))))
     assert len(cells) == 2
 
 
@@ -260,7 +282,7 @@ def offline(self: Backbone, *_: object) -> str:
 
 def test_scoring_needs_neither_weights_nor_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, cells = make_plan(job(tmp_path))
-    save_plan(tmp_path, plan)
+    store.save_plan(tmp_path, plan)
     sources = {part: records.Source(name=part, version="1", config={}) for part in PARTS}
     record = records.Record(
         schema=1,
@@ -275,14 +297,14 @@ def test_scoring_needs_neither_weights_nor_device(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Backbone, "check", offline)
     monkeypatch.setattr(Backbone, "identity", offline)
     with pytest.raises(InputError, match="not on this machine"):
-        make_plan(job(tmp_path, action="score", device="cuda:7"))
-    records.save(tmp_path / cells[1].path / "record.json", record)
-    again, same = make_plan(job(tmp_path, action="score", device="cuda:7"))
+        make_plan(job(tmp_path, needs=NEEDS["score"], device="cuda:7"))
+    store.save_record(tmp_path / cells[1].path, record)
+    again, same = make_plan(job(tmp_path, needs=NEEDS["score"], device="cuda:7"))
     assert [cell.id for cell in same] == [cell.id for cell in cells] and again.name == plan.name
     assert again.variants == plan.variants
     for action in ("run", "plan"):
         with pytest.raises(InputError, match="not on this machine"):
-            make_plan(job(tmp_path, action=action))
+            make_plan(job(tmp_path, needs=NEEDS[action]))
 
 
 def test_planning_needs_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +316,7 @@ def test_planning_needs_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Backbone, "check", check)
     for action in ("plan", "run"):
-        make_plan(job(tmp_path, action=action, device="cuda:7"))
+        make_plan(job(tmp_path, needs=NEEDS[action], device="cuda:7"))
     assert asked == ["cpu", "cuda:7"]
 
 
@@ -316,7 +338,7 @@ def test_required_metrics_and_their_tracker_are_asked_for_their_weights(tmp_path
         wanting = job(tmp_path, metrics=metrics, tracker=tracker, required=required)
         with pytest.raises(InputError, match=rf"metrics\.required: {reason}"):
             make_plan(wanting)
-        wanting.action = "plan"
+        wanting.needs = NEEDS["plan"]
         make_plan(wanting)
     make_plan(job(tmp_path, metrics=metrics, tracker=tracker))
     make_plan(job(tmp_path, metrics=metrics, tracker=Weighty("tracker"), required=["motion"]))
@@ -336,8 +358,8 @@ def test_checks_come_before_anything_is_written(tmp_path: Path) -> None:
 
 def test_an_only_clip_that_cannot_be_read_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"broken, .*cannot be read \(cannot decode\)"):
-        make_plan(job(tmp_path, dataset=Dataset(clips=("broken",))))
-    _, cells = make_plan(job(tmp_path, dataset=Dataset(clips=("broken", "a"))))
+        make_plan(job(tmp_path, dataset=Clips(clips=("broken",))))
+    _, cells = make_plan(job(tmp_path, dataset=Clips(clips=("broken", "a"))))
     assert len(cells) == 2
 
 
@@ -360,23 +382,23 @@ def test_a_results_folder_in_the_place_of_a_file_is_bad_input(tmp_path: Path) ->
     ],
 )
 def test_clip_names_become_one_path_component(name: str, expected: str) -> None:
-    assert safe(name) == expected
+    assert store.safe(name) == expected
 
 
 def test_long_names_fit_a_file_system() -> None:
-    assert len(safe("é" * 300).encode()) <= 100
+    assert len(store.safe("é" * 300).encode()) <= 100
 
 
 def test_planning_again_keeps_levels_and_date_of_an_unchanged_plan(tmp_path: Path) -> None:
     plan, _ = make_plan(job(tmp_path, name="x"))
     plan.created = "2000-01-01T00:00:00+00:00"
     plan.variants[0].levels = {"clip_t": {"chance": 0.1}}
-    save_plan(tmp_path, plan)
+    store.save_plan(tmp_path, plan)
     again, _ = make_plan(job(tmp_path, name="x"))
-    save_plan(tmp_path, again)
-    kept = records.load_plan(plan_path(tmp_path, "x"))
+    store.save_plan(tmp_path, again)
+    kept = store.load_plan(store.plan_path(tmp_path, "x"))
     assert kept.variants[0].levels == {"clip_t": {"chance": 0.1}}
     assert kept.created == "2000-01-01T00:00:00+00:00"
     other, _ = make_plan(job(tmp_path, name="x", seeds=[1]))
-    save_plan(tmp_path, other)
-    assert records.load_plan(plan_path(tmp_path, "x")).variants[0].levels == {}
+    store.save_plan(tmp_path, other)
+    assert store.load_plan(store.plan_path(tmp_path, "x")).variants[0].levels == {}

@@ -12,7 +12,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError, nearest
+from harness.command.interface import Action
 from harness.command.plugins import build
+from methods.det import DeT
+from methods.interface import LatentMethod, Method
 
 
 @dataclass(config={"extra": "forbid"})
@@ -42,13 +45,14 @@ class Undeclared:
 def package(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("pluginfakes")
     module.Plug, module.Undeclared, module.constant = Plug, Undeclared, 3  # type: ignore[attr-defined]
+    module.Bare, module.Half, module.Nameless = Bare, Half, Nameless  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pluginfakes", module)
 
 
 def made(
     trust: tuple[str, ...] = ("pluginfakes",), target: str = "pluginfakes.Plug", **values: object
 ) -> object:
-    return build({"_target_": target, "name": "n", **values}, "plug", trust)
+    return build({"_target_": target, "name": "n", **values}, "plug", object, trust)
 
 
 def test_fields_are_the_nodes_keys() -> None:
@@ -88,20 +92,72 @@ def test_bad_input_is_one_line_naming_the_key(values: dict[str, object], words: 
 
 def test_a_missing_value_and_a_missing_target_are_named() -> None:
     with pytest.raises(InputError, match=r"plug\.name: no value; set plug\.name="):
-        build({"_target_": "pluginfakes.Plug"}, "plug", ["pluginfakes"])
+        build({"_target_": "pluginfakes.Plug"}, "plug", object, ["pluginfakes"])
     with pytest.raises(InputError, match=r"plug\._target_: no value"):
-        build({"name": "n"}, "plug", ["pluginfakes"])
+        build({"name": "n"}, "plug", object, ["pluginfakes"])
 
 
 @pytest.mark.parametrize("target", ["os.system", "subprocess.run", "pluginfakes.Plug", "methodsx.a.B"])
 def test_a_target_outside_our_packages_is_not_even_imported(target: str) -> None:
     with pytest.raises(InputError, match=r"outside our packages.*trust=\["):
-        build({"_target_": target, "name": "n"}, "plug")
+        build({"_target_": target, "name": "n"}, "plug", object)
 
 
 def test_our_own_packages_need_no_trust() -> None:
-    built = build({"_target_": "datasets.interface.Prompt", "text": "a"}, "dataset")
-    assert built.text == "a"
+    built = build({"_target_": "harness.actions.run.Run", "name": "mine"}, "action", Action)
+    assert built.name == "mine"
+
+
+class Bare:
+    """A method as it may stand in somebody's file: derived from nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    version = "1"
+    uses_backbone = True
+
+    def transfer(self, *_: object) -> None:
+        raise AssertionError("nothing may run here")
+
+
+class Half(LatentMethod):
+    """Derived, but without what makes it a method."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    version = "1"
+
+
+class Nameless(LatentMethod):
+    version = "1"
+
+    def __init__(self, name: str) -> None:
+        pass
+
+    def transfer(self, *_: object) -> None:  # type: ignore[override]
+        raise AssertionError("nothing may run here")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("pluginfakes.Bare", ["Bare lacks at_most, check", "derive it from methods.interface.Method"]),
+        ("pluginfakes.Half", ["Half lacks transfer", "methods.interface.LatentMethod"]),
+        ("pluginfakes.Nameless", ["Nameless lacks name"]),
+        ("datasets.sprites.dataset.Sprites", ["lacks", "at_most", "derive it from methods.interface.Method"]),
+    ],
+)
+def test_a_plug_in_that_lacks_a_member_is_one_line_with_class_and_member(
+    target: str, words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        build({"_target_": target, "name": "n"}, "method", Method, ["pluginfakes"])
+    text = str(caught.value)
+    assert text.startswith("method._target_: ") and "\n" not in text
+    for word in words:
+        assert word in text
 
 
 def test_nearest_lists_the_names_when_none_is_close() -> None:
@@ -128,10 +184,10 @@ def test_plug_ins_inside_a_plug_in_are_built_too_and_their_errors_named():
     }
     keys |= {"training": training, "start": {}, "steps": 2, "guidance_scale": 1.0, "negative_prompt": ""}
     node = {"_target_": "methods.det.DeT", "name": "det", "tracker": inner, **keys}
-    assert build(node, "method").tracker.grid == 7
+    assert build(node, "method", DeT).tracker.grid == 7
     with pytest.raises(
         InputError, match=r"^method\.tracker\.grd: no such key; did you mean method\.tracker\.grid"
     ):
-        build({**node, "tracker": {**inner, "grd": 3}}, "method")
+        build({**node, "tracker": {**inner, "grd": 3}}, "method", DeT)
     with pytest.raises(InputError, match=r"^method\.tracker\._target_: .*outside our packages"):
-        build({**node, "tracker": {**inner, "_target_": "os.system"}}, "method")
+        build({**node, "tracker": {**inner, "_target_": "os.system"}}, "method", DeT)

@@ -56,10 +56,10 @@ def test_on_a_gpu_the_rows_are_kernels() -> None:
             self_cpu_time_total=3e6,
         )
 
-    assert profiling._own_seconds(event("CUDA"), cuda=True) == 2
-    assert profiling._own_seconds(event("CUDA", annotation=True), cuda=True) is None
-    assert profiling._own_seconds(event("CPU"), cuda=True) is None
-    assert profiling._own_seconds(event("CPU"), cuda=False) == 3
+    assert profiling.own_seconds(event("CUDA"), cuda=True) == 2
+    assert profiling.own_seconds(event("CUDA", annotation=True), cuda=True) is None
+    assert profiling.own_seconds(event("CPU"), cuda=True) is None
+    assert profiling.own_seconds(event("CPU"), cuda=False) == 3
 
 
 def test_weights_that_cannot_be_had_are_one_line_and_exit_code_2(

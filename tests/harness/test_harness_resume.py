@@ -12,7 +12,7 @@ from harness_fakes import Corners, Drift, Likeness, PoolingConfig, Squares, make
 
 from datasets import video
 from harness.cells import environment, run
-from harness.records.record import load_plan, load_record
+from harness.records import store
 
 
 def go(job):
@@ -127,7 +127,7 @@ def test_another_device_runs_the_cell_anew_and_both_are_kept(tmp_path, monkeypat
     assert on("New CPU").reused == 1
     aside = next(path for path in folders(tmp_path) if "@" in path.name)
     frames, _ = video.read_video(aside / "frames.mkv")
-    assert video.frames_sha256(frames) == load_record(aside / "record.json").frames_sha256
+    assert video.frames_sha256(frames) == store.load_record(aside).frames_sha256
 
 
 def test_a_failure_on_another_device_does_not_hide_the_finished_cell(tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_an_interrupt_leaves_no_record_and_the_finished_cells(tmp_path):
 
 def test_levels_are_written_into_the_plan_and_computed_once(tmp_path, monkeypatch):
     go(make_job(tmp_path))
-    plan = load_plan(tmp_path / "plans" / "trial.json")
+    plan = store.load_plan(tmp_path / "plans" / "trial.json")
     assert plan.variants[0].levels["likeness"]["pairs"] == 3
     assert "following" not in plan.variants[0].levels
 
@@ -212,5 +212,5 @@ def test_levels_are_written_into_the_plan_and_computed_once(tmp_path, monkeypatc
     monkeypatch.setattr(Likeness, "levels", never)
     job = make_job(tmp_path)
     go(job)
-    assert load_plan(tmp_path / "plans" / "trial.json").variants == plan.variants
+    assert store.load_plan(tmp_path / "plans" / "trial.json").variants == plan.variants
     assert job.backbone == PoolingConfig()

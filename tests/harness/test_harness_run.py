@@ -13,7 +13,8 @@ from PIL import Image
 from datasets import video
 from datasets.errors import InputError
 from harness.cells import run
-from harness.records.record import COMPILED, load_record
+from harness.records import store
+from harness.records.record import COMPILED
 
 RESOLVED = {"method": {"name": "drift"}, "dataset": {}}
 PROMPTS = ("fine", "trouble", "also fine")
@@ -31,7 +32,7 @@ def test_a_cell_leaves_its_videos_and_a_complete_record(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == [
         "frames.mkv", "record.json", "reference.mp4", "sheet.png", "trace.json", "tracks.npz", "video.mp4",
     ]  # fmt: skip
-    record = load_record(folder / "record.json")
+    record = store.load_record(folder)
     assert record == outcome.records[0]
     assert (record.id, record.status, record.clip, record.prompt, record.seed) == (
         cells[0].id, "ok", "clip0", "a red square", 0,

@@ -18,7 +18,7 @@ from harness_fakes import (
 )
 
 from harness.cells import run, score
-from harness.records.record import load_plan, load_record
+from harness.records import store
 
 
 def go(job):
@@ -122,7 +122,7 @@ def test_a_required_metric_without_a_value_fails_the_cell_until_it_has_one(tmp_p
     outcome = go(mended)
     assert outcome.ok and (outcome.computed, outcome.rescored) == (0, 3)
     assert mended.backbone.loads == 0
-    assert load_record(next(tmp_path.glob("cells/**/record.json"))).error is None
+    assert store.load_record(next(tmp_path.glob("cells/**/record.json")).parent).error is None
 
 
 def test_a_metric_required_later_fails_a_cell_without_its_value(tmp_path):
@@ -231,4 +231,6 @@ def test_levels_follow_a_changed_metric_into_the_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(Likeness, "levels", lambda self, samples: {"chance": 0.25})
     job = make_job(tmp_path)
     score.rescore(job, *planned(job))
-    assert load_plan(tmp_path / "plans" / "trial.json").variants[0].levels == {"likeness": {"chance": 0.25}}
+    assert store.load_plan(tmp_path / "plans" / "trial.json").variants[0].levels == {
+        "likeness": {"chance": 0.25}
+    }

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_harness_cost import FRAMES, TINY, Toy
+from test_harness_cost import FRAMES, TINY, Toy, Uncounted
 
 from harness import __main__ as cli
 from harness.actions import speed
@@ -60,7 +60,7 @@ def job(results: Path, **given: Any) -> Any:
 
 
 def measured(made: Any, cells: list[Any]) -> list[speed.Speed]:
-    return speed.speeds(made, speed.finished(made, cells))
+    return speed.speeds(made, made.method, speed.finished(made, cells))
 
 
 def counted(stage: str) -> float:
@@ -112,7 +112,7 @@ def test_blocks_that_were_recomputed_are_counted_twice(tmp_path: Path) -> None:
 
 
 def test_a_backbone_without_a_cost_model_has_its_seconds_and_the_reason(tmp_path: Path) -> None:
-    made = job(tmp_path, backbone=SimpleNamespace(name="mine"))
+    made = job(tmp_path, backbone=Uncounted(name="mine"))
     (found,) = measured(made, [keep(tmp_path, "a", CARD, {"guide": 1.0})])
     assert found.stages[0].seconds == 1.0 and found.stages[0].executed_flops is None
     text = speed.lines(found)

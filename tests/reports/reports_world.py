@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets.video import write_h264
+from harness.records import store
 from harness.records.record import (
     Failure,
     Memory,
@@ -28,7 +29,6 @@ from metrics.consistency import ClipF, WarpConsistency
 from metrics.motion import MotionFidelity, MotionFidelityLegacy
 from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
 from metrics.text import ClipT
-from reports import store
 
 COLUMNS = {
     "clip_t": ClipT.column,

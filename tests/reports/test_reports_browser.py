@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from reports_world import FPS, HOSTILE, LENGTH, gallery
 
+from harness.records import store
 from harness.records.record import Plan
-from reports import store
 from reports.page import write_page
 from reports.tables import tables
 

@@ -8,7 +8,8 @@ import pytest
 from reports_world import HOSTILE, add_videos, metric, write_plan, write_record
 
 from harness.cells.score import Outcome
-from reports import outcome, store
+from harness.records import store
+from reports import outcome
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from reports_world import declared
 from rich.console import Console
 
 from datasets.errors import InputError
+from harness.records import store
 from harness.records.record import (
     Failure,
     Flops,
@@ -28,12 +29,12 @@ from harness.records.record import (
     Timing,
     Variant,
     VariantOut,
+    left_out_lines,
 )
-from reports import store
 from reports.__main__ import main
 from reports.formats import entries, print_plans, render, to_csv, to_latex, to_markdown
 from reports.published import blocks
-from reports.rows import left_out_lines, with_baseline
+from reports.rows import with_baseline
 from reports.tables import tables
 
 

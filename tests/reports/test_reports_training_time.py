@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from reports_world import metric, write_plan, write_record
 
+from harness.records import store
 from harness.records.record import Timing
-from reports import store
 from reports.plots.stages import stage_seconds
 from reports.rows import groups
 from reports.tables import tables

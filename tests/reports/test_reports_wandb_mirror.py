@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from datasets.errors import InputError
+from harness.records import store
 from harness.records.record import (
     Failure,
     MetricValue,
@@ -21,7 +22,7 @@ from harness.records.record import (
     Timing,
     Variant,
 )
-from reports import store, wandb_mirror
+from reports import wandb_mirror
 from reports.wandb_mirror import main, mirror, publish, settings
 
 ROOT = Path(__file__).parents[2]

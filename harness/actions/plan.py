@@ -1,0 +1,50 @@
+"""action=plan: what would run, what is done, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.cells.job import Job
+from harness.cells.plan import Cell
+from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.records import store
+from harness.records.record import Plan, left_out_lines
+
+
+@dataclass
+class PrintPlan(Action):
+    """Prints and writes the plans."""
+
+    name: str
+
+    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+        for plan, parts in plans_of(prepared):
+            store.save_plan(parts[0][0].results, plan)
+            print_plan(plan, parts)
+        return 0
+
+
+def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
+    """What would run, what is done, what is left out; ``parts`` are the jobs of the plan's variants."""
+    for job, cells in parts:
+        done = [_done(job, cell) for cell in cells]
+        print(
+            f"{plan.name}: {job.label} on {job.backbone.name}, {job.dataset.name}: {len(cells)} cells, "
+            f"{sum(done)} done, {len(cells) - sum(done)} to run"
+        )
+        for cell, finished in zip(cells, done, strict=True):
+            print(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
+    for out in plan.variants_out:
+        print(f"variant left out: {out.label}: {out.reason}")
+    for line in left_out_lines(plan.left_out):
+        print(f"left out: {line}")
+    print(f"plan: {store.plan_path(parts[0][0].results, plan.name)}")
+
+
+def _done(job: Job, cell: Cell) -> bool:
+    record = store.read_record(job.results / cell.path)
+    return record is not None and record.status == "ok"
+
+
+__all__ = ["PrintPlan", "print_plan"]

@@ -1,0 +1,201 @@
+"""The video of one cell: made on the backbone, or without it, and brought to the reference's size."""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.errors import InputError
+from harness.cells import environment, measure
+from harness.cost.meta import with_checkpoint
+from harness.cost.model import cell_flops
+from harness.records import store
+from harness.records.record import COMPILED, RECOMPUTED, Flops, Record, Timing
+from methods.interface import LatentMethod, VideoMethod, VideoRequest
+
+if TYPE_CHECKING:
+    from datasets.interface import Clip
+    from harness.cells.job import Job
+    from harness.cells.plan import Cell
+    from harness.cells.progress import Progress
+    from methods.backbones.interface import Backbone
+
+
+@dataclass
+class Loaded:
+    """The loaded backbone, kept from job to job as long as they want the same one.
+
+    ``seconds`` is what loading it took; ``error`` why that failed.
+    """
+
+    backbone: Backbone | None = None
+    seconds: float | None = None
+    error: Exception | None = None
+    key: str | None = None
+
+    def get(self, job: Job, weights: Any) -> Backbone:
+        """The job's backbone, loaded when a cell first needs it, after the one before was released.
+
+        ``weights`` is their identity. A load that failed is not tried again for every cell.
+        """
+        key = json.dumps([job.node("backbone"), job.device, weights], sort_keys=True)
+        if key != self.key:
+            self.backbone = self.seconds = self.error = None
+            self.key = key
+            free_memory(job.device)
+        if self.error is not None:
+            raise self.error
+        if self.backbone is None:
+            started = time.perf_counter()
+            try:
+                self.backbone = job.backbone.load(job.device)
+            except InputError:
+                raise
+            except Exception as error:
+                self.error = error
+                raise
+            self.seconds = time.perf_counter() - started
+        return self.backbone
+
+
+@dataclass
+class Session:
+    """What the cells of one run share."""
+
+    job: Job
+    progress: Progress
+    load_clip: Callable[[str], Clip]
+    loaded: Loaded
+    surroundings: dict[str, Any] | None = None
+    warmed: set[tuple[int, ...]] = field(default_factory=set)
+    shared: tuple[str, measure.Shared] | None = None
+
+    def of_clip(self, name: str) -> measure.Shared | None:
+        """What the cells of this clip share; the clip before is forgotten. None unless asked for."""
+        if not self.job.amortise:
+            return None
+        if self.shared is None or self.shared[0] != name:
+            self.shared = (name, measure.Shared())
+        return self.shared[1]
+
+    def environment(self) -> dict[str, Any]:
+        """What the records say of this machine."""
+        if self.surroundings is None:
+            self.surroundings = environment.describe(self.job.device)
+            if not self.job.method.made_here:
+                # Finished videos were made elsewhere, on a device nobody told us.
+                self.surroundings["device"] = None
+            if self.job.launcher is not None:
+                # Other jobs ran beside this one: its times are not those of a machine of its own.
+                self.surroundings["launcher"] = self.job.launcher
+        return dict(self.surroundings)
+
+
+def from_backbone(
+    session: Session, method: LatentMethod, cell: Cell, clip: Clip, record: Record
+) -> tuple[NDArray[np.uint8], list[measure.TraceRow]]:
+    """A video that the method makes on the backbone, and its trace; what it cost goes into the record."""
+    job = session.job
+    backbone = session.loaded.get(job, cell.identity["backbone"]["weights"])
+    words = (cell.clip.name, cell.prompt.text, cell.seed)
+    record.timing = Timing(load=session.loaded.seconds, warmup_steps=job.warmup_steps, repeats=job.repeats)
+    if job.warmup_steps > 0 and clip.frames.shape not in session.warmed:
+        measure.warm_up(backbone, method, clip.frames, *words, device=job.device, steps=job.warmup_steps)
+        session.warmed.add(clip.frames.shape)
+    measured = measure.measure(
+        backbone,
+        method,
+        clip.frames,
+        *words,
+        device=job.device,
+        repeats=job.repeats,
+        on_step=session.progress.step,
+        shared=session.of_clip(cell.clip.name),
+    )
+    record.timing = measured.timing.model_copy(
+        update={"load": session.loaded.seconds, "warmup_steps": job.warmup_steps}
+    )
+    record.memory, record.energy, record.calls = measured.memory, measured.energy, measured.calls
+    record.notes.extend(measured.notes)
+    config = job.backbone
+    if backbone.recomputed and config.checkpoint == "auto":
+        config = with_checkpoint(config, True)
+        record.notes.append(RECOMPUTED)
+    if backbone.compiled:
+        record.notes.append(COMPILED)
+    record.flops = cell_flops(config, method, len(clip.frames), measured.calls, encoded=not job.amortise)
+    return measured.frames, measured.trace
+
+
+def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: Record) -> NDArray[np.uint8]:
+    """A video made without the backbone, brought to the reference's size and length.
+
+    Its time is that of the whole program, or what a finished video is said to have taken.
+    """
+    request = VideoRequest(
+        clip=cell.clip.name,
+        reference=clip.frames,
+        fps=clip.info.fps,
+        caption=clip.info.caption,
+        prompt=cell.prompt.text,
+        seed=cell.seed,
+        device=job.device,
+        folder=(job.results / cell.path / store.PROGRAM).absolute(),
+    )
+    frames, seconds = method.video(request)
+    record.timing = Timing(total=seconds)
+    record.flops = Flops(reason=method.uncounted)
+    if method.made_here and seconds is not None:
+        values = [{"total": seconds}]
+        different = 0
+        for _ in range(job.repeats - 1):
+            again, seconds = method.video(request)
+            values.append({"total": seconds or 0.0})
+            different += not np.array_equal(frames, again)
+        total = statistics.median(value["total"] for value in values)
+        record.timing = Timing(total=total, repeats=job.repeats, values=values)
+        record.notes.append(
+            "the time is the whole program's: its start and the loading of its weights are in it"
+        )
+        if different:
+            record.notes.append(
+                f"{different} of {job.repeats - 1} repeats gave other frames than the first run"
+            )
+    return _fitted(frames, clip, record)
+
+
+def _fitted(frames: NDArray[np.uint8], clip: Clip, record: Record) -> NDArray[np.uint8]:
+    """Frames brought to the reference's size and cut to its length; both are noted."""
+    from datasets import video
+
+    count, height, width = frames.shape[:3]
+    length, target_height, target_width = clip.frames.shape[:3]
+    if (height, width) != (target_height, target_width):
+        frames = video.resize_crop(frames, target_height, target_width)
+        record.notes.append(f"resized and cropped from {width}x{height} to {target_width}x{target_height}")
+    if count != length:
+        frames = frames[: min(count, length)]
+        record.notes.append(
+            f"{count} frames against the reference's {length}: the first {len(frames)} compared"
+        )
+    return frames
+
+
+def free_memory(device: str) -> None:
+    """Give back what a failed cell held, else the next one runs out of memory too."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+__all__ = ["Loaded", "Session", "free_memory", "from_backbone", "from_pixels"]

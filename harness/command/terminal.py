@@ -1,0 +1,95 @@
+"""What the command line says: help, and lines on standard error. Nothing heavy: --help answers at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[2]
+PACKAGES = ("datasets", "methods", "metrics", "reports")
+
+HELP = """\
+python -m harness [key=value ...] [-m] [--config-dir DIR]
+
+Runs video motion transfer methods over clips, measures them and prints a table.
+Without arguments: FastVMT on the embedded sprites world, on this machine, in minutes.
+
+Actions (action=...)
+{actions}
+
+Groups (group=option)
+{groups}
+
+Keys
+{keys}
+  GROUP.KEY=VALUE changes a key of a group (backbone.steps=10, metrics.required=[clip_t])
+
+Flags
+  -m, --multirun    run every combination of comma-separated values; with hydra/launcher=joblib
+                    at the same time, in processes of their own (times then disturb each other)
+  --config-dir DIR  a folder with groups of yours (DIR/method/mine.yaml)
+  --cfg job         print the composed configuration
+  --hydra-help      Hydra's own flags
+
+Examples
+  python -m harness
+  python -m harness action=plan limit=2
+  python -m harness method=fastvmt dataset=davis dataset.root=DIR backbone=wan2.1-1.3b
+  python -m harness -m method=fastvmt,full_attention,no_skipping seed=0,1,2
+  python -m harness experiment=ablation_components limit=4
+
+Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
+"""
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def misplaced() -> str | None:
+    """One line when a top-level package is not ours, else None.
+
+    ``datasets`` shares its name with a package on PyPI.
+    """
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = list(spec.submodule_search_locations or []) if spec else []
+        ours = any(Path(place).resolve() == HOME / name for place in places)
+        if not ours or (name == "datasets" and (HOME / name / "arrow_dataset.py").exists()):
+            where = places[0] if places else "not found"
+            return f"the package {name!r} is not ours ({where}); use a virtual environment of its own"
+    return None
+
+
+def help_text(extra: Sequence[Path] = ()) -> str:
+    """The help, with groups and keys read from ``conf`` and the folders ``extra``."""
+    options: dict[str, list[str]] = {}
+    actions: list[str] = []
+    for folder in (HOME / "conf", *extra):
+        # The first comment of an action's file is its documentation, as those of config.yaml are its keys'.
+        for path in sorted((folder / "action").glob("*.yaml")):
+            does = path.read_text().splitlines()[0].lstrip("# ")
+            actions.append(f"  {path.stem:<9}{does}")
+        for group in sorted(path for path in folder.glob("*") if path.is_dir()):
+            names = sorted(path.stem for path in group.glob("*.yaml"))
+            if names and group.name != "action":
+                options.setdefault(group.name, []).extend(names)
+    groups = [f"  {group:<11}{', '.join(names)}" for group, names in sorted(options.items())]
+    keys: list[str] = []
+    parent = ""
+    for line in (HOME / "conf" / "config.yaml").read_text().splitlines():
+        if found := re.fullmatch(r"(\w+):\s*", line):
+            parent = found[1] + "."
+        elif found := re.fullmatch(r"( *)(\w+): (.*?)\s+# (.*)", line):
+            name = (parent if found[1] else "") + found[2]
+            keys.append(f"  {name + '=' + found[3]:<36}{found[4]}")
+    return HELP.format(actions="\n".join(actions), groups="\n".join(groups), keys="\n".join(keys))
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    found = re.findall(r"(?:^|\0)(?:--config-dir|-cd)[=\0]([^\0]+)", "\0".join(arguments))
+    return [Path(folder) for folder in found]

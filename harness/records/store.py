@@ -1,0 +1,235 @@
+"""Where things lie in a results folder: the one file that knows file names.
+
+``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
+``locks/``. A finished cell of another device stands beside its own as ``<clip>-<id>@<device>``, what this
+version must not touch as ``<clip>-<id>.aside``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.records import migrate
+from harness.records.migrate import Unreadable
+from harness.records.record import SCHEMA, Plan, Record
+
+RECORD = "record.json"
+VIDEO = "video.mp4"
+REFERENCE = "reference.mp4"
+FRAMES = "frames.mkv"
+TRACKS = "tracks.npz"
+SHEET = "sheet.png"
+TRACE = "trace.json"
+PROGRAM = "program"
+ATTEMPTS = "attempts"
+"""In a cell's folder while it runs: how often it was begun."""
+
+PLANS, CELLS, LEVELS, LOCKS = "plans", "cells", "levels", "locks"
+
+
+def safe(name: str, limit: int = 100) -> str:
+    """A name as one path component: word characters, dots and dashes, ``limit`` bytes at most."""
+    kept = re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "_"
+    return kept.encode()[:limit].decode(errors="ignore")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not mkstemp, whose files only their owner may read: results are there to be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Plain data as indented JSON, whole or not at all."""
+    write_whole(path, json.dumps(data, indent=1).encode() + b"\n")
+
+
+# --- records -----------------------------------------------------------------------------------
+
+
+def load_record(folder: Path) -> Record:
+    """The record of a cell's folder, in today's schema whatever it was written in.
+
+    Raises FileNotFoundError without one, Unreadable where this version cannot read it.
+    """
+    try:
+        return Record.model_validate(_migrated(folder))
+    except ValidationError as error:
+        raise Unreadable(_first(error)) from error
+
+
+def read_record(folder: Path) -> Record | None:
+    """As ``load_record``; None without a record or where it cannot be read."""
+    try:
+        return load_record(folder)
+    except (OSError, ValueError):
+        return None
+
+
+def save_record(folder: Path, record: Record) -> None:
+    """Write a cell's record."""
+    write_whole(folder / RECORD, record.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
+
+
+def _migrated(folder: Path) -> dict[str, Any]:
+    return migrate.record(_data(folder / RECORD))
+
+
+def _data(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise Unreadable("it is no JSON") from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+# --- plans -------------------------------------------------------------------------------------
+
+
+def plan_path(results: Path, name: str) -> Path:
+    """Where a plan is kept."""
+    return results / PLANS / f"{name}.json"
+
+
+def plan_paths(results: Path, pattern: str = "*") -> list[Path]:
+    """The plans of a results folder whose names fit the pattern, by name."""
+    return sorted((results / PLANS).glob(f"{pattern}.json"))
+
+
+def load_plan(path: Path) -> Plan:
+    """A plan, in today's schema whatever it was written in.
+
+    Raises FileNotFoundError without one, Unreadable where this version cannot read it.
+    """
+    results = path.parent.parent
+
+    def read(cell: str) -> dict[str, Any] | None:
+        try:
+            return _migrated(results / cell)
+        except (OSError, ValueError):
+            return None
+
+    try:
+        return Plan.model_validate(migrate.plan(_data(path), read))
+    except ValidationError as error:
+        raise Unreadable(_first(error)) from error
+    except (KeyError, TypeError) as error:
+        raise Unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def save_plan(results: Path, plan: Plan) -> Path:
+    """Write a plan; variants whose cells have not changed keep the levels measured before.
+
+    A plan of that name that this version cannot read is set aside.
+    """
+    path = plan_path(results, plan.name)
+    try:
+        before = load_plan(path)
+    except FileNotFoundError:
+        pass
+    except Unreadable:
+        path.rename(_free_name(path))
+    else:
+        known = {(old.config_id, tuple(cell.id for cell in old.cells)): old for old in before.variants}
+        for variant in plan.variants:
+            old = known.get((variant.config_id, tuple(cell.id for cell in variant.cells)))
+            if old is not None and not variant.levels:
+                variant.levels = old.levels
+        if [v.cells for v in before.variants] == [v.cells for v in plan.variants]:
+            plan.created = before.created
+    write_whole(path, plan.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
+    return path
+
+
+# --- folders of cells --------------------------------------------------------------------------
+
+
+def cell_folder(method: str, dataset: str) -> str:
+    """The folder of a method's cells on a dataset, relative to the results folder."""
+    return f"{CELLS}/{safe(method)}/{safe(dataset)}"
+
+
+def cell_path(folder: str, clip: str, cell_id: str, older: dict[str, str]) -> str:
+    """A cell's folder, relative to the results folder; ``older``: what ``older_cells`` gives."""
+    return older.get(cell_id, f"{folder}/{safe(clip)}-{cell_id}")
+
+
+def older_cells(results: Path, folder: str) -> dict[str, str]:
+    """Cells that an older version left under other ids: today's id to their folder.
+
+    Their folders keep their names, so that older plans find them too.
+    """
+    found: dict[str, str] = {}
+    for path in sorted((results / folder).glob(f"*/{RECORD}")):
+        name = path.parent.name.partition("@")[0]
+        try:
+            data = _data(path)
+            if migrate.schema_of(data) == SCHEMA and name.endswith(f"-{data['id']}"):
+                continue
+            cell_id = migrate.record(data)["id"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if not (results / folder / name).with_name(f"{name.rpartition('-')[0]}-{cell_id}").exists():
+            found.setdefault(cell_id, f"{folder}/{name}")
+    return found
+
+
+def foreign(folder: Path, cell_id: str) -> str | None:
+    """Why the record in a cell's folder is not ours to delete; None where it is, or where there is none."""
+    try:
+        record = load_record(folder)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"{RECORD} cannot be read ({error})"
+    return None if record.id == cell_id else f"{RECORD} is of another cell, {record.id}"
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a cell's folder out of the way, whole, to a name beside it that is free."""
+    aside = _free_name(folder)
+    folder.rename(aside)
+    return aside
+
+
+def _free_name(path: Path) -> Path:
+    names = (f"{path.name}.aside{number}" for number in ("", *(f"-{n}" for n in range(2, 10_000))))
+    return next(place for name in names if not (place := path.with_name(name)).exists())
+
+
+def on_device(folder: Path, device: str | None) -> Path:
+    """Where a finished cell of another device is kept."""
+    slug = re.sub(r"[^a-z0-9]+", "-", str(device).lower()).strip("-")
+    return folder.with_name(f"{folder.name}@{slug}")
+
+
+def clear(folder: Path, cell_id: str) -> str | None:
+    """Remove a cell's folder. What is not ours to delete is set aside instead, and said in a line."""
+    if not folder.exists():
+        return None
+    reason = foreign(folder, cell_id)
+    if reason is None:
+        shutil.rmtree(folder)
+        return None
+    return f"{folder.name}: {reason}; set aside as {set_aside(folder).name}"
