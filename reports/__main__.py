@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
+from harness.records import store
 from reports.formats import render
+from reports.outside import load_column
 from reports.rows import find_plans, plural, with_baseline
-from reports.tables import tables
+from reports.tables import Table, tables
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -47,6 +49,23 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--columns", nargs="+", default=(), metavar="KEY", help="only these columns, in this order"
     )
+    made.add_argument(
+        "--column",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE.yaml",
+        action="extend",
+        help="a further column, whose _target_ is a function of a record",
+    )
+    made.add_argument(
+        "--trust",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        action="extend",
+        help="packages of yours that --column may take functions from",
+    )
     made.add_argument("--published", action="store_true", help="the paper's own numbers in blocks below")
     made.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     made.add_argument(
@@ -73,31 +92,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(
                 "--published: not with --format csv, whose lines are ours alone; take md or latex"
             )
-        made = tables(given.results, plans, given.all, given.p_values, given.columns)
+        outside = [load_column(path, given.trust) for path in given.column]
+        made = tables(given.results, plans, given.all, given.p_values, given.columns, outside)
         if not made:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
-        if given.plots is not None or given.format == "html":
-            from reports.page import publish
-            from reports.published import blocks
-
-            page = (given.out or given.results / "page") if given.format == "html" else None
-            shown = blocks() if given.published else ()
-            print(*publish(given.results, plans, made, page, given.plots, given.all, shown), sep="\n")
-            return 0
-        text = render(made, given.format, given.published)
-        if given.out is None:
-            print(text, end="")
-        else:
-            from harness.records.store import write_whole
-
-            try:
-                write_whole(given.out, text.encode())
-            except OSError as error:
-                raise InputError(f"--out {given.out}: cannot be written ({error.strerror})") from error
+        _write(given, plans, made)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Table]) -> None:
+    """Print the tables, or write them, the page or the figures where they were asked for."""
+    if given.plots is not None or given.format == "html":
+        from reports.page import publish
+        from reports.published import blocks
+
+        page = (given.out or given.results / "page") if given.format == "html" else None
+        shown = blocks() if given.published else ()
+        print(*publish(given.results, plans, made, page, given.plots, given.all, shown), sep="\n")
+        return
+    text = render(made, given.format, given.published)
+    if given.out is None:
+        print(text, end="")
+        return
+    try:
+        store.write_whole(given.out, text.encode())
+    except OSError as error:
+        raise InputError(f"--out {given.out}: cannot be written ({error.strerror})") from error
 
 
 def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:

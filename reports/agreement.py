@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
+from reports.columns import metric_columns
 from reports.rows import Group, find_plans, groups
+from reports.statistics import Pair
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,15 +28,15 @@ def values(group: Group) -> pd.DataFrame:
     """Each metric's value (a column) of each finished cell (a row) that knows the truth, and its ``clip``."""
     import pandas as pd
 
-    keys = list(dict.fromkeys(key for row in group.rows for one in row.finished for key in one.metrics))
-    rows = {}
+    columns = metric_columns(group.rows)
+    cells: dict[tuple[str, Pair], dict[str, str | float]] = {}
     for row in group.rows:
-        for key in keys:
-            for pair, value in row.pairs(key).items():
-                rows.setdefault((row.label, *pair), {"clip": pair[0]})[key] = value
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["clip", *keys])
+        for column in columns:
+            for pair, value in column.cells(row).items():
+                cells.setdefault((row.label, pair), {"clip": pair[0]})[column.key] = value
+    frame = pd.DataFrame(list(cells.values()), columns=["clip", *(column.key for column in columns)])
     known = [key for key in TRUTH if key in frame]
-    return frame.dropna(subset=known) if known == list(TRUTH) else frame.iloc[:0]
+    return frame.dropna(subset=known) if known == list(TRUTH) else frame.head(0)
 
 
 def agreement(group: Group) -> pd.DataFrame:
@@ -54,12 +56,7 @@ def agreement(group: Group) -> pd.DataFrame:
             f"{group.dataset} on {group.backbone}: fewer than three cells with {' and '.join(TRUTH)}; "
             "run an experiment on a rendered dataset"
         )
-    up = {
-        key: one.higher_is_better
-        for row in group.rows
-        for record in row.finished
-        for key, one in record.metrics.items()
-    }
+    up = {column.key: column.higher_is_better for column in metric_columns(group.rows)}
     rows = {}
     for key in (name for name in frame.columns.drop("clip") if frame[name].nunique() > 1):
         row: dict[str, float] = {}

@@ -1,205 +1,355 @@
-"""Columns of a table, and the numbers that stand in them."""
+"""Columns of a table: how each is headed, how its numbers are read, and the numbers themselves.
+
+A metric declares its column (``metrics.interface.Column``) and every record keeps that declaration, so that
+nothing here names a metric. What a video costs is declared below: a further column is one entry of ``COSTS``.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from harness.records.record import Record, Timing
-from reports.rows import SETTINGS, Row, _peak, _peak_of
-from reports.statistics import (
-    Pair,
-    bootstrap_interval,
-    cluster_means,
-)
-
-if TYPE_CHECKING:
-    pass
+from harness.records.record import Memory, MetricValue, Record, Timing
+from reports.rows import SETTINGS, Group, Row, untrained
+from reports.statistics import Pair, bootstrap_interval, cluster_means
 
 
-@dataclass(frozen=True)
+class Number(NamedTuple):
+    """A row's number and its 95 % interval; NaN where there is none."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+Read = Callable[[Record], float | None]
+Pool = Callable[[Mapping[Pair, float], Row, Group], Number]
+
+
+def mean(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
+    """Mean over clips, prompts and seeds averaged within each, and its interval."""
+    clips = list(cluster_means(cells.values(), (pair[0] for pair in cells)).values())
+    return Number(float(np.mean(clips)), *bootstrap_interval(clips)) if clips else Number()
+
+
+def _bare_mean(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
+    """``mean`` of what has no chance in it."""
+    clips = list(cluster_means(cells.values(), (pair[0] for pair in cells)).values())
+    return Number(float(np.mean(clips))) if clips else Number()
+
+
+def _median(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
+    """Median over clips (of the medians within each) and its interval."""
+    clips = list(cluster_means(cells.values(), (pair[0] for pair in cells), np.median).values())
+    if not clips:
+        return Number()
+    return Number(float(np.median(clips)), *bootstrap_interval(clips, np.median, method="percentile"))
+
+
+def _highest_peak(_cells: Mapping[Pair, float], row: Row, _group: Group) -> Number:
+    found = peak(row.finished)[0]
+    return Number() if found is None else Number(float(found))
+
+
+def _clips(_cells: Mapping[Pair, float], row: Row, _group: Group) -> Number:
+    return Number(float(len({record.clip for record in row.finished})))
+
+
+def _speedup(_cells: Mapping[Pair, float], row: Row, group: Group) -> Number:
+    """Geometric mean over clips of base seconds / own seconds, with its interval; NaN across devices."""
+    base = group.named_base
+    if base is None:
+        return Number()
+    ours, theirs = TIME.cells(row), TIME.cells(base)
+    shared = [pair for pair in ours if pair in theirs and ours[pair] > 0 and theirs[pair] > 0]
+    if not shared or not same_machine(row, base):
+        return Number()
+    if row is base:
+        return Number(1.0)
+    logs = cluster_means(
+        (math.log(theirs[pair] / ours[pair]) for pair in shared), (pair[0] for pair in shared)
+    )
+    low, high = bootstrap_interval(list(logs.values()))
+    return Number(math.exp(float(np.mean(list(logs.values())))), math.exp(low), math.exp(high))
+
+
+def _always(_group: Group) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column. ``higher_is_better`` is None where nothing is better. ``unit`` is that of the numbers."""
+    """A column of a table.
+
+    ``unit`` is that of the numbers; ``higher_is_better`` is None where nothing is better; ``digits`` stand
+    after the point. ``primary`` columns are shown without being asked for, where they ``fit`` the rows.
+
+    ``read``: a cell's number, None where it has none. ``pool``: a row's number, from those of its cells.
+
+    ``paired``: differences from the baseline are noted, and what is null in one row is left out of all.
+    ``sees_motion``, ``beside_motion``: as a metric declares them. ``interval``: its numbers have one.
+    ``ranked``: best and second are marked. ``exact``: counts, without chance, so that what differs as it is
+    shown differs. ``of_device``: not compared across devices. ``of_video``: stands under each video too.
+    """
 
     key: str
     label: str
     unit: str = ""
     higher_is_better: bool | None = True
+    digits: int = 4
+    primary: bool = True
+    read: Read = field(compare=False)
+    pool: Pool = field(default=mean, compare=False)
+    fits: Callable[[Group], bool] = field(default=_always, compare=False)
+    paired: bool = False
+    sees_motion: bool = False
+    beside_motion: bool = False
+    interval: bool = True
+    ranked: bool = True
+    exact: bool = False
+    of_device: bool = False
+    of_video: bool = True
+
+    def number(self, record: Record) -> float | None:
+        """A cell's number; None where it has none that is finite."""
+        value = self.read(record)
+        return float(value) if value is not None and math.isfinite(value) else None
+
+    def cells(self, row: Row) -> dict[Pair, float]:
+        """The numbers of a row's finished cells by (clip, prompt, seed)."""
+        found: dict[Pair, float] = {}
+        for record in row.finished:
+            value = self.number(record)
+            if value is not None:
+                found[record.clip, record.prompt, record.seed] = value
+        return found
+
+    def dropped(self, rows: Sequence[Row]) -> set[Pair]:
+        """(clip, prompt, seed) whose finished cell has no number in one row and has one in another."""
+        if not self.paired:
+            return set()
+        of_rows = [(row, cells) for row in rows if (cells := self.cells(row))]
+        null: set[Pair] = set()
+        for row, cells in of_rows:
+            null |= {(record.clip, record.prompt, record.seed) for record in row.finished} - cells.keys()
+        return null & {pair for _, cells in of_rows for pair in cells}
+
+    def kept(self, rows: Sequence[Row]) -> dict[str, dict[Pair, float]]:
+        """Row's label -> the numbers of its cells that rows are compared by: without those ``dropped``."""
+        dropped = self.dropped(rows)
+        return {
+            row.label: {pair: value for pair, value in self.cells(row).items() if pair not in dropped}
+            for row in rows
+        }
 
 
-STANDARD = (
-    Column("clip_t", "Text sim."),
-    Column("motion_fidelity", "Motion fid."),
-    Column("clip_f", "Temp. cons."),
-    Column("position_error", "Position err.", "px", False),
-    Column("direction_cosine", "Direction cos."),
+TIME = Column(
+    key="time",
+    label="Time",
+    unit="s",
+    higher_is_better=False,
+    digits=2,
+    read=lambda record: record.timing.first_video,
+    pool=_median,
+    of_device=True,
 )
-
-
-COSTS = (
-    Column("time", "Time", "s", False),
-    Column("memory", "Memory", "B", False),
-    Column("forward_equivalents", "Forward eq.", "", False),
+SPEEDUP = Column(
+    key="speedup",
+    label="Speed-up",
+    unit="x",
+    digits=2,
+    read=lambda _: None,
+    pool=_speedup,
+    fits=lambda group: group.named_base is not None and len(group.rows) > 1,
+    ranked=False,
 )
-
-
-GRADIENTS = Column("gradients", "True gradients", "", None)
-"""True gradients of the latent taken for one video; shown where it is asked for."""
-
-
-FURTHER = Column("further", "Further video", "s", False)
-
-
-SPEEDUP = Column("speedup", "Speed-up", "x")
-
-
-COUNT = Column("n", "n", "", None)
-
-
-SECONDARY = (
-    "warp_consistency",
-    "motion_fidelity_legacy",
-    "motion_fidelity_speed",
-    "objects_right",
-    "background_right",
-    "count_right",
+FURTHER = Column(
+    key="further",
+    label="Further video",
+    unit="s",
+    higher_is_better=False,
+    digits=2,
+    read=lambda record: record.timing.further_video,
+    pool=_median,
+    fits=lambda group: any(record.timing.once for row in group.rows for record in row.finished),
+    of_device=True,
 )
-"""Metrics that need ``everything=True`` to be shown, as do those without a value in any row."""
-
-
-MOTION = (
-    "motion_fidelity",
-    "motion_fidelity_speed",
-    "motion_fidelity_legacy",
-    "position_error",
-    "direction_cosine",
+MEMORY = Column(
+    key="memory",
+    label="Memory",
+    unit="B",
+    higher_is_better=False,
+    digits=2,
+    read=lambda record: peak([record])[0],
+    pool=_highest_peak,
+    interval=False,
+    of_device=True,
+    of_video=False,
 )
-"""A frozen video wins every consistency metric, so ``warp_consistency`` needs one of these beside it."""
+FORWARDS = Column(
+    key="forward_equivalents",
+    label="Forward eq.",
+    higher_is_better=False,
+    digits=2,
+    read=lambda record: record.flops.forward_equivalents,
+    pool=_bare_mean,
+    interval=False,
+    exact=True,
+    of_video=False,
+)
+GRADIENTS = Column(
+    key="gradients",
+    label="True gradients",
+    higher_is_better=None,
+    digits=1,
+    primary=False,
+    read=lambda record: record.calls.get("gradient", 0) if record.calls else None,
+    pool=_bare_mean,
+    interval=False,
+    of_video=False,
+)
+COUNT = Column(
+    key="n",
+    label="n",
+    higher_is_better=None,
+    digits=0,
+    read=lambda _: None,
+    pool=_clips,
+    interval=False,
+)
+"""Clips with a finished cell: the last column of every table."""
+
+COSTS = (TIME, SPEEDUP, FURTHER, MEMORY, FORWARDS, GRADIENTS)
+"""The columns that are no metric's, as they stand in a table."""
 
 
-def _metric_columns(rows: list[Row]) -> list[Column]:
-    """The metrics the records hold: ours first, in the table's order, then the others by name."""
+def metric_columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns that the records' metrics declare, in the records' order."""
     found: dict[str, Column] = {}
     for row in rows:
         for record in row.records.values():
             for key, metric in record.metrics.items():
-                known = next((column for column in STANDARD if column.key == key), None)
-                label = metric.label or (known.label if known else key)
-                found.setdefault(key, Column(key, label, metric.unit, metric.higher_is_better))
-    order = [column.key for column in STANDARD]
-    return sorted(
-        found.values(),
-        key=lambda column: (order.index(column.key), "") if column.key in order else (99, column.key),
+                found.setdefault(key, _metric_column(key, metric))
+    return list(found.values())
+
+
+def _metric_column(key: str, metric: MetricValue) -> Column:
+    return Column(
+        key=key,
+        label=metric.label or key,
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        digits=metric.digits,
+        primary=metric.primary,
+        read=partial(_metric_value, key),
+        fits=partial(_applies, key),
+        paired=True,
+        sees_motion=metric.sees_motion,
+        beside_motion=metric.beside_motion,
     )
 
 
-def _shown(rows: list[Row], metrics: list[Column], everything: bool) -> tuple[list[Column], list[str]]:
-    notes = []
-    always = {column.key for column in STANDARD[:3]}
+def _metric_value(key: str, record: Record) -> float | None:
+    return record.metrics[key].value if key in record.metrics and not untrained(record) else None
+
+
+def _applies(key: str, group: Group) -> bool:
+    """Whether a metric applies to some clip of some row."""
+    records = (record for row in group.rows for record in row.records.values())
+    return any(record.metrics[key].applies for record in records if key in record.metrics)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A group's numbers in the columns to show, before they are ranked and noted.
+
+    ``numbers``: row's label -> column's key -> number. ``cells``: column's key -> row's label -> the numbers
+    that the row's is pooled from. ``hidden`` are columns not shown for want of one that sees motion.
+    """
+
+    group: Group
+    columns: tuple[Column, ...]
+    hidden: tuple[Column, ...]
+    cells: dict[str, dict[str, dict[Pair, float]]]
+    numbers: dict[str, dict[str, Number]]
+
+    @property
+    def paired(self) -> list[Column]:
+        """The columns that are compared with the baseline, clip by clip."""
+        return [column for column in self.columns if column.paired]
+
+
+def body(group: Group, everything: bool, only: Sequence[str], outside: Sequence[Column]) -> Body:
+    """The numbers of a group; for ``everything``, ``only`` and ``outside`` see ``reports.tables.tables``."""
+    metrics, hidden = _shown_metrics(group, everything or bool(only))
+    costs = [column for column in COSTS if column.fits(group)]
+    if only:
+        known = {column.key: column for column in (*metrics, *outside, *costs)}
+        columns = [known[key] for key in dict.fromkeys(only) if key in known]
+        hidden = [column for column in hidden if column.key in only]
+    else:
+        columns = [*metrics, *outside, *(column for column in costs if column.primary)]
+    columns.append(COUNT)
+    cells = {column.key: column.kept(group.rows) for column in columns}
+    numbers = {
+        row.label: {column.key: column.pool(cells[column.key][row.label], row, group) for column in columns}
+        for row in group.rows
+    }
+    return Body(group, tuple(columns), tuple(hidden), cells, numbers)
+
+
+def _shown_metrics(group: Group, everything: bool) -> tuple[list[Column], list[Column]]:
+    """The metrics' columns to show, and those that a frozen video wins and no other column outweighs."""
     chosen = [
         column
-        for column in metrics
-        if everything
-        or column.key in always
-        or (column.key not in SECONDARY and any(row.untrained or row.pairs(column.key) for row in rows))
+        for column in metric_columns(group.rows)
+        if everything or (column.primary and column.fits(group))
     ]
-    judged = {key for key in MOTION if any(row.pairs(key) for row in rows)}
-    if not judged & {column.key for column in chosen}:
-        without = [column for column in chosen if column.key != "warp_consistency"]
-        if without != chosen:
-            notes.append("warp_consistency is not shown: there is no motion score to read it against.")
-        chosen = without
-    return [*chosen, *COSTS, COUNT], notes
+    if any(column.sees_motion and any(map(column.cells, group.rows)) for column in chosen):
+        return chosen, []
+    return (
+        [column for column in chosen if not column.beside_motion],
+        [column for column in chosen if column.beside_motion],
+    )
 
 
-def _quality(row: Row, key: str, dropped: set[Pair]) -> tuple[float, float, float]:
-    pairs = {} if row.untrained else row.pairs(key)
-    kept = {pair: value for pair, value in pairs.items() if pair not in dropped}
-    clips = cluster_means(kept.values(), (pair[0] for pair in kept))
-    if not clips:
-        return math.nan, math.nan, math.nan
-    means = list(clips.values())
-    return float(np.mean(means)), *bootstrap_interval(means)
+PEAKS: dict[str, Callable[[Memory], int | None]] = {
+    "allocated": lambda memory: memory.allocated,
+    "process": lambda memory: memory.process,
+}
+"""Kinds of peak, never mixed: bytes allocated on the device, else those of the process."""
 
 
-def _costs(row: Row) -> dict[str, tuple[float, float, float]]:
-    """Median seconds over clips with their interval, the highest peak, mean counts, clips."""
-    nothing = (math.nan, math.nan)
-    forward = _mean(row, lambda record: record.flops.forward_equivalents)
-    gradients = _mean(row, lambda record: record.calls.get("gradient", 0) if record.calls else None)
-    peak = _peak(row)[0]
-    return {
-        "time": _median_seconds(row, lambda timing: timing.first_video),
-        "further": _median_seconds(row, lambda timing: timing.further_video),
-        "memory": (math.nan if peak is None else float(peak), *nothing),
-        "forward_equivalents": (forward, *nothing),
-        "gradients": (gradients, *nothing),
-        "n": (float(len({record.clip for record in row.finished})), *nothing),
-    }
+def peak(records: Sequence[Record]) -> tuple[int | None, str]:
+    """Highest peak bytes of any stage, and its kind."""
+    stages = [stage for record in records for stage in record.memory.values()]
+    for kind, read in PEAKS.items():
+        peaks = [found for stage in stages if (found := read(stage)) is not None]
+        if peaks:
+            return max(peaks), kind
+    return None, ""
 
 
-def _mean(row: Row, read: Callable[[Record], float | None]) -> float:
-    """Mean over clips of the means within each; NaN where no cell has a value."""
-    found = [(value, record.clip) for record in row.finished if (value := read(record)) is not None]
-    clips = cluster_means((value for value, _ in found), (clip for _, clip in found))
-    return float(np.mean(list(clips.values()))) if clips else math.nan
-
-
-def _median_seconds(row: Row, read: Callable[[Timing], float | None]) -> tuple[float, float, float]:
-    """Median over clips (of the medians within each) with its interval; NaN when nothing was timed."""
-    timed = [
-        (seconds, record.clip) for record in row.finished if (seconds := read(record.timing)) is not None
-    ]
+def median_seconds(row: Row, read: Callable[[Timing], float | None]) -> float:
+    """Median over clips (of the medians within each) of a time; NaN when nothing was timed."""
+    timed = [(found, record.clip) for record in row.finished if (found := read(record.timing)) is not None]
     clips = cluster_means((seconds for seconds, _ in timed), (clip for _, clip in timed), np.median)
-    if not clips:
-        return math.nan, math.nan, math.nan
-    seconds = list(clips.values())
-    return float(np.median(seconds)), *bootstrap_interval(seconds, np.median, method="percentile")
+    return float(np.median(list(clips.values()))) if clips else math.nan
 
 
-def _by_pair(row: Row, key: str) -> dict[Pair, float]:
-    """A column's number for each finished cell that has one; seconds, bytes, or the metric's value."""
-    if key not in {column.key for column in (*COSTS, FURTHER)}:
-        return {} if row.untrained else row.pairs(key)
-    found: dict[Pair, float] = {}
-    for record in row.finished:
-        value = {
-            "time": record.timing.first_video,
-            "further": record.timing.further_video,
-            "memory": _peak_of([record])[0],
-            "forward_equivalents": record.flops.forward_equivalents,
-        }[key]
-        if value is not None and math.isfinite(value):
-            found[record.clip, record.prompt, record.seed] = float(value)
-    return found
-
-
-def _same_machine(row: Row, base: Row) -> bool:
+def same_machine(row: Row, base: Row) -> bool:
+    """Whether two rows' times may be compared."""
     names = ("device", "frames", "frame size")
     return all(row.setting(SETTINGS[name]) == base.setting(SETTINGS[name]) for name in names)
 
 
-def _speedup(row: Row, base: Row) -> tuple[float, float, float]:
-    """Geometric mean over clips of base seconds / own seconds, with its interval; NaN across devices."""
-    ours, theirs = _by_pair(row, "time"), _by_pair(base, "time")
-    shared = [pair for pair in ours if pair in theirs and ours[pair] > 0 and theirs[pair] > 0]
-    if not shared or not _same_machine(row, base):
-        return math.nan, math.nan, math.nan
-    if row is base:
-        return 1.0, math.nan, math.nan
-    logs = cluster_means(
-        (math.log(theirs[pair] / ours[pair]) for pair in shared), (pair[0] for pair in shared)
-    )
-    low, high = bootstrap_interval(list(logs.values()))
-    return math.exp(float(np.mean(list(logs.values())))), math.exp(low), math.exp(high)
-
-
-def _number(value: float, digits: int, *, sign: bool = False) -> str:
+def number_text(value: float, digits: int, *, sign: bool = False) -> str:
     """Fixed digits, without the zero before the point."""
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     if float(text) == 0:
@@ -207,12 +357,8 @@ def _number(value: float, digits: int, *, sign: bool = False) -> str:
     return re.sub(r"^([+-]?)0\.", r"\1.", text)
 
 
-def _digits(column: Column, values: Iterable[float]) -> int:
+def digits_of(column: Column, values: Iterable[float]) -> int:
+    """Digits after the point: those declared, fewer where the values are large."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    if column == SPEEDUP:
-        return 2
-    if column == GRADIENTS:
-        return 1
-    if not column.unit and column.key not in {cost.key for cost in COSTS} and largest < 10:
-        return 4
-    return 0 if largest >= 1000 else 1 if largest >= 100 else 2
+    most = 0 if largest >= 1000 else 1 if largest >= 100 else 2 if largest >= 10 else column.digits
+    return min(column.digits, most)

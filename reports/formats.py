@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from reports.columns import Column, _digits, _number
-from reports.latex import _stacked, latex_table, latex_text
+from reports.columns import COUNT, Column, digits_of, number_text
+from reports.latex import latex_heading, latex_table, latex_text
 from reports.ranking import TIES
-from reports.rows import _finite, failures
+from reports.rows import failures
 from reports.tables import Table, tables
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
     from rich.table import Table as RichTable
 
     from harness.records.record import Plan
 
 
+class Entry(NamedTuple):
+    """A number as it is written, its interval (empty where there is none) and its mark."""
+
+    value: str
+    interval: str
+    mark: str
+
+
 def _scale(table: Table, column: Column) -> tuple[float, str]:
     """What to divide by, and the unit to show: bytes become GB or MB (powers of ten)."""
     if column.unit != "B":
         return 1.0, column.unit
-    largest = table.values[column.key].max(skipna=True)
-    return (1e9, "GB") if _finite(largest) and largest >= 1e9 else (1e6, "MB")
+    values = [of_row[column.key].value for of_row in table.numbers.values()]
+    return (1e9, "GB") if any(math.isfinite(value) and value >= 1e9 for value in values) else (1e6, "MB")
 
 
 def headers(table: Table) -> list[str]:
@@ -39,61 +46,41 @@ def headers(table: Table) -> list[str]:
     return found
 
 
-def texts(table: Table) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Values and intervals as text, same shape as ``table.values``; ``-`` and nothing where there is none."""
-    values, intervals = table.values.astype(object), table.values.astype(object)
+def entries(table: Table) -> dict[str, dict[str, Entry]]:
+    """Row's label -> column's key -> its number as text; ``-`` where there is none."""
+    found: dict[str, dict[str, Entry]] = {label: {} for label in table.numbers}
     for column in table.columns:
         by, _ = _scale(table, column)
-        numbers = table.values[column.key] / by
-        digits = 0 if column.key == "n" else _digits(column, numbers)
-        for label in table.values.index:
-            ended = table.failed.get(str(label), Counter())
+        digits = digits_of(column, [of_row[column.key].value / by for of_row in table.numbers.values()])
+        few = min(digits, 3)
+        for label, of_row in table.numbers.items():
+            value, low, high = (number / by for number in of_row[column.key])
+            ended = table.failed[label]
             # A row that failed for one reason throughout says it in place of its numbers.
-            nothing = next(iter(ended)) if len(ended) == 1 and not table.values.at[label, "n"] else "-"
-            value = numbers.at[label]
-            low, high = table.lows.at[label, column.key] / by, table.highs.at[label, column.key] / by
-            values.at[label, column.key] = _number(value, digits) if _finite(value) else nothing
-            few = min(digits, 3)
-            intervals.at[label, column.key] = (
-                f"[{_number(low, few)}, {_number(high, few)}]" if _finite(low) and _finite(high) else ""
-            )
-            if column.key == "n" and ended:
-                intervals.at[label, column.key] = f"({failures(ended)})"
-    return values, intervals
-
-
-def ranks(table: Table) -> pd.DataFrame:
-    """``best``, ``second``, ``tied`` (for best), ``tied second`` or nothing for each number.
-
-    A number is best when the paired 95 % interval of its difference from every other row's excludes
-    0, else it is tied with those it cannot be told from; the second likewise among the others.
-    Nothing with fewer than two clips in common, and between rows of other sizes, weights or, for
-    time and memory, devices. Forward-equivalents are counts, and compared as they are shown.
-    """
-    return table.marks
-
-
-def _cells(table: Table, best: str, second: str, between: str = " ") -> list[list[str]]:
-    """Rows of text: label, then value and interval, the value wrapped by its rank."""
-    values, intervals = texts(table)
-    marks = ranks(table)
-    wrap = {"best": best, "second": second, "": "{}"} | {mark: f"{{}} {tie}" for mark, tie in TIES.items()}
-    rows = []
-    for label in table.values.index:
-        row = [str(label)]
-        for column in table.columns:
-            text = wrap[marks.at[label, column.key]].format(values.at[label, column.key])
-            interval = intervals.at[label, column.key]
-            row.append(f"{text}{between}{interval}" if interval else text)
-        rows.append(row)
-    return rows
+            nothing = next(iter(ended)) if len(ended) == 1 and not of_row[COUNT.key].value else "-"
+            interval = ""
+            if math.isfinite(low) and math.isfinite(high):
+                interval = f"[{number_text(low, few)}, {number_text(high, few)}]"
+            if column == COUNT and ended:
+                interval = f"({failures(ended)})"
+            text = number_text(value, digits) if math.isfinite(value) else nothing
+            found[label][column.key] = Entry(text, interval, table.marks[label][column.key])
+    return found
 
 
 def to_markdown(table: Table) -> str:
     """A heading, a pipe table (best bold, second underlined) and the notes as a list."""
     from tabulate import tabulate
 
-    rows = [[row[0].replace("|", "\\|"), *row[1:]] for row in _cells(table, "**{}**", "<u>{}</u>")]
+    wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+    wrap |= {mark: f"{{}} {tie}" for mark, tie in TIES.items()}
+    rows = []
+    for label, of_row in entries(table).items():
+        row = [label.replace("|", "\\|")]
+        for entry in of_row.values():
+            text = wrap[entry.mark].format(entry.value)
+            row.append(f"{text} {entry.interval}" if entry.interval else text)
+        rows.append(row)
     body = tabulate(
         rows,
         headers=["", *headers(table)],
@@ -111,20 +98,17 @@ def to_latex(table: Table) -> str:
     """
     import pandas as pd
 
-    values, intervals = texts(table)
-    marks = ranks(table)
-    before = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    before |= {mark: f"%s$^{{{tie}}}$" for mark, tie in TIES.items()}
+    wrap = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    wrap |= {mark: f"%s$^{{{tie}}}$" for mark, tie in TIES.items()}
     rows: dict[str, list[str]] = {}
-    for label in values.index:
-        rows[latex_text(str(label))] = [
-            before[marks.at[label, key]] % latex_text(values.at[label, key]) for key in values.columns
-        ]
-        below = [latex_text(intervals.at[label, key]) for key in values.columns]
+    for label, of_row in entries(table).items():
+        rows[latex_text(label)] = [wrap[entry.mark] % latex_text(entry.value) for entry in of_row.values()]
+        below = [latex_text(entry.interval) for entry in of_row.values()]
         if any(below):
             # An empty name of its own: pandas' rows are told apart by theirs.
             rows["{}" * (len(rows) + 1)] = [rf"{{\scriptsize {text}}}" if text else "" for text in below]
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=[_stacked(text) for text in headers(table)])
+    headings = [latex_heading(text) for text in headers(table)]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=headings)
     return latex_table(table.title, frame, table.notes)
 
 
@@ -147,18 +131,14 @@ def to_rich(table: Table) -> RichTable:
     made.add_column("", no_wrap=True)
     for heading in headers(table):
         made.add_column(heading, justify="right", overflow="fold")
-    values, intervals = texts(table)
-    marks = ranks(table)
     styles = {"best": "bold", "second": "underline"}
-    for label in values.index:
-        row = [Text(str(label))]
-        for column in table.columns:
-            mark = marks.at[label, column.key]
-            text = Text(values.at[label, column.key], style=styles.get(mark, ""))
-            if mark in TIES:
-                text = Text.assemble(text, f" {TIES[mark]}")
-            interval = intervals.at[label, column.key]
-            row.append(Text.assemble(text, f"\n{interval}") if interval else text)
+    for label, of_row in entries(table).items():
+        row = [Text(label)]
+        for entry in of_row.values():
+            text = Text(entry.value, style=styles.get(entry.mark, ""))
+            if entry.mark in TIES:
+                text = Text.assemble(text, f" {TIES[entry.mark]}")
+            row.append(Text.assemble(text, f"\n{entry.interval}") if entry.interval else text)
         made.add_row(*row)
     return made
 

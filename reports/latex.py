@@ -1,4 +1,4 @@
-"""Tables for LaTeX."""
+"""LaTeX: plain text escaped, headings over two lines, a ``table`` environment around a frame."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 _LATEX = str.maketrans(
     {
@@ -34,7 +33,7 @@ def latex_text(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def _stacked(heading: str) -> str:
+def latex_heading(heading: str) -> str:
     """A heading of several words over two lines."""
     first, _, rest = heading.partition(" ")
     if not rest or len(heading) <= 10:

@@ -8,59 +8,48 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.records.record import Record, Timing, left_out_lines
-from reports.columns import Column, _digits, _median_seconds, _number, _same_machine
-from reports.ranking import differences
-from reports.rows import (
-    SETTINGS,
-    Row,
-    _base,
-    _failed,
-    _finite,
-    _peak,
-    failures,
-    plural,
-    start_of,
-    value_of,
+from reports.columns import (
+    FORWARDS,
+    FURTHER,
+    MEMORY,
+    SPEEDUP,
+    TIME,
+    Body,
+    digits_of,
+    median_seconds,
+    number_text,
+    peak,
+    same_machine,
 )
-from reports.statistics import (
-    Pair,
-)
+from reports.ranking import TIES, Ranking, differences
+from reports.rows import SETTINGS, Row, failures, plural, start_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from harness.records.record import Plan, PlannedOut
 
 
-def _speedup_note(rows: list[Row], base: Row) -> str:
-    text = f"Speed-up: over {base.label}, geometric mean of the clips' ratios"
-    apart = [row.label for row in rows if row.finished and not _same_machine(row, base)]
-    return f"{text}; none across devices or sizes ({', '.join(apart)})." if apart else f"{text}."
+def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
+    """The notes of a table, one line each; ``p_values`` says the p of each paired difference."""
+    rows = body.group.rows
+    return [
+        *_unlike(rows),
+        *_level_notes(body),
+        *_difference_notes(body, p_values),
+        *_speedup_notes(body),
+        *_ranking_notes(ranking),
+        *_cost_notes(rows, {column.key for column in body.columns}),
+        *_failure_notes(rows),
+        *_count_notes(body),
+        *_null_notes(body),
+        *_hidden_notes(body),
+        *_left_out(body.group.plans),
+    ]
 
 
 def _unlike(rows: list[Row]) -> Iterator[str]:
     """What rows do not share, so that no difference is read as one of methods."""
     if len(rows) > 1:
-        clips = [frozenset(cell.clip for cell in row.cells.values()) for row in rows]
-        if len(set(clips)) > 1:
-            common = len(frozenset.intersection(*clips))
-            sizes = "; ".join(f"{row.label} {len(own)}" for row, own in zip(rows, clips, strict=True))
-            yield f"Not the same clips: {sizes} ({common} in common). Compare the paired differences instead."
-        shared = frozenset.intersection(*clips)
-        prompts = [
-            frozenset((cell.clip, cell.prompt) for cell in row.cells.values() if cell.clip in shared)
-            for row in rows
-        ]
-        if len(set(prompts)) > 1:
-            kinds = "; ".join(
-                f"{row.label} {', '.join(sorted({cell.prompt_kind for cell in row.cells.values()}))}"
-                f" ({len(own)} on the shared clips)"
-                for row, own in zip(rows, prompts, strict=True)
-            )
-            yield f"Not the same prompts: {kinds}."
-        seeds = [tuple(sorted({cell.seed for cell in row.cells.values()})) for row in rows]
-        if len(set(seeds)) > 1:
-            yield f"Not the same seeds: {_by_row(rows, [', '.join(map(str, own)) for own in seeds])}."
+        yield from _unlike_cells(rows)
         for name, read in SETTINGS.items():
             values = [row.setting(read) for row in rows]
             if len({value for value in values if value}) > 1 or any(len(value) > 1 for value in values):
@@ -72,32 +61,60 @@ def _unlike(rows: list[Row]) -> Iterator[str]:
         yield f"Start: {next(start for start in starts if start)[0]}."
 
 
-def _by_row(rows: list[Row], texts: list[str]) -> str:
+def _unlike_cells(rows: list[Row]) -> Iterator[str]:
+    """Clips, prompts and seeds that rows do not share."""
+    clips = [frozenset(cell.clip for cell in row.cells.values()) for row in rows]
+    shared = frozenset.intersection(*clips)
+    if len(set(clips)) > 1:
+        sizes = "; ".join(f"{row.label} {len(own)}" for row, own in zip(rows, clips, strict=True))
+        common = f"({len(shared)} in common). Compare the paired differences instead."
+        yield f"Not the same clips: {sizes} {common}"
+    prompts = [
+        frozenset((cell.clip, cell.prompt) for cell in row.cells.values() if cell.clip in shared)
+        for row in rows
+    ]
+    if len(set(prompts)) > 1:
+        kinds = "; ".join(
+            f"{row.label} {', '.join(sorted({cell.prompt_kind for cell in row.cells.values()}))}"
+            f" ({len(own)} on the shared clips)"
+            for row, own in zip(rows, prompts, strict=True)
+        )
+        yield f"Not the same prompts: {kinds}."
+    seeds = [tuple(sorted({cell.seed for cell in row.cells.values()})) for row in rows]
+    if len(set(seeds)) > 1:
+        yield f"Not the same seeds: {_by_row(rows, [', '.join(map(str, own)) for own in seeds])}."
+
+
+def _by_row(rows: Sequence[Row], texts: Sequence[str]) -> str:
     return "; ".join(f"{row.label} {text}" for row, text in zip(rows, texts, strict=True))
 
 
-def _pooled_level(levels: list[dict[str, float]], name: str) -> float | None:
+def _pooled_level(levels: Sequence[dict[str, float]], name: str) -> float | None:
     """A level averaged over plans, weighted by the pairs it was taken from."""
-    known = [(one[name], one.get("pairs", 1.0) or 1.0) for one in levels if _finite(one.get(name))]
+    known = [
+        (one[name], one.get("pairs", 1.0) or 1.0) for one in levels if math.isfinite(one.get(name, math.nan))
+    ]
     return (
         sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
     )
 
 
-def _level_notes(rows: list[Row], columns: list[Column], values: pd.DataFrame) -> Iterator[str]:
-    for column in columns:
+def _level_notes(body: Body) -> Iterator[str]:
+    """What chance and true clips reach, and where the values stand between the two."""
+    rows = body.group.rows
+    for column in body.paired:
         of_rows: dict[str, dict[str, str]] = {}
         for row in rows:
             levels = row.levels.get(column.key, [])
             chance, true = _pooled_level(levels, "chance"), _pooled_level(levels, "true")
-            value = float(values.at[row.label, column.key])
+            value = body.numbers[row.label][column.key].value
             if row.untrained or (chance is None and true is None):
                 continue
             found = {"chance": chance, "true clips": true}
             if chance is not None and true is not None and true != chance and math.isfinite(value):
                 found["(value - chance) / (true - chance)"] = (value - chance) / (true - chance)
             of_rows[row.label] = {
-                name: _number(level, 3) for name, level in found.items() if level is not None
+                name: number_text(level, 3) for name, level in found.items() if level is not None
             }
         parts = []
         for name in dict.fromkeys(name for texts in of_rows.values() for name in texts):
@@ -109,34 +126,46 @@ def _level_notes(rows: list[Row], columns: list[Column], values: pd.DataFrame) -
             yield f"{column.label}: {'; '.join(parts)}."
 
 
-def _difference_notes(
-    rows: list[Row],
-    columns: list[Column],
-    plans: Sequence[Plan],
-    dropped: dict[str, set[Pair]],
-    p_values: bool,
-) -> Iterator[str]:
-    base = _base(rows, plans)
-    if base is None:
-        return
-    for label, of_row in differences(rows, columns, base, dropped).items():
+def _difference_notes(body: Body, p_values: bool) -> Iterator[str]:
+    for label, of_row in differences(body).items():
         counts = {one.clips for one in of_row.values()}
         parts = []
-        for column in columns:
+        for column in body.paired:
             if column.key not in of_row:
                 continue
             one = of_row[column.key]
-            digits = _digits(column, [abs(one.mean)])
-            text = f"{column.label} {_number(one.mean, digits, sign=True)}"
+            digits = digits_of(column, [one.mean])
+            text = f"{column.label} {number_text(one.mean, digits, sign=True)}"
             if math.isfinite(one.low):
-                text += f" [{_number(one.low, digits, sign=True)}, {_number(one.high, digits, sign=True)}]"
+                low, high = (number_text(end, digits, sign=True) for end in (one.low, one.high))
+                text += f" [{low}, {high}]"
                 if p_values:
-                    text += " p < .001" if one.p < 0.001 else f" p {_number(one.p, 3)}"
+                    text += " p < .001" if one.p < 0.001 else f" p {number_text(one.p, 3)}"
             parts.append(text if len(counts) == 1 else f"{text} (n {one.clips})")
-        if parts:
+        if parts and body.group.base is not None:
             over = f" over {counts.pop()} clips" if len(counts) == 1 else ""
             how = " (p: sign flips, Holm over the table)" if p_values else ""
-            yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
+            yield f"{label} - {body.group.base.label}, paired{over}{how}: {'; '.join(parts)}."
+
+
+def _speedup_notes(body: Body) -> Iterator[str]:
+    base = body.group.named_base
+    if SPEEDUP not in body.columns or base is None:
+        return
+    text = f"Speed-up: over {base.label}, geometric mean of the clips' ratios"
+    apart = [row.label for row in body.group.rows if row.finished and not same_machine(row, base)]
+    yield f"{text}; none across devices or sizes ({', '.join(apart)})." if apart else f"{text}."
+
+
+def _ranking_notes(ranking: Ranking) -> Iterator[str]:
+    if ranking.withheld:
+        labels = ", ".join(column.label for column in ranking.withheld)
+        yield f"Best and second are not marked between rows this unlike: {labels.rstrip('.')}."
+    if any(mark in TIES for of_row in ranking.marks.values() for mark in of_row.values()):
+        yield (
+            "Best and second are marked where the paired 95 % interval over clips leaves no doubt; "
+            "=1 and =2: not told from the first, from the second."
+        )
 
 
 def _cost_notes(rows: list[Row], shown: set[str]) -> Iterator[str]:
@@ -144,29 +173,35 @@ def _cost_notes(rows: list[Row], shown: set[str]) -> Iterator[str]:
         names = ", ".join(row.label for row in rows if row.untrained)
         yield f"weights=random ({names}): quality means nothing and is not shown."
     timed = [record for row in rows for record in row.finished if record.timing.total is not None]
-    if any(record.timing.once for record in timed) and "time" in shown:
+    if any(record.timing.once for record in timed) and TIME.key in shown:
         yield "Time: to the first video of a clip. Further video: to one more of the same clip."
-    if any(record.timing.amortised for record in timed) and "forward_equivalents" in shown:
+    if any(record.timing.amortised for record in timed) and FORWARDS.key in shown:
         yield "Forward eq. leaves out what is done once a clip (measure.amortise=true)."
-    if shown & {"time", "further", "speedup"}:
+    if shown & {TIME.key, FURTHER.key, SPEEDUP.key}:
         yield from _time_notes(rows, timed)
     devices = sorted({device for row in rows for device in row.setting(SETTINGS["device"])})
     if devices:
         yield f"Device: {'; '.join(devices)}."
-    kinds = {kind for row in rows if (kind := _peak(row)[1])} if "memory" in shown else set()
-    meaning = {"allocated": "allocated on the device", "process": "of the process, weights included"}
-    if len(kinds) > 1:
-        whose = _by_row(rows, [meaning.get(_peak(row)[1], "-") for row in rows])
-        yield f"Memory is not the same peak in all rows: {whose}."
-    elif kinds:
-        yield f"Memory: peak {meaning[kinds.pop()]}."
+    if MEMORY.key in shown:
+        yield from _memory_notes(rows)
     pooled = sorted({len({cell.seed for cell in row.cells.values()}) for row in rows})
     if pooled and pooled[-1] > 1:
         yield "Prompts and seeds are averaged within a clip; intervals are over clips."
 
 
+def _memory_notes(rows: list[Row]) -> Iterator[str]:
+    meaning = {"allocated": "allocated on the device", "process": "of the process, weights included"}
+    kinds = [peak(row.finished)[1] for row in rows]
+    known = set(kinds) - {""}
+    if len(known) > 1:
+        whose = _by_row(rows, [meaning.get(kind, "-") for kind in kinds])
+        yield f"Memory is not the same peak in all rows: {whose}."
+    elif known:
+        yield f"Memory: peak {meaning[known.pop()]}."
+
+
 def _time_notes(rows: list[Row], timed: list[Record]) -> Iterator[str]:
-    trained = {row.label: _median_seconds(row, _training)[0] for row in rows}
+    trained = {row.label: median_seconds(row, _training) for row in rows}
     trained = {label: seconds for label, seconds in trained.items() if math.isfinite(seconds)}
     if trained:
         whose = ", ".join(f"{label} {seconds:.1f} s" for label, seconds in trained.items())
@@ -188,9 +223,8 @@ def _training(timing: Timing) -> float | None:
 
 def _failure_notes(rows: list[Row]) -> Iterator[str]:
     for row in rows:
-        ended = _failed(row)
         absent = len(row.cells) - len(row.records) - len(row.unreadable)
-        parts = [failures(ended)] if ended else []
+        parts = [failures(row.failed)] if row.failed else []
         if row.unreadable:
             parts.append(f"{len(row.unreadable)} with an unreadable record ({row.unreadable[0]})")
         if absent:
@@ -207,14 +241,14 @@ def _failure_notes(rows: list[Row]) -> Iterator[str]:
             yield f"{row.label}: of {len(row.cells)} cells {', '.join(parts)} ({names}); not in its numbers."
 
 
-def _count_notes(rows: list[Row], shown: list[Column], dropped: dict[str, set[Pair]]) -> Iterator[str]:
+def _count_notes(body: Body) -> Iterator[str]:
     """Columns over fewer clips than their row's n; those of equal counts in one line."""
-    rows = [row for row in rows if row.finished and not row.untrained]
+    rows = [row for row in body.group.rows if row.finished and not row.untrained]
     columns: dict[str, list[str]] = {}
-    for column in shown:
+    for column in body.paired:
         counts = [
             (
-                len({pair[0] for pair in row.pairs(column.key).keys() - dropped[column.key]}),
+                len({pair[0] for pair in body.cells[column.key][row.label]}),
                 len({record.clip for record in row.finished}),
             )
             for row in rows
@@ -227,41 +261,49 @@ def _count_notes(rows: list[Row], shown: list[Column], dropped: dict[str, set[Pa
         yield f"{', '.join(labels)}: over {text}."
 
 
-def _null_notes(
-    rows: list[Row], told: list[Column], shown: list[Column], dropped: dict[str, set[Pair]]
-) -> Iterator[str]:
-    """One line a reason with the metrics it made null, and one for those that do not apply at all."""
-    reasons: dict[str, dict[str, Counter[str]]] = {}
-    idle: list[str] = []
-    for column in told:
-        measured, applies = 0, False
-        for row in rows:
-            for record in [] if row.untrained else row.finished:
-                metric = record.metrics.get(column.key)
-                if metric is None:
-                    continue
-                measured += 1
-                applies = applies or metric.applies
-                if metric.applies and value_of(record, column.key) is None:
-                    reason = " ".join((metric.reason or "not a finite number").split()).rstrip(".")
-                    counts = reasons.setdefault(reason, {}).setdefault(column.label, Counter())
-                    counts[row.label] += 1
-        if measured and not applies and column in shown:
-            idle.append(column.label)
-        if column in shown and dropped[column.key] and len(rows) > 1:
+def _null_notes(body: Body) -> Iterator[str]:
+    """What is left out of all rows, why metrics are null (a line a reason), and what does not apply."""
+    for column in body.paired:
+        if dropped := column.dropped(body.group.rows):
             yield (
-                f"{column.label}: {len(dropped[column.key])} (clip, prompt, seed) null in some row"
+                f"{column.label}: {len(dropped)} (clip, prompt, seed) null in some row"
                 " are left out of all of them."
             )
-    for reason, of_columns in reasons.items():
+    for reason, of_columns in _null_reasons(body).items():
         labels: dict[str, list[str]] = {}
         for label, counts in of_columns.items():
             where = ", ".join(f"{row} {count}" for row, count in counts.items())
             labels.setdefault(f"in {plural(counts.total(), 'cell')} ({where})", []).append(label)
         parts = "; ".join(f"{', '.join(names)} null {where}" for where, names in labels.items())
         yield f"{parts}: {reason}."
+    idle = []
+    for column in body.paired:
+        trained = [row for row in body.group.rows if not row.untrained]
+        values = [record.metrics.get(column.key) for row in trained for record in row.finished]
+        known = [value for value in values if value is not None]
+        if known and not any(value.applies for value in known):
+            idle.append(column.label)
     if idle:
-        yield f"Does not apply to these clips: {', '.join(idle)}."
+        yield f"Does not apply to these clips: {', '.join(idle).rstrip('.')}."
+
+
+def _null_reasons(body: Body) -> dict[str, dict[str, Counter[str]]]:
+    """Reason -> column's label -> how many finished cells of each row it made null."""
+    reasons: dict[str, dict[str, Counter[str]]] = {}
+    for column in body.paired:
+        for row in body.group.rows:
+            for record in [] if row.untrained else row.finished:
+                metric = record.metrics.get(column.key)
+                if metric is not None and metric.applies and column.number(record) is None:
+                    reason = " ".join((metric.reason or "not a finite number").split()).rstrip(".")
+                    counts = reasons.setdefault(reason, {}).setdefault(column.label, Counter())
+                    counts[row.label] += 1
+    return reasons
+
+
+def _hidden_notes(body: Body) -> Iterator[str]:
+    for column in body.hidden:
+        yield f"{column.label} is not shown: there is no motion score to read it against."
 
 
 def _left_out(plans: Iterable[Plan]) -> Iterator[str]:

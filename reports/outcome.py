@@ -1,54 +1,65 @@
-"""What a run shows when it ends."""
+"""What a command of the harness shows when its cells have ended. The harness calls ``show``, nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from harness.cells.job import Job
-from harness.cells.score import Outcome
 from harness.command.terminal import say
-from harness.records.record import Plan, Record
+from harness.records import store
 from reports import wandb_mirror
+from reports.formats import print_plans
+
+if TYPE_CHECKING:
+    from harness.cells.job import Job
+    from harness.cells.score import Outcome
+    from harness.records.record import Plan, Record
 
 
 def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
-    """The table, where the videos are, what failed; then the mirror."""
-    print_outcome([(job, plan) for job, plan, _ in ended], [r for _, _, o in ended for r in o.failed])
+    """Print the table with its notes, where the videos are and what failed; then mirror to W&B.
+
+    Jobs may share a plan. A mirror that fails is a line on standard error; nothing is raised for it.
+    """
+    plans: dict[Path, list[Plan]] = {}
     mirrored: dict[int, tuple[Job, Plan]] = {}
     for job, plan, outcome in ended:
+        of_results = plans.setdefault(job.results, [])
+        if not any(plan is known for known in of_results):
+            of_results.append(plan)
         if outcome.records:
             mirrored.setdefault(id(plan), (job, plan))
+    for results, of_results in plans.items():
+        print_plans(results, of_results)
+    for line in _videos(plans):
+        print(line)
+    for _, _, outcome in ended:
+        for record in outcome.failed:
+            print(_failure(record))
     for warning in wandb_mirror.mirror(list(mirrored.values())):
         say(warning)
 
 
-def print_outcome(jobs: Sequence[tuple[Job, Plan]], failed: Sequence[Record]) -> None:
-    """The table with its notes (left out, null), then where the videos are and what failed."""
-    from reports.formats import print_plans
-
-    plans: dict[Path, list[Plan]] = {}
-    for job, plan in jobs:
-        of_job = plans.setdefault(job.results, [])
-        if not any(plan is known for known in of_job):
-            of_job.append(plan)
+def _videos(plans: dict[Path, list[Plan]]) -> Iterator[str]:
+    """Where the videos are, a line a folder of cells, and the first sheet of frames."""
     folders: dict[Path, None] = {}
     sheets: list[Path] = []
     for results, of_results in plans.items():
-        print_plans(results, of_results)
-        for plan in of_results:
-            for cell in (cell for variant in plan.variants for cell in variant.cells):
-                folder = results / cell.path
-                if (folder / "video.mp4").exists():
-                    folders[folder.parent] = None
-                if not sheets and (folder / "sheet.png").exists():
-                    sheets.append(folder / "sheet.png")
-    for folder in folders:
-        print(f"videos: {folder}/*/video.mp4")
+        for cell in (cell for plan in of_results for variant in plan.variants for cell in variant.cells):
+            folder = results / cell.path
+            if (folder / store.VIDEO).exists():
+                folders[folder.parent] = None
+            if not sheets and (folder / store.SHEET).exists():
+                sheets.append(folder / store.SHEET)
+    for parent in folders:
+        yield f"videos: {parent}/*/{store.VIDEO}"
     for sheet in sheets:
-        print(f"reference over generation: {sheet}")
-    for record in failed:
-        words = (record.error.message if record.error is not None else "").split()
-        reason = " ".join(words)[:300] or "no message"
-        which = f'{record.method.name}, {record.clip}, seed {record.seed}, "{record.prompt}"'
-        print(f"{record.status}: {which}: {reason}")
+        yield f"reference over generation: {sheet}"
+
+
+def _failure(record: Record) -> str:
+    words = (record.error.message if record.error is not None else "").split()
+    reason = " ".join(words)[:300] or "no message"
+    which = f'{record.method.name}, {record.clip}, seed {record.seed}, "{record.prompt}"'
+    return f"{record.status}: {which}: {reason}"

@@ -11,19 +11,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from harness.records.store import write_whole
+from harness.records import store
 from reports.columns import Column
-from reports.formats import headers, ranks, render, texts
-from reports.plots import NotDrawn, inline_svg, plots, save, slug, write_plots
+from reports.formats import entries, headers, render
+from reports.plots.figures import NotDrawn, plots, write_plots
+from reports.plots.files import inline_svg, save, slug
+from reports.published import Block
 from reports.rows import Group, Row, groups
 from reports.tables import Table
 
@@ -47,18 +48,6 @@ ENDED = {
     "lost": "Video cannot be read",
 }
 """What the page says in the place of a video."""
-
-
-class Block(Protocol):
-    """A table that is text already, the published numbers say: no mark, no interval, in no statistics.
-
-    ``headings`` begins with the empty one of the rows' names.
-    """
-
-    title: str
-    headings: list[str]
-    rows: list[list[str]]
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -184,7 +173,9 @@ def write_page(
     try:
         index = out / "index.html"
         # A page that is cut short must still be known as ours, so that it can be written again.
-        write_whole(index, f'<meta name="generator" content="{GENERATOR}">This page was cut short.'.encode())
+        store.write_whole(
+            index, f'<meta name="generator" content="{GENERATOR}">This page was cut short.'.encode()
+        )
         (out / MEDIA).mkdir(exist_ok=True)
         for group in groups(results, plans):
             table = of_group[(group.backbone, group.dataset)]
@@ -200,9 +191,9 @@ def write_page(
             takes += takes_of(results, group, table, media)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
             name = f"tables.{suffix}"
-            write_whole(out / MEDIA / name, render(made, form).encode())
+            store.write_whole(out / MEDIA / name, render(made, form).encode())
             media.taken[name] = out / MEDIA / name
-        write_whole(index, _html(plans, sections, takes, made, blocks).encode())
+        store.write_whole(index, _html(plans, sections, takes, made, blocks).encode())
         for path in (out / MEDIA).iterdir():
             if path.is_file() and path.name not in media.taken:
                 path.unlink()
@@ -245,7 +236,7 @@ def _take(
         shot, probe = _shot(results, row, cell, table.columns, media)
         shots.append(shot)
         probes += [probe] if probe else []
-        path = results / cell.path / "reference.mp4" if cell else None
+        path = results / cell.path / store.REFERENCE if cell else None
         if reference is None and path is not None and (found := probe_video(path)) is not None:
             reference = media.add(path, "reference", any_cell.clip, any_cell.id)
             probes.insert(0, found)
@@ -276,18 +267,18 @@ def _shot(
     folder = results / cell.path
     record = row.records.get(cell.id)
     if record is None:
-        status = "unreadable" if str(folder / "record.json") in row.unreadable else "planned"
+        status = "unreadable" if str(folder / store.RECORD) in row.unreadable else "planned"
         return Shot(row.label, status), None
-    linked = media.add(folder / "record.json", row.label, cell.clip, cell.id)
+    linked = media.add(folder / store.RECORD, row.label, cell.clip, cell.id)
     if record.status != "ok":
         error = record.error
         message = f"{error.kind}: {error.message}" if error else ""
         return Shot(row.label, record.status, None, linked, message, notes=tuple(record.notes)), None
     values = tuple(_values(record, columns))
-    probe = probe_video(folder / "video.mp4")
+    probe = probe_video(folder / store.VIDEO)
     if probe is None:
-        return Shot(row.label, "lost", None, linked, "video.mp4", values, tuple(record.notes)), None
-    video = media.add(folder / "video.mp4", row.label, cell.clip, cell.id)
+        return Shot(row.label, "lost", None, linked, store.VIDEO, values, tuple(record.notes)), None
+    video = media.add(folder / store.VIDEO, row.label, cell.clip, cell.id)
     return Shot(row.label, "ok", video, linked, "", values, tuple(record.notes)), probe
 
 
@@ -308,40 +299,20 @@ def probe_video(path: Path) -> Probe | None:
 def _values(record: Record, columns: Sequence[Column]) -> Iterator[Value]:
     """The record's numbers under the table's columns, its secondary metrics left to the record."""
     for column in columns:
-        if column.key == "time":
-            number = record.timing.first_video
-        elif column.key == "further":
-            number = record.timing.further_video
-        elif column.key in record.metrics:
-            number = record.metrics[column.key].value
-        else:
-            continue
-        if number is not None and math.isfinite(number):
+        number = column.number(record)
+        if number is not None and column.of_video:
             digits = 3 if abs(number) < 10 and not column.unit else 2
             text = f"{number:.{digits}f}{f' {column.unit}' if column.unit else ''}"
-            yield Value(column.key, column.label, text, float(number))
+            yield Value(column.key, column.label, text, number)
 
 
 def _grid(table: Table) -> dict[str, Any]:
-    """A table for the template: headings, and rows of (text, interval, rank)."""
-    values, intervals = texts(table)
-    marks = ranks(table)
+    """A table for the template: headings, and rows of entries."""
     return {
         "title": table.title,
         "headers": headers(table),
         "rows": [
-            {
-                "label": str(label),
-                "cells": [
-                    {
-                        "text": values.at[label, column.key],
-                        "interval": intervals.at[label, column.key],
-                        "mark": marks.at[label, column.key],
-                    }
-                    for column in table.columns
-                ],
-            }
-            for label in values.index
+            {"label": label, "cells": list(of_row.values())} for label, of_row in entries(table).items()
         ],
         "notes": table.notes,
     }

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from datasets.errors import InputError
 from datasets.video import read_video, resize_crop
+from harness.records import store
 from harness.records.record import Plan
 from reports.rows import find_plans
 
@@ -38,7 +39,7 @@ def rows_of(
     for variant in variants:
         of_variant: dict[str, tuple[str, Path]] = {}
         for cell in variant.cells:
-            if (results / cell.path / "frames.mkv").exists():
+            if (results / cell.path / store.FRAMES).exists():
                 of_variant.setdefault(cell.clip, (cell.prompt, results / cell.path))
         found.append(of_variant)
     shared = [clip for clip in found[0] if all(clip in other for other in found)] if found else []
@@ -47,9 +48,9 @@ def rows_of(
     rows: list[tuple[str, Frames]] = []
     for clip in shared[:clips]:
         prompt, first = found[0][clip]
-        rows.append((f"reference {clip}", strip(read_video(first / "reference.mp4")[0], count, side)))
+        rows.append((f"reference {clip}", strip(read_video(first / store.REFERENCE)[0], count, side)))
         for variant, of_variant in zip(variants, found, strict=True):
-            frames = read_video(of_variant[clip][1] / "frames.mkv")[0]
+            frames = read_video(of_variant[clip][1] / store.FRAMES)[0]
             rows.append((f"{variant.label}: {prompt}", strip(frames, count, side)))
     return rows
 

@@ -1,7 +1,7 @@
 """The paper's own numbers, shown beside ours as a block of their own and never computed with.
 
-``published.csv``: FastVMT (ICLR 2026), arXiv 2602.05551, by way of a secondary note; the text of the
-numbers is kept as it was printed.
+``published.csv``: FastVMT (ICLR 2026), arXiv 2602.05551, by way of a secondary note; its first line holds
+the headings, and the text of the numbers is kept as it was printed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,6 @@ from pathlib import Path
 
 from reports.latex import latex_table, latex_text
 
-HEADINGS = {
-    "clip_t": "Text sim. ↑",
-    "motion_fidelity": "Motion fid. ↑",
-    "clip_f": "Temp. cons. ↑",
-    "time": "Time (s) ↓",
-    "subject_consistency": "Subject cons. ↑",
-    "motion_smoothness": "Motion smooth. ↑",
-}
 TITLES = {
     "methods": "Published: FastVMT (arXiv 2602.05551), methods",
     "ablation": "Published: FastVMT (arXiv 2602.05551), ablation",
@@ -66,13 +58,13 @@ class Block:
 def blocks() -> list[Block]:
     """The published tables, in the file's order; columns without any number are not in them."""
     found: dict[str, list[dict[str, str]]] = {}
-    with (Path(__file__).parent / "published.csv").open(newline="") as file:
+    with (Path(__file__).parent / "published.csv").open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             found.setdefault(line["block"], []).append(line)
     made = []
     for name, lines in found.items():
-        keys = [key for key in HEADINGS if any(line[key] for line in lines)]
-        rows = [[line["method"], *(line[key] or "-" for key in keys)] for line in lines]
-        headings = ["", *(HEADINGS[key] for key in keys)]
-        made.append(Block(TITLES[name], headings, rows, [WHERE, SPEED] if name == "methods" else [WHERE]))
+        headings = [heading for heading in list(lines[0])[2:] if any(line[heading] for line in lines)]
+        rows = [[line["method"], *(line[heading] or "-" for heading in headings)] for line in lines]
+        notes = [WHERE, SPEED] if name == "methods" else [WHERE]
+        made.append(Block(TITLES[name], ["", *headings], rows, notes))
     return made

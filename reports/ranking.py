@@ -1,92 +1,73 @@
-"""Best and second of a column, and paired differences from the baseline."""
+"""Best and second of a column, and paired differences from the baseline: what the numbers can tell apart."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from reports.columns import SPEEDUP, Column, _by_pair, _digits, _number
+from reports.columns import Body, Column, digits_of, number_text
 from reports.rows import SETTINGS, Row
-from reports.statistics import (
-    Difference,
-    Pair,
-    holm,
-    paired_difference,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from reports.statistics import Difference, Pair, holm, paired_difference
 
 TIES = {"tied": "=1", "tied second": "=2"}
 """What stands behind a number that cannot be told from the first, or second, of its column."""
 
 
-def _leads(better: dict[Pair, float], worse: dict[Pair, float], higher: bool) -> bool | None:
-    """Whether the paired interval of the difference excludes 0; None when there are too few clips for one."""
-    shared = better.keys() & worse.keys()
-    if len({pair[0] for pair in shared}) < 2:
-        return None
-    difference = paired_difference({pair: better[pair] for pair in sorted(shared)}, worse, with_p=False)
-    assert difference is not None
-    return difference.low > 0 if higher else difference.high < 0
+@dataclass(frozen=True)
+class Ranking:
+    """``marks``: row's label -> column's key -> ``best``, ``second``, ``tied`` (for best), ``tied second`` or
+    nothing. ``withheld`` are the columns of rows too unlike to be ranked.
+
+    A number is best when the paired 95 % interval of its difference from every other row's excludes 0, else
+    it is tied with those it cannot be told from; the second likewise among the others. Nothing with fewer
+    than two clips in common, and between rows of other sizes, weights or, for time and memory, devices.
+    Counts are compared as they are shown.
+    """
+
+    marks: dict[str, dict[str, str]]
+    withheld: list[Column]
 
 
-def _withheld(rows: list[Row], key: str) -> bool:
-    """Whether the rows' numbers are of things too unlike to be ranked: sizes, weights or devices."""
+def rank(body: Body) -> Ranking:
+    """Best and second of each column where their intervals say so."""
+    marks = {label: dict.fromkeys(of_row, "") for label, of_row in body.numbers.items()}
+    withheld = []
+    for column in body.columns:
+        known = [row for row in body.group.rows if math.isfinite(body.numbers[row.label][column.key].value)]
+        if column.higher_is_better is None or not column.ranked or len(known) < 2:
+            continue
+        if _too_unlike(known, column):
+            withheld.append(column)
+            continue
+        for label, mark in _marks(body, column, known).items():
+            marks[label][column.key] = mark
+    return Ranking(marks, withheld)
+
+
+def _too_unlike(rows: Sequence[Row], column: Column) -> bool:
+    """Whether the rows' numbers are of things that are not ranked: other sizes, weights or devices."""
     for name in ("frames", "frame size", "weights", "device"):
         found = {row.setting(SETTINGS[name]) for row in rows}
         if name == "device":
             # Finished videos were made on a device nobody told us.
-            if key in ("time", "further", "memory") and len(found) > 1:
+            if column.of_device and len(found) > 1:
                 return True
         elif len(found - {()}) > 1:
             return True
     return False
 
 
-def _marks(
-    rows: list[Row], columns: Sequence[Column], values: pd.DataFrame, dropped: dict[str, set[Pair]]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Best and second of each column where their intervals say so, and notes on what is not marked."""
-    marks = values.astype(object).map(lambda _: "")
-    withheld: list[str] = []
-    for column in columns:
-        known = [row for row in rows if math.isfinite(values.at[row.label, column.key])]
-        if column.higher_is_better is None or column is SPEEDUP or len(known) < 2:
-            continue
-        if _withheld(known, column.key):
-            withheld.append(column.label)
-            continue
-        for label, mark in _column_marks(known, column, values, dropped.get(column.key, set())).items():
-            marks.at[label, column.key] = mark
-    notes = []
-    if withheld:
-        notes.append(f"Best and second are not marked between rows this unlike: {', '.join(withheld)}.")
-    if any(mark in TIES for mark in marks.to_numpy().ravel()):
-        notes.append(
-            "Best and second are marked where the paired 95 % interval over clips leaves no doubt; "
-            "=1 and =2: not told from the first, from the second."
-        )
-    return marks, notes
-
-
-def _column_marks(rows: list[Row], column: Column, table: pd.DataFrame, dropped: set[Pair]) -> dict[str, str]:
+def _marks(body: Body, column: Column, rows: Sequence[Row]) -> dict[str, str]:
     """The marks of one column by row label, of the rows that have a number in it."""
     higher = bool(column.higher_is_better)
-    values = {row.label: float(table.at[row.label, column.key]) for row in rows}
-    digits = _digits(column, values.values())
-    cells = {
-        row.label: {pair: value for pair, value in _by_pair(row, column.key).items() if pair not in dropped}
-        for row in rows
-    }
+    values = {row.label: body.numbers[row.label][column.key].value for row in rows}
+    digits = digits_of(column, values.values())
+    cells = body.cells[column.key]
 
     def leads(one: Row, other: Row) -> bool | None:
-        if column.key == "forward_equivalents":
-            # A count, without chance: what differs as it is shown differs.
-            shown = [_number(values[row.label], digits) for row in (one, other)]
+        if column.exact:
+            shown = [number_text(values[row.label], digits) for row in (one, other)]
             return shown[0] != shown[1]
         return _leads(cells[one.label], cells[other.label], higher)
 
@@ -107,22 +88,27 @@ def _column_marks(rows: list[Row], column: Column, table: pd.DataFrame, dropped:
     return found
 
 
-def differences(
-    rows: list[Row], columns: Sequence[Column], base: Row, dropped: dict[str, set[Pair]]
-) -> dict[str, dict[str, Difference]]:
-    """Row label -> metric -> paired difference from the base row; p adjusted over all of them (Holm)."""
+def _leads(better: Mapping[Pair, float], worse: Mapping[Pair, float], higher: bool) -> bool | None:
+    """Whether the paired interval of the difference excludes 0; None when there are too few clips for one."""
+    shared = better.keys() & worse.keys()
+    if len({pair[0] for pair in shared}) < 2:
+        return None
+    difference = paired_difference({pair: better[pair] for pair in sorted(shared)}, worse, with_p=False)
+    assert difference is not None
+    return difference.low > 0 if higher else difference.high < 0
+
+
+def differences(body: Body) -> dict[str, dict[str, Difference]]:
+    """Row's label -> column's key -> difference from the base row; p adjusted over all of them (Holm)."""
+    base = body.group.base
     found: dict[str, dict[str, Difference]] = {}
-    for row in rows:
-        if row is base or row.untrained or base.untrained:
+    for row in body.group.rows:
+        if base is None or row is base:
             continue
         of_row: dict[str, Difference] = {}
-        for column in columns:
-            left_out = dropped.get(column.key, set())
-            ours, theirs = (
-                {pair: value for pair, value in one.pairs(column.key).items() if pair not in left_out}
-                for one in (row, base)
-            )
-            difference = paired_difference(ours, theirs)
+        for column in body.paired:
+            cells = body.cells[column.key]
+            difference = paired_difference(cells[row.label], cells[base.label])
             if difference is not None:
                 of_row[column.key] = difference
         found[row.label] = of_row

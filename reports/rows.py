@@ -1,24 +1,21 @@
-"""Rows of a table: the cells of a variant, pooled over the plans that hold it."""
+"""Rows of a table: the variants of a results folder's plans, and the records of their cells.
+
+Variants of one configuration and label, planned by several commands, are one row. The rows of one backbone
+and dataset are a ``Group``; each group becomes a table.
+"""
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from datasets.errors import InputError
+from datasets.errors import InputError, nearest
 from harness.records import store
 from harness.records.record import PlannedCell, Record, Variant
-from reports.statistics import (
-    Pair,
-)
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -35,6 +32,7 @@ SETTINGS: dict[str, Callable[[Record], Any]] = {
     "weights": lambda record: (record.identity.get("backbone") or record.backbone.config).get("weights"),
     "device": lambda record: record.environment.get("device"),
 }
+"""What rows must share before their numbers are compared."""
 
 
 def _chosen(record: Record, key: str) -> Any:
@@ -53,9 +51,29 @@ def start_of(record: Record) -> str | None:
     return "pure noise" if start["strength"] is None else f"SDEdit, strength {_short(start['strength'])}"
 
 
+def untrained(record: Record) -> bool:
+    """Whether its weights are random, so that no metric of it means anything."""
+    return record.backbone.config.get("weights") == "random"
+
+
+def ending(record: Record) -> str:
+    """How a cell ended, as tables say it: ``ok``, ``OOM``, ``NaN``, ``error``, or its status."""
+    if record.status == "failed":
+        return "NaN" if record.error is not None and record.error.kind == "FloatingPointError" else "error"
+    return "OOM" if record.status == "oom" else record.status
+
+
+def failures(failed: Counter[str]) -> str:
+    """``OOM 2, error 1``."""
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(failed.items()))
+
+
 @dataclass
 class Row:
-    """A variant, its cells pooled over the plans that hold it, and the records that exist for them."""
+    """A variant, its cells pooled over the plans that hold it, and the records that exist for them.
+
+    ``unreadable`` are the files of records that cannot be read.
+    """
 
     label: str
     variant: Variant
@@ -70,17 +88,13 @@ class Row:
         return [record for record in self.records.values() if record.status == "ok"]
 
     @property
-    def untrained(self) -> bool:
-        return any(record.backbone.config.get("weights") == "random" for record in self.records.values())
+    def failed(self) -> Counter[str]:
+        """How many of its cells ended without a video, by what ended them."""
+        return Counter(ending(record) for record in self.records.values() if record.status != "ok")
 
-    def pairs(self, key: str) -> dict[Pair, float]:
-        """The metric's finite values by (clip, prompt, seed)."""
-        found: dict[Pair, float] = {}
-        for record in self.finished:
-            value = value_of(record, key)
-            if value is not None:
-                found[(record.clip, record.prompt, record.seed)] = value
-        return found
+    @property
+    def untrained(self) -> bool:
+        return any(untrained(record) for record in self.records.values())
 
     def setting(self, read: Callable[[Record], Any]) -> tuple[str, ...]:
         """The distinct values of a setting over the records that know it."""
@@ -88,10 +102,33 @@ class Row:
         return tuple(sorted({_short(value) for value in known if value is not None}))
 
 
-def value_of(record: Record, key: str) -> float | None:
-    """A metric's value; None when it is missing, null or not finite."""
-    value = record.metrics[key].value if key in record.metrics else None
-    return value if value is not None and math.isfinite(value) else None
+@dataclass(frozen=True)
+class Group:
+    """The rows of one backbone and dataset, labels all different, and the plans that hold them."""
+
+    backbone: str
+    dataset: str
+    rows: list[Row]
+    plans: list[Plan]
+
+    @property
+    def named_base(self) -> Row | None:
+        """The row that a plan names as its baseline: by label, else by method."""
+        named = [plan.baseline for plan in self.plans if plan.baseline]
+        for names in (
+            [row.label for row in self.rows],
+            [row.variant.label for row in self.rows],
+            [row.variant.method for row in self.rows],
+        ):
+            for row, name in zip(self.rows, names, strict=True):
+                if name in named:
+                    return row
+        return None
+
+    @property
+    def base(self) -> Row | None:
+        """The row others are compared with: the plans' baseline, else the plain backbone."""
+        return self.named_base or next((row for row in self.rows if row.variant.method == "none"), None)
 
 
 def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[str] = ()) -> list[Plan]:
@@ -102,7 +139,7 @@ def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[s
     if not results.is_dir():
         raise InputError(f"{results}: no such results folder; name one that `python -m harness` has written")
     found = []
-    for path in sorted((results / "plans").glob("*.json")):
+    for path in store.plan_paths(results):
         try:
             found.append(store.load_plan(path))
         except (OSError, ValueError) as error:
@@ -116,12 +153,12 @@ def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[s
     known = [plan.name for plan in found]
     for name in names:
         if name not in known:
-            raise InputError(f"--plan {name}: no such plan in {results}{_nearest(name, known)}")
+            raise InputError(f"--plan {name}: no such plan in {results}; {nearest(name, known)}")
     ran = {plan.name: _experiments(plan) for plan in found}
     for name in experiments:
         if not any(name in of_plan for of_plan in ran.values()):
-            every = sorted(set().union(*ran.values()))
-            raise InputError(f"--experiment {name}: no plan in {results} ran it{_nearest(name, every)}")
+            every = set().union(*ran.values())
+            raise InputError(f"--experiment {name}: no plan in {results} ran it; {nearest(name, every)}")
     return [plan for plan in found if plan.name in names or ran[plan.name] & set(experiments)]
 
 
@@ -129,25 +166,6 @@ def _experiments(plan: Plan) -> set[str]:
     words = (word for argument in plan.command for word in argument.split())
     given = {name for word in words if word.startswith("experiment=") for name in word[11:].split(",")}
     return given | {plan.name}
-
-
-@dataclass(frozen=True)
-class Group:
-    """The rows of one backbone and dataset, labels all different, and the plans that hold them."""
-
-    backbone: str
-    dataset: str
-    rows: list[Row]
-    plans: list[Plan]
-
-    @property
-    def base(self) -> Row | None:
-        """The row others are compared with: the plans' baseline, else the plain backbone."""
-        return _base(self.rows, self.plans)
-
-    def dropped(self, key: str) -> set[Pair]:
-        """(clip, prompt, seed) that a metric's comparison leaves out: null in one row, not in another."""
-        return _null_somewhere(self.rows, key)
 
 
 def groups(results: Path, plans: Sequence[Plan]) -> list[Group]:
@@ -179,7 +197,7 @@ def with_baseline(results: Path, plans: Sequence[Plan], baseline: str) -> list[P
     names = {name: None for plan in plans for one in plan.variants for name in (one.label, one.method)}
     names |= {row.label: None for group in groups(results, plans) for row in group.rows}
     if baseline not in names:
-        raise InputError(f"--baseline {baseline}: no such row{_nearest(baseline, list(names))}")
+        raise InputError(f"--baseline {baseline}: no such row; {nearest(baseline, names)}")
     return [plan.model_copy(update={"baseline": baseline}) for plan in plans]
 
 
@@ -191,13 +209,12 @@ def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
         if cell.id in row.cells:
             continue
         row.cells[cell.id] = cell
-        path = results / cell.path / "record.json"
         try:
-            row.records[cell.id] = store.load_record(path.parent)
+            row.records[cell.id] = store.load_record(results / cell.path)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, ValidationError):
-            row.unreadable.append(str(path))
+        except (OSError, ValueError):
+            row.unreadable.append(str(results / cell.path / store.RECORD))
 
 
 def _tell_apart(rows: list[Row]) -> None:
@@ -215,85 +232,14 @@ def _tell_apart(rows: list[Row]) -> None:
             row.label = f"{row.label} [{row.variant.config_id[:8]}]"
 
 
-def _null_somewhere(rows: list[Row], key: str) -> set[Pair]:
-    """(clip, prompt, seed) whose finished cell has no value in one row and has one in another."""
-    measured = [row for row in rows if not row.untrained and row.pairs(key)]
-    null: set[Pair] = set()
-    for row in measured:
-        finished = {(record.clip, record.prompt, record.seed) for record in row.finished}
-        null |= finished - row.pairs(key).keys()
-    return null & {pair for row in measured for pair in row.pairs(key)}
-
-
-def _peak(row: Row) -> tuple[int | None, str]:
-    """Highest peak bytes of any stage, and whose: the device's allocations if known, else the process's."""
-    return _peak_of(row.finished)
-
-
-def _peak_of(records: Sequence[Record]) -> tuple[int | None, str]:
-    stages = [stage for record in records for stage in record.memory.values()]
-    for kind in ("allocated", "process"):
-        peaks = [peak for stage in stages if (peak := getattr(stage, kind)) is not None]
-        if peaks:
-            return max(peaks), kind
-    return None, ""
-
-
-def _named_base(rows: list[Row], plans: Sequence[Plan]) -> Row | None:
-    """The row that a plan names as its baseline: by label, else by method."""
-    named = [plan.baseline for plan in plans if plan.baseline]
-    for name in (
-        lambda row: row.label,
-        lambda row: row.variant.label,
-        lambda row: row.variant.method,
-    ):
-        for row in rows:
-            if name(row) in named:
-                return row
-    return None
-
-
-def _base(rows: list[Row], plans: Sequence[Plan]) -> Row | None:
-    """The plans' baseline, else the plain backbone."""
-    named = _named_base(rows, plans)
-    return named or next((row for row in rows if row.variant.method == "none"), None)
-
-
-def ending(record: Record) -> str:
-    """How a cell ended, as tables say it: ``ok``, ``OOM``, ``NaN``, ``error``, or its status."""
-    if record.status == "failed":
-        return "NaN" if record.error is not None and record.error.kind == "FloatingPointError" else "error"
-    return "OOM" if record.status == "oom" else record.status
-
-
-def _failed(row: Row) -> Counter[str]:
-    return Counter(ending(record) for record in row.records.values() if record.status != "ok")
-
-
-def failures(failed: Counter[str]) -> str:
-    """``OOM 2, error 1``."""
-    return ", ".join(f"{kind} {count}" for kind, count in sorted(failed.items()))
-
-
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; nearest: {close[0]}"
-    return f"; there are: {', '.join(known[:10])}" if known else ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -91,7 +91,7 @@ def publish(
                     default=str,
                 )
             )
-            problem = _run(job, chosen, Path(scratch) / "log")
+            problem = in_child(job, chosen, Path(scratch) / "log")
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     if problem is None:
@@ -124,7 +124,7 @@ def _environment(chosen: WandbSettings) -> dict[str, str]:
     return environment
 
 
-def _run(job: Path, chosen: WandbSettings, log: Path) -> str | None:
+def in_child(job: Path, chosen: WandbSettings, log: Path) -> str | None:
     """Publish in a child; what went wrong, or None.
 
     Its output goes to a file: a pipe would stay open as long as W&B's own service lives.
@@ -165,7 +165,7 @@ def _published(job: Path) -> int:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Kill the child and what it started (its session is its own)."""
-    if hasattr(os, "killpg"):
+    if sys.platform != "win32":
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
     child.kill()
@@ -184,9 +184,8 @@ def _cells(results: Path, variant: Variant) -> tuple[list[str], list[list[Any]],
     """Columns and rows of a variant's cells, and the folder and record of each that has one."""
     found: list[tuple[str, Record]] = []
     for cell in variant.cells:
-        path = results / cell.path / "record.json"
-        if path.exists():
-            found.append((cell.path, store.load_record(path.parent)))
+        with contextlib.suppress(FileNotFoundError):
+            found.append((cell.path, store.load_record(results / cell.path)))
     metrics = sorted({name for _, record in found for name in record.metrics})
     columns = ["clip", "prompt", "prompt_kind", "seed", "status", *metrics]
     columns += ["seconds", "forward_equivalents", "error", "id"]
@@ -224,7 +223,7 @@ def _videos(wandb: Any, results: Path, found: list[tuple[str, Record]], most: in
     """Our own mp4 files, as they are: W&B's encoder is slow and breaks."""
     videos: list[Any] = []
     for folder, record in found:
-        path = results / folder / "video.mp4"
+        path = results / folder / store.VIDEO
         if len(videos) < most and path.exists():
             caption = f"{record.clip} | {record.prompt} | seed {record.seed}"
             videos.append(wandb.Video(str(path), caption=caption, format="mp4"))
@@ -281,7 +280,8 @@ def _publish_run(
     if found:
         first = found[0][1]
         # The variant's own, where an experiment's variants override the command's.
-        config |= {name: getattr(first, name).config for name in ("method", "backbone", "dataset")}
+        sources = {"method": first.method, "backbone": first.backbone, "dataset": first.dataset}
+        config |= {name: source.config for name, source in sources.items()}
         config["environment"] = first.environment
     run = wandb.init(
         project=chosen["project"],

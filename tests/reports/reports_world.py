@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets.video import write_h264
+from harness.records import store
 from harness.records.record import (
     Failure,
     Memory,
@@ -22,9 +24,22 @@ from harness.records.record import (
     Source,
     Timing,
     Variant,
-    save,
 )
+from metrics.consistency import ClipF, WarpConsistency
+from metrics.motion import MotionFidelity, MotionFidelityLegacy
+from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
+from metrics.text import ClipT
 
+COLUMNS = {
+    "clip_t": ClipT.column,
+    "clip_f": ClipF.column,
+    "warp_consistency": WarpConsistency.column,
+    "motion_fidelity": MotionFidelity.column,
+    "motion_fidelity_legacy": MotionFidelityLegacy.column,
+    "position_error": PositionError.column,
+    "direction_cosine": DirectionCosine.column,
+    "background_flow_error": BackgroundFlowError.column,
+}
 FPS = 8.0
 LENGTH = 17
 HOSTILE = '</script><img src=x onerror="window.hacked=1"> $\\frac{'
@@ -40,14 +55,13 @@ def bar(length: int, colour: Sequence[int], side: int = 64) -> np.ndarray:
     return frames
 
 
-def metric(value: float | None, lower: bool = False, unit: str = "") -> MetricValue:
-    return MetricValue(
-        value=value,
-        version="1",
-        unit=unit,
-        higher_is_better=not lower,
-        reason=None if value is not None else "no tracks",
-    )
+def metric(value: float | None) -> MetricValue:
+    return MetricValue(value=value, version="1", reason=None if value is not None else "no tracks")
+
+
+def declared(key: str, value: MetricValue) -> MetricValue:
+    """The value with the column that its metric declares, as the harness records it."""
+    return value.model_copy(update=dataclasses.asdict(COLUMNS[key])) if key in COLUMNS else value
 
 
 def write_record(
@@ -70,6 +84,7 @@ def write_record(
     """Write a record (and a trace) and return the planned cell; no videos."""
     id_ = hashlib.sha256(repr((label, clip, prompt, seed)).encode()).hexdigest()[:16]
     path = f"cells/{id_}"
+    known = metrics if metrics and status == "ok" else {}
     record = Record(
         id=id_,
         status=status,
@@ -84,13 +99,13 @@ def write_record(
                 "config": {"frames": LENGTH, **{k: v for k, v in (dataset or {}).items() if k != "clips"}}
             }
         },
-        metrics=dict(metrics or {}) if status == "ok" else {},
+        metrics={key: declared(key, value) for key, value in known.items()},
         timing=Timing(stages=dict(stages or {}), total=total if status == "ok" else None, repeats=3),
         memory=dict(memory or {}),
         environment={"device": "Some CPU"},
         error=None if status == "ok" else Failure(kind="Boom", message=f"no {HOSTILE}", traceback="..."),
     )
-    save(results / path / "record.json", record)
+    store.save_record(results / path, record)
     if trace is not None:
         text = trace if isinstance(trace, str) else json.dumps(trace)
         (results / path / "trace.json").write_text(text)
@@ -113,7 +128,7 @@ def write_plan(
         for label, of_label in cells.items()
     ]
     plan = Plan(name=name, variants=variants, baseline=baseline, command=["python", "-m", "harness", HOSTILE])
-    save(results / "plans" / f"{name}.json", plan)
+    store.save_plan(results, plan)
     return plan
 
 
@@ -148,7 +163,7 @@ def gallery(
                 metrics={
                     "clip_t": metric(float(rng.uniform(0.2, 0.4))),
                     "motion_fidelity": metric(float(rng.uniform(0, 1))),
-                    "position_error": metric(float(rng.uniform(0, 30)), lower=True, unit="px"),
+                    "position_error": metric(float(rng.uniform(0, 30))),
                 },
                 stages={"guide": 1.0, "denoise": 0.5},
             )

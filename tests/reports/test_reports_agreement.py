@@ -15,7 +15,7 @@ def world(results, values):
     cells = {}
     for (label, clip), (error, cosine, fidelity) in values.items():
         metrics = {
-            "position_error": metric(error, lower=True, unit="px"),
+            "position_error": metric(error),
             "direction_cosine": metric(cosine),
             "motion_fidelity": metric(fidelity),
             "constant": metric(1.0),

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from reports_world import FPS, HOSTILE, LENGTH, gallery
 
-from harness.records.record import Plan, load_record
+from harness.records import store
+from harness.records.record import Plan
 from reports.page import write_page
 from reports.tables import tables
 
@@ -189,7 +190,7 @@ def test_sorting_follows_the_records_in_the_metrics_direction(
 
     def values(key: str, label: str) -> dict[str, float]:
         (variant,) = [one for one in plan.variants if one.label == label]
-        records = [load_record(results / cell.path / "record.json") for cell in variant.cells]
+        records = [store.load_record(results / cell.path) for cell in variant.cells]
         return {record.clip: record.metrics[key].value for record in records if record.metrics}
 
     choose(page, "sort", "motion_fidelity")

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from harness import __main__ as command_line
-from harness.records.record import load_plan
+from harness.records.store import load_plan
 from reports.__main__ import main, parser
 
 ROOT = Path(command_line.__file__).resolve().parent.parent

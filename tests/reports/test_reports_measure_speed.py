@@ -96,5 +96,5 @@ def test_its_commands_are_ones_the_harness_knows():
         experiments = [word.split("=")[1] for word in given if word.startswith("experiment=")]
         with initialize_config_dir(str(folder), version_base="1.3"):
             config = compose("config", [word for word in given if not word.startswith("experiment=")])
-        assert config.backbone.weights == "random" and config.action == action
+        assert config.backbone.weights == "random" and config.action.name == action
         assert all((folder / "experiment" / f"{one}.yaml").is_file() for one in experiments)

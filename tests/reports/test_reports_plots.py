@@ -7,24 +7,14 @@ from reports_world import HOSTILE, metric, write_plan, write_record
 
 from harness.records.record import Memory
 from reports.__main__ import main
-from reports.plots import (
-    COLOURS,
-    INK,
-    REST,
-    NotDrawn,
-    ablation,
-    gradient_similarity,
-    inline_svg,
-    memory_over_stages,
-    paired_differences,
-    pareto,
-    plots,
-    quality_against_time,
-    save,
-    stage_seconds,
-    sweeps,
-    time_by_stage,
-)
+from reports.plots.ablation import ablation, sweeps
+from reports.plots.figures import NotDrawn, plots
+from reports.plots.files import inline_svg, save
+from reports.plots.gradient_similarity import gradient_similarity
+from reports.plots.paired_differences import paired_differences
+from reports.plots.quality_time import pareto, quality_against_time
+from reports.plots.stages import REST, memory_over_stages, stage_seconds, time_by_stage
+from reports.plots.style import COLOURS, INK
 from reports.rows import groups
 from reports.tables import tables
 
@@ -152,7 +142,7 @@ def test_a_sweep_is_three_rows_that_differ_in_one_number(tmp_path):
     assert set(found) == {"reuse.interval", "tile"}
     assert [label for _, _, label in found["reuse.interval"][0].points] == ["one", "full", "five"]
     assert [text for _, text, _ in found["tile"][0].points] == ["1x3", "2x2", "3x4"]
-    axis = ablation("reuse.interval", found["reuse.interval"], group, table).axes[0]
+    axis = ablation("reuse.interval", found["reuse.interval"], table).axes[0]
     drawn = lines_of(axis)["guided"]
     np.testing.assert_allclose(drawn, [[1, values["one"]], [3, values["full"]], [5, values["five"]]])
 
@@ -196,8 +186,8 @@ def test_quality_stands_at_the_tables_own_numbers(tmp_path):
         ]
         for index in range(9)
     }
-    group, table = one_group(tmp_path, write_plan(tmp_path, cells))
-    figure = quality_against_time(group, table)
+    _, table = one_group(tmp_path, write_plan(tmp_path, cells))
+    figure = quality_against_time(table)
     points = lines_of(figure.axes[0])
     for label in cells:
         assert points[label][0].tolist() == [table.values.at[label, "time"], table.values.at[label, "clip_t"]]
@@ -207,6 +197,12 @@ def test_quality_stands_at_the_tables_own_numbers(tmp_path):
     assert len(looks) == 9 > len(COLOURS)
 
 
+def test_a_table_without_its_time_has_no_such_figure(tmp_path):
+    cells = {"a": [write_record(tmp_path, "a", clip, metrics={"clip_t": metric(0.5)}) for clip in "xy"]}
+    (table,) = tables(tmp_path, [write_plan(tmp_path, cells)], only=["clip_t"])
+    assert "no row has both" in quality_against_time(table)
+
+
 def test_a_logarithmic_time_axis_has_plain_numbers(tmp_path):
     cells = {
         f"row {seconds}": [
@@ -214,7 +210,7 @@ def test_a_logarithmic_time_axis_has_plain_numbers(tmp_path):
         ]
         for seconds in (4.0, 11.0, 50.0)
     }
-    figure = quality_against_time(*one_group(tmp_path, write_plan(tmp_path, cells)))
+    figure = quality_against_time(one_group(tmp_path, write_plan(tmp_path, cells))[1])
     figure.draw_without_rendering()
     low, high = figure.axes[0].get_xlim()
     ticks = zip(figure.axes[0].get_xticks(), figure.axes[0].get_xticklabels(), strict=True)

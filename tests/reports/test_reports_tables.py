@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reports_world import declared
 from rich.console import Console
 
 from datasets.errors import InputError
-from harness.records.record import left_out_lines
+from harness.records import store
 from harness.records.record import (
     Failure,
     Flops,
@@ -28,16 +29,13 @@ from harness.records.record import (
     Timing,
     Variant,
     VariantOut,
-    load_record,
-    save,
+    left_out_lines,
 )
 from reports.__main__ import main
-from reports.formats import print_plans, ranks, render, texts, to_csv, to_latex, to_markdown
+from reports.formats import entries, print_plans, render, to_csv, to_latex, to_markdown
 from reports.published import blocks
 from reports.rows import with_baseline
 from reports.tables import tables
-
-LOWER = {"position_error"}
 
 
 def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="c", status="ok", **given):
@@ -51,8 +49,6 @@ def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="
         name: MetricValue(
             value=value,
             version="1",
-            unit="px" if name in LOWER else "",
-            higher_is_better=name not in LOWER,
             reason=given.get("reasons", {}).get(name),
             applies=name not in given.get("idle", ()),
         )
@@ -74,7 +70,7 @@ def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="
         clip=clip,
         prompt=prompt,
         seed=seed,
-        metrics=metrics if status == "ok" else {},
+        metrics={key: declared(key, value) for key, value in metrics.items()} if status == "ok" else {},
         timing=Timing(total=given.get("total", 2.0), repeats=given.get("repeats", 1)),
         calls=given.get("calls", {}),
         flops=Flops(forward_equivalents=given.get("forwards")),
@@ -82,7 +78,7 @@ def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="
         environment={"device": given.get("device", "Some CPU")},
         error=None if status == "ok" else Failure(kind="Boom", message="boom", traceback="..."),
     )
-    save(results / path / "record.json", record)
+    store.save_record(results / path, record)
     return cell
 
 
@@ -100,7 +96,7 @@ def variant(method, cells, label=None, config="c", **given):
 
 def write_plan(results, name, variants, **given):
     plan = Plan(name=name, variants=variants, **given)
-    save(results / "plans" / f"{name}.json", plan)
+    store.save_plan(results, plan)
     return plan
 
 
@@ -164,6 +160,10 @@ def by_clip(truth, method, metric):
     )
 
 
+def marks_of(table, key):
+    return {label: of_row[key] for label, of_row in table.marks.items()}
+
+
 def test_means_and_intervals_are_over_clips(world):
     results, plan, truth = world
     (table,) = tables(results, [plan])
@@ -190,7 +190,9 @@ def test_only_the_columns_asked_for_are_shown_in_their_order(world, capsys):
     assert "Position err." in everything and "Times from one run" not in everything
     for other in ("Text sim.", "Motion fid.", "Memory"):
         assert other not in everything
-    with pytest.raises(InputError, match=r"--columns motion_fidelty: no such column; nearest: motion_fid"):
+    with pytest.raises(
+        InputError, match=r"--columns motion_fidelty: no such column; did you mean motion_fidelity"
+    ):
         tables(results, [plan], only=["motion_fidelty"])
     assert main([str(results), "--columns", "time", "clip_t"]) == 0
     printed = capsys.readouterr().out
@@ -209,7 +211,7 @@ def test_true_gradients_are_a_mean_over_clips_shown_where_asked_for(tmp_path):
     assert (values["fastvmt"], values["none"]) == (35.5, 0)
     assert math.isnan(values["precomputed"])
     assert "35.5" in to_markdown(table) and "35.50" not in to_markdown(table)
-    assert set(ranks(table)["gradients"]) == {""}
+    assert set(marks_of(table, "gradients").values()) == {""}
     (table,) = tables(tmp_path, [plan])
     assert "gradients" not in table.values
 
@@ -217,17 +219,16 @@ def test_true_gradients_are_a_mean_over_clips_shown_where_asked_for(tmp_path):
 def test_best_and_second_follow_each_columns_direction(world):
     results, plan, _ = world
     (table,) = tables(results, [plan])
-    marks = ranks(table)
-    assert marks["clip_t"].to_dict() == {"none": "best", "fastvmt": "second", "full_attention": ""}
-    assert marks["motion_fidelity"].to_dict() == {"none": "", "fastvmt": "best", "full_attention": "second"}
-    assert marks["position_error"].to_dict() == {"none": "", "fastvmt": "second", "full_attention": "best"}
-    assert marks["forward_equivalents"].to_dict() == {
+    assert marks_of(table, "clip_t") == {"none": "best", "fastvmt": "second", "full_attention": ""}
+    assert marks_of(table, "motion_fidelity") == {"none": "", "fastvmt": "best", "full_attention": "second"}
+    assert marks_of(table, "position_error") == {"none": "", "fastvmt": "second", "full_attention": "best"}
+    assert marks_of(table, "forward_equivalents") == {
         "none": "best",
         "fastvmt": "second",
         "full_attention": "",
     }
-    assert set(marks["n"]) == {""}
-    assert set(marks["clip_f"]) == {"tied"}, "all equal"
+    assert set(marks_of(table, "n").values()) == {""}
+    assert set(marks_of(table, "clip_f").values()) == {"tied"}, "all equal"
 
 
 def row_of(results, method, values, key="clip_t", **given):
@@ -247,13 +248,13 @@ def test_what_the_paired_interval_does_not_tell_apart_is_tied(tmp_path):
         row_of(tmp_path, name, values) for name, values in (("z", z), ("w", w), ("x", x), ("y", x - 0.01))
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
-    assert ranks(table)["clip_t"].to_dict() == {"z": "", "w": "", "x": "best", "y": "second"}
+    assert marks_of(table, "clip_t") == {"z": "", "w": "", "x": "best", "y": "second"}
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1]])])
-    assert ranks(table)["clip_t"].to_dict() == {"z": "tied", "w": "tied"}
+    assert marks_of(table, "clip_t") == {"z": "tied", "w": "tied"}
     assert any("=1 and =2" in note for note in table.notes)
     assert re.search(r"\| z +\| +\.\d{4} =1 \[", to_markdown(table))
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1], rows[2]])])
-    assert ranks(table)["clip_t"].to_dict() == {"z": "tied second", "w": "tied second", "x": "best"}
+    assert marks_of(table, "clip_t") == {"z": "tied second", "w": "tied second", "x": "best"}
     assert "$^{=2}$" in to_latex(table)
 
 
@@ -263,9 +264,8 @@ def test_one_clip_ranks_nothing_but_counts(tmp_path):
         for name, value, forwards in (("x", 0.3, 50.0), ("y", 0.2, 80.0))
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
-    marks = ranks(table)
-    assert set(marks["clip_t"]) | set(marks["time"]) == {""}
-    assert list(marks["forward_equivalents"]) == ["best", "second"]
+    assert {*marks_of(table, "clip_t").values(), *marks_of(table, "time").values()} == {""}
+    assert list(marks_of(table, "forward_equivalents").values()) == ["best", "second"]
 
 
 @pytest.mark.parametrize(
@@ -278,8 +278,8 @@ def test_rows_too_unlike_are_not_ranked(tmp_path, other, unmarked):
         row_of(tmp_path, "y", [0.5, 0.6, 0.8], total=2.0, **other),
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows, baseline="x")])
-    marks = ranks(table)
-    assert {key for key in ("time", "memory", "clip_t") if set(marks[key]) == {""}} == unmarked
+    keys = ("time", "memory", "clip_t")
+    assert {key for key in keys if set(marks_of(table, key).values()) == {""}} == unmarked
     assert any(note.startswith("Best and second are not marked between") for note in table.notes)
     if "device" in other:
         assert np.isnan(table.values.at["y", "speedup"])
@@ -498,8 +498,7 @@ def test_a_row_that_failed_throughout_says_what_of(tmp_path):
         variant("other", [write_cell(tmp_path, "other", "a", status="oom")]),
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
-    shown, _ = texts(table)
-    assert shown.loc["other"].to_dict() == {
+    assert {key: entry.value for key, entry in entries(table)["other"].items()} == {
         "clip_t": "OOM",
         "time": "OOM",
         "memory": "OOM",
@@ -598,7 +597,7 @@ def test_one_reason_for_several_metrics_is_one_line(tmp_path):
         for method in ("none", "fastvmt")
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
-    assert "mine" not in table.values, "null everywhere"
+    assert entries(table)["none"]["mine"].value == "-", "null everywhere"
     assert [note for note in table.notes if "weights of CLIP" in note] == [
         f"Text sim., mine null in 4 cells (none 2, fastvmt 2); "
         f"Temp. cons. null in 2 cells (none 1, fastvmt 1): {missing}."
@@ -630,10 +629,8 @@ def test_metrics_that_do_not_apply_or_are_not_shown_are_not_told(tmp_path):
     (table,) = tables(tmp_path, [plan])
     assert not any(word in note for note in table.notes for word in ("truth", "apply", "rests", "over"))
     (table,) = tables(tmp_path, [plan], everything=True)
-    assert "motion_fidelity_legacy null in 2 cells (none 2): a track rests." in table.notes
-    assert (
-        "Does not apply to these clips: Position err., Direction cos., background_flow_error." in table.notes
-    )
+    assert "Motion fid. (legacy) null in 2 cells (none 2): a track rests." in table.notes
+    assert "Does not apply to these clips: Position err., Direction cos., Bg. flow err." in table.notes
 
 
 def test_each_column_says_over_how_many_clips_it_is(tmp_path):
@@ -658,7 +655,7 @@ def test_each_column_says_over_how_many_clips_it_is(tmp_path):
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
     assert [note for note in table.notes if ": over " in note] == [
         "Position err., Direction cos.: over 3 of 4 clips.",
-        "background_flow_error: over 1 of 4 clips.",
+        "Bg. flow err.: over 1 of 4 clips.",
     ]
 
 
@@ -694,7 +691,7 @@ def test_warp_consistency_never_stands_without_a_motion_score(world, tmp_path):
     cells = [write_cell(alone, "none", "a", metrics={"warp_consistency": 0.9, "clip_t": 0.3})]
     (table,) = tables(alone, [write_plan(alone, "p", [variant("none", cells)])], everything=True)
     assert "warp_consistency" not in table.values and "clip_t" in table.values
-    assert any(note.startswith("warp_consistency is not shown") for note in table.notes)
+    assert any(note.startswith("Warp cons. is not shown") for note in table.notes)
 
 
 def test_memory_says_whose_peak_it_is(tmp_path):
@@ -709,10 +706,65 @@ def test_memory_says_whose_peak_it_is(tmp_path):
 
 
 def test_a_metric_of_somebody_elses_gets_a_column(tmp_path):
-    cells = [write_cell(tmp_path, "none", "a", metrics={"my_metric": 31.5, "clip_t": 0.3})]
+    cells = [write_cell(tmp_path, "none", "a", metrics={"clip_t": 0.3, "my_metric": 31.5})]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [variant("none", cells)])])
     assert [column.key for column in table.columns][:2] == ["clip_t", "my_metric"]
-    assert texts(table)[0].at["none", "my_metric"] == "31.50"
+    assert entries(table)["none"]["my_metric"].value == "31.50"
+
+
+def test_a_metric_is_shown_where_it_applies_or_where_it_is_asked_for(tmp_path):
+    missing, idle = "weights of CLIP are missing", "only rendered clips know the truth"
+    cells = [
+        write_cell(
+            tmp_path,
+            "none",
+            clip,
+            metrics={
+                "direction_cosine": None,
+                "motion_fidelity_legacy": 0.2,
+                "clip_t": None,
+                "position_error": 3.0 if clip == "a" else None,
+            },
+            reasons={"clip_t": missing, "direction_cosine": idle, "position_error": idle},
+            idle=("direction_cosine", "position_error") if clip == "b" else ("direction_cosine",),
+        )
+        for clip in "ab"
+    ]
+    plan = write_plan(tmp_path, "p", [variant("none", cells)])
+    (table,) = tables(tmp_path, [plan])
+    shown = [column.key for column in table.columns]
+    assert shown == ["clip_t", "position_error", "time", "memory", "forward_equivalents", "n"]
+    assert entries(table)["none"]["clip_t"].value == "-"
+    assert f"Text sim. null in 2 cells (none 2): {missing}." in table.notes
+    (table,) = tables(tmp_path, [plan], everything=True)
+    assert [column.key for column in table.columns][:4] == [
+        "direction_cosine",
+        "motion_fidelity_legacy",
+        "clip_t",
+        "position_error",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "digits", "text"),
+    [
+        ((0.5, 0.25), 3, ".500"),
+        ((12.345, 1.0), 3, "12.35"),
+        ((123.45, 1.0), 3, "123.5"),
+        ((1234.5, 1.0), 3, "1234"),
+        ((123.0, 1.0), 0, "123"),
+    ],
+)
+def test_digits_are_the_declared_ones_save_for_large_values(tmp_path, values, digits, text):
+    rows = []
+    for method, value in zip(("x", "y"), values, strict=True):
+        cell = write_cell(tmp_path, method, "a", metrics={"mine": value})
+        record = store.load_record(tmp_path / cell.path)
+        record.metrics["mine"].digits = digits
+        store.save_record(tmp_path / cell.path, record)
+        rows.append(variant(method, [cell]))
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert entries(table)["x"]["mine"].value == text
 
 
 def test_csv_holds_plain_numbers(world):
@@ -807,15 +859,16 @@ def test_terminal_table_shows_every_number_and_note(world):
     stream = io.StringIO()
     print_plans(results, [plan], Console(file=stream, width=60))
     (table,) = tables(results, [plan])
-    shown, intervals = texts(table)
-    for text in [*shown.to_numpy().ravel(), *intervals.to_numpy().ravel(), *table.notes]:
+    shown = entries(table)
+    for text in [text for of_row in shown.values() for one in of_row.values() for text in one[:2]]:
         assert text in stream.getvalue()
+    assert all(note in stream.getvalue() for note in table.notes)
     styled = io.StringIO()
     print_plans(
         results, [plan], Console(file=styled, force_terminal=True, width=200, color_system="standard")
     )
-    assert f"\x1b[1m{shown.at['fastvmt', 'motion_fidelity']}\x1b[0m" in styled.getvalue()
-    assert f"\x1b[4m{shown.at['full_attention', 'motion_fidelity']}\x1b[0m" in styled.getvalue()
+    assert f"\x1b[1m{shown['fastvmt']['motion_fidelity'].value}\x1b[0m" in styled.getvalue()
+    assert f"\x1b[4m{shown['full_attention']['motion_fidelity'].value}\x1b[0m" in styled.getvalue()
 
 
 def test_the_command_chooses_plans_and_writes_files(world, capsys, tmp_path):
@@ -853,8 +906,8 @@ def test_nothing_to_tabulate_is_one_line_and_exit_2(world, capsys, tmp_path, cas
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.strip().splitlines()) == 1
-    expected = {"name": "nearest: grid", "experiment": "nearest: ablation", "broken": "zz.json"}
-    expected |= {"baseline": "nearest: full_attention", "published": "--published"}
+    expected = {"name": "mean grid?", "experiment": "mean ablation?", "broken": "zz.json"}
+    expected |= {"baseline": "mean full_attention?", "published": "--published"}
     assert expected.get(case, "python -m harness") in captured.err
 
 
@@ -884,4 +937,4 @@ def test_reading_changes_no_record(world):
     path = results / plan.variants[0].cells[0].path / "record.json"
     before = path.read_bytes()
     tables(results, [plan])
-    assert path.read_bytes() == before and load_record(path).status == "ok"
+    assert path.read_bytes() == before and store.load_record(path.parent).status == "ok"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from reports_world import metric, write_plan, write_record
 
-from harness.records.record import Timing, load_record, save
-from reports.plots import stage_seconds
+from harness.records import store
+from harness.records.record import Timing
+from reports.plots.stages import stage_seconds
 from reports.rows import groups
 from reports.tables import tables
 
@@ -25,10 +26,9 @@ def results(tmp_path):
             for clip in ("a", "b", "c")
         ]
     for cell in cells["shares"]:
-        path = tmp_path / cell.path / "record.json"
-        record = load_record(path)
+        record = store.load_record(tmp_path / cell.path)
         record.timing.amortised = {"train": 28.0, "encode": 0.5}
-        save(path, record)
+        store.save_record(tmp_path / cell.path, record)
     write_plan(tmp_path, cells, baseline="none")
     return tmp_path
 

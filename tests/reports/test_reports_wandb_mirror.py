@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from datasets.errors import InputError
+from harness.records import store
 from harness.records.record import (
     Failure,
     MetricValue,
@@ -20,10 +21,8 @@ from harness.records.record import (
     Source,
     Timing,
     Variant,
-    load_record,
-    save,
 )
-from reports import wandb_mirror as tracking
+from reports import wandb_mirror
 from reports.wandb_mirror import main, mirror, publish, settings
 
 ROOT = Path(__file__).parents[2]
@@ -84,8 +83,8 @@ def write_world(results, statuses=("ok", "ok"), methods=("none",), videos=True):
             if status is None:
                 continue
             plug_in = Source(name=method, version="1", config={"name": method, "window": 5})
-            save(
-                results / path / "record.json",
+            store.save_record(
+                results / path,
                 Record(
                     id=id_,
                     status=status,
@@ -114,7 +113,7 @@ def write_world(results, statuses=("ok", "ok"), methods=("none",), videos=True):
             )
         )
     plan = Plan(name="p", variants=variants, command=["method=none"])
-    save(results / "plans" / "p.json", plan)
+    store.save_plan(results, plan)
     return plan
 
 
@@ -238,7 +237,7 @@ def here(fake, tmp_path, monkeypatch):
     fake.set("record")
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path / "fake"))
-    monkeypatch.setattr(tracking, "_run", lambda job, chosen, log: tracking.main(job))
+    monkeypatch.setattr(wandb_mirror, "in_child", lambda job, chosen, log: wandb_mirror.main(job))
     yield fake
     sys.modules.pop("wandb", None)
 
@@ -252,9 +251,10 @@ def test_exit_code_is_1_when_a_cell_failed_or_is_missing(tmp_path, here, statuse
 
 def test_only_the_run_of_the_failed_variant_ends_with_1(tmp_path, here):
     plan = write_world(tmp_path, methods=("none", "fastvmt"), videos=False)
-    record = load_record(tmp_path / plan.variants[1].cells[0].path / "record.json")
+    folder = tmp_path / plan.variants[1].cells[0].path
+    record = store.load_record(folder)
     record.status = "timeout"
-    save(tmp_path / plan.variants[1].cells[0].path / "record.json", record)
+    store.save_record(folder, record)
     assert publish(tmp_path, [plan], wandb_keys(tmp_path)) is None
     assert [call["exit_code"] for call in here.calls() if call["what"] == "finish"] == [0, 1]
 

@@ -1,0 +1,67 @@
+"""What a command shows when its cells have ended."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from reports_world import HOSTILE, add_videos, metric, write_plan, write_record
+
+from harness.cells.score import Outcome
+from harness.records import store
+from reports import outcome
+
+
+@pytest.fixture
+def mirrored(monkeypatch):
+    """The jobs and plans that were handed to the mirror, which says that it failed."""
+    given = []
+
+    def mirror(jobs):
+        given.extend(jobs)
+        return ["W&B mirror failed (no login)"]
+
+    monkeypatch.setattr("reports.wandb_mirror.mirror", mirror)
+    return given
+
+
+def ended(results, plan, labels):
+    """The jobs of a plan's variants, as the harness hands them over."""
+    found = []
+    for variant in plan.variants:
+        if variant.label in labels:
+            records = [store.load_record(results / cell.path) for cell in variant.cells]
+            found.append((SimpleNamespace(results=results), plan, Outcome(records)))
+    return found
+
+
+def test_jobs_that_share_a_plan_have_one_table_and_one_mirror(tmp_path, capsys, mirrored):
+    cells = {
+        label: [write_record(tmp_path, label, clip, metrics={"clip_t": metric(0.3)}) for clip in "xy"]
+        for label in ("none", "a")
+    }
+    cells["a"].append(write_record(tmp_path, "a", "z", status="oom"))
+    plan = write_plan(tmp_path, cells)
+    add_videos(tmp_path, plan)
+    sheet = tmp_path / cells["a"][0].path / "sheet.png"
+    sheet.write_bytes(b"")
+    outcome.show(ended(tmp_path, plan, ("none", "a")))
+    shown = capsys.readouterr()
+    assert shown.out.count("sprites on sprites") == 1
+    assert f"videos: {tmp_path}/cells/*/video.mp4" in shown.out
+    assert f"reference over generation: {sheet}" in shown.out
+    assert f'oom: guided, z, seed 0, "a red square": no {HOSTILE}' in shown.out
+    assert shown.err == "W&B mirror failed (no login)\n"
+    assert [plan for _, plan in mirrored] == [plan]
+
+
+def test_each_results_folder_has_its_table_and_a_plan_without_records_no_mirror(tmp_path, capsys, mirrored):
+    plans = []
+    for name in ("one", "two"):
+        results = tmp_path / name
+        cells = {"none": [write_record(results, "none", "x", metrics={"clip_t": metric(0.3)})]}
+        plans += ended(results, write_plan(results, cells, name=name), ("none",))
+    job, plan, _ = plans[1]
+    outcome.show([plans[0], (job, plan, Outcome([]))])
+    assert capsys.readouterr().out.count("sprites on sprites") == 2
+    assert [plan.name for _, plan in mirrored] == ["one"]
