@@ -104,7 +104,8 @@ class Column:
 
     ``digits`` stand after the point. ``primary`` columns are shown wherever the metric applies, the others
     when they are asked for. ``sees_motion``: a frozen video cannot win it. ``beside_motion``: a frozen
-    video wins it, so that it is shown only beside a column that sees motion.
+    video wins it, so that it is shown only beside a column that sees motion. ``truth``: it compares with what
+    is known of a rendered clip, so that other metrics are judged by it.
     """
 
     label: str
@@ -114,6 +115,7 @@ class Column:
     primary: bool = True
     sees_motion: bool = False
     beside_motion: bool = False
+    truth: bool = False
 
 
 class Metric(Weighted):

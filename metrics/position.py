@@ -121,7 +121,9 @@ class PositionError(UsesDetector, kind="position_error"):
     """
 
     version: ClassVar[str] = "1"
-    column = Column("Position err.", unit="px", higher_is_better=False, digits=2, sees_motion=True)
+    column = Column(
+        "Position err.", unit="px", higher_is_better=False, digits=2, sees_motion=True, truth=True
+    )
 
     def score(self, sample: Sample) -> Score:
         """Mean over objects and frames in which the true object is seen; ``per_frame`` means over objects."""
@@ -149,7 +151,7 @@ class DirectionCosine(UsesDetector, kind="direction_cosine"):
     """
 
     version: ClassVar[str] = "1"
-    column = Column("Direction cos.", sees_motion=True)
+    column = Column("Direction cos.", sees_motion=True, truth=True)
 
     def score(self, sample: Sample) -> Score:
         """Mean over objects and pairs of frames two apart."""

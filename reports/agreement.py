@@ -1,7 +1,7 @@
 """Do the metrics rank generated clips as the truth does? ``python -m reports.agreement results``.
 
-Where objects are found by colour (rendered worlds), ``position_error`` and ``direction_cosine`` are the
-truth that the other metrics are set against. ``python -m metrics.validate`` asks the same of rendered
+On rendered worlds some metrics compare with what is known of the clip (``Column.truth``); the other metrics
+are set against them. ``python -m metrics.validate`` asks the same of rendered
 pairs, whose tracks are better than those of generated clips.
 """
 
@@ -21,8 +21,6 @@ from reports.statistics import Pair
 if TYPE_CHECKING:
     import pandas as pd
 
-TRUTH = ("position_error", "direction_cosine")
-
 
 def values(group: Group) -> pd.DataFrame:
     """Each metric's value (a column) of each finished cell (a row) that knows the truth, and its ``clip``."""
@@ -35,8 +33,8 @@ def values(group: Group) -> pd.DataFrame:
             for pair, value in column.cells(row).items():
                 cells.setdefault((row.label, pair), {"clip": pair[0]})[column.key] = value
     frame = pd.DataFrame(list(cells.values()), columns=["clip", *(column.key for column in columns)])
-    known = [key for key in TRUTH if key in frame]
-    return frame.dropna(subset=known) if known == list(TRUTH) else frame.head(0)
+    known = [column.key for column in columns if column.truth]
+    return frame.dropna(subset=known) if known else frame.head(0)
 
 
 def agreement(group: Group) -> pd.DataFrame:
@@ -51,16 +49,18 @@ def agreement(group: Group) -> pd.DataFrame:
     from scipy.stats import spearmanr
 
     frame = values(group)
+    columns = metric_columns(group.rows)
+    truths = [column.key for column in columns if column.truth]
     if len(frame) < 3:
         raise InputError(
-            f"{group.dataset} on {group.backbone}: fewer than three cells with {' and '.join(TRUTH)}; "
-            "run an experiment on a rendered dataset"
+            f"{group.dataset} on {group.backbone}: fewer than three cells with "
+            f"{' and '.join(truths) or 'a known truth'}; run an experiment on a rendered dataset"
         )
-    up = {column.key: column.higher_is_better for column in metric_columns(group.rows)}
+    up = {column.key: column.higher_is_better for column in columns}
     rows = {}
     for key in (name for name in frame.columns.drop("clip") if frame[name].nunique() > 1):
         row: dict[str, float] = {}
-        for truth in TRUTH:
+        for truth in truths:
             sign = 1 if up[key] == up[truth] else -1
             both = frame[["clip", *dict.fromkeys((key, truth))]].dropna()
             for name, parts in (("", [both]), (", within clips", [part for _, part in both.groupby("clip")])):

@@ -161,6 +161,7 @@ def _value(metric: Metric, version: str, score: Score) -> MetricValue:
         primary=metric.column.primary,
         sees_motion=metric.column.sees_motion,
         beside_motion=metric.column.beside_motion,
+        truth=metric.column.truth,
         reason=reason,
         per_frame=None if score.per_frame is None else list(score.per_frame),
         details=dict(score.details),

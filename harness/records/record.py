@@ -25,7 +25,7 @@ class Strict(BaseModel):
 class MetricValue(Strict):
     """One metric of one cell; ``value`` is None only with a ``reason``.
 
-    ``label`` to ``beside_motion`` are those of ``metrics.interface.Column``. ``applies`` is False where
+    ``label`` to ``truth`` are those of ``metrics.interface.Column``. ``applies`` is False where
     the metric has no meaning for the clip.
     """
 
@@ -38,6 +38,7 @@ class MetricValue(Strict):
     primary: bool = True
     sees_motion: bool = False
     beside_motion: bool = False
+    truth: bool = False
     reason: str | None = None
     per_frame: list[float] | None = None
     details: dict[str, float | int | str] = Field(default_factory=dict)
