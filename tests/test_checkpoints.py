@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-import methods.backbones.wan
+import methods.backbones.weights
 import metrics.clip_model
 from datasets.sprites import world as sprites
 
-PIPELINE = methods.backbones.wan.SHIPPED / "sprites"
+PIPELINE = methods.backbones.weights.SHIPPED / "sprites"
 CLIP = metrics.clip_model.SPRITES_FOLDER
 
 
