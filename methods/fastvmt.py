@@ -78,14 +78,11 @@ class FastVMT(LatentMethod, kind="fastvmt"):
             return
         if self.window > min(grid.height, grid.width):
             raise InputError(
-                f"method.window={self.window} is larger than {size}; set method.window "
-                f"(default: backbone.guidance.window) to at most {min(grid.height, grid.width)}"
+                f"method.window={self.window} is larger than {size}; "
+                f"set method.window to at most {min(grid.height, grid.width)}"
             )
         if self.tile[0] > grid.height or self.tile[1] > grid.width:
-            raise InputError(
-                f"method.tile={list(self.tile)} is larger than {size}; "
-                "lower method.tile (default: backbone.guidance.tile)"
-            )
+            raise InputError(f"method.tile={list(self.tile)} is larger than {size}; lower method.tile")
 
     def transfer(
         self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer

@@ -14,7 +14,7 @@ This is a port to diffusion transformers, which have no temporal attention. Wher
 * The shift is the original's written for flow matching: it adds strength * (1 - abar_t)^.5 grad L to
   the noise, which moves x_next by strength * sigma_t * sigma_next * grad L, downwards.
 * ``strength`` goes with a loss that is a mean over heads, places and frames, and depends on
-  their number and on the network; the backbone's YAML has it.
+  their number and on the network; ``conf/tuned/motionclone`` has it.
 * The gradient comes from a pass of its own that stops at the block, not from the conditional pass.
 * Warm-up and cool-down are shares of the guided steps: the original has 10 steps each, of 50 guided
   (camera) or 180 (object). Its guided steps lie closer together than the others; ours do not.

@@ -51,7 +51,7 @@ def test_the_vae_reconstructs_held_out_clips() -> None:
     import torch
     from diffusers import AutoencoderKLWan
 
-    from methods.backbones.training.train_sprites import reconstruction
+    from methods.backbones.training.vae import reconstruction
 
     vae = AutoencoderKLWan.from_pretrained(PIPELINE, subfolder="vae", torch_dtype=torch.float32).eval()
     measured = reconstruction(vae, clips=4)

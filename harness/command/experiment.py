@@ -112,13 +112,27 @@ def _clashes(name: str, command: Sequence[str], own: dict[str, list[str]]) -> It
             yield f"{override} does not reach these variants of experiment={name}: {', '.join(labels)}"
 
 
+def _chosen_backbone(overrides: Sequence[str]) -> str:
+    """The option of the group ``backbone`` that the last of these overrides, or else the job, chooses."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    chosen = [one.value() for one in parsed if one.key_or_group == "backbone"]
+    return str(chosen[-1] if chosen else HydraConfig.get().runtime.choices["backbone"])
+
+
 def _plain(config: DictConfig) -> dict[str, Any]:
-    """A configuration as plain data, interpolations resolved, without the experiment."""
+    """A configuration as plain data, interpolations resolved.
+
+    Without the experiment, and without what the backbone's YAML tunes: methods have interpolated it.
+    """
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     values = cast("dict[str, Any]", plain)
     values.pop("experiment", None)
+    values["backbone"].pop("tuned", None)
     return values
 
 
@@ -135,7 +149,10 @@ def expand(config: DictConfig, command: Sequence[str], name: str | None) -> list
     from harness.command.explain import CONFIG_ERRORS, explain
 
     if config.get("experiment") is None:
-        return [Composed(_plain(config), list(command))]
+        try:
+            return [Composed(_plain(config), list(command))]
+        except CONFIG_ERRORS as error:
+            raise InputError(explain(error, _chosen_backbone(command))) from error
     name = str(name)
     # The variants alone need to be complete: they may well choose what the command leaves open.
     experiment = _read(name, OmegaConf.to_container(config.experiment))
@@ -154,7 +171,8 @@ def expand(config: DictConfig, command: Sequence[str], name: str | None) -> list
         try:
             found.append(Composed(_plain(compose("config", [*kept, *overrides])), words, variant))
         except CONFIG_ERRORS as error:
+            problem = explain(error, _chosen_backbone([*kept, *overrides]))
             if not optional:
-                raise InputError(f"experiment={name}, {label}: {explain(error)}") from error
-            found.append(Composed({}, words, variant, explain(error)))
+                raise InputError(f"experiment={name}, {label}: {problem}") from error
+            found.append(Composed({}, words, variant, problem))
     return found

@@ -47,8 +47,17 @@ def _missing_config(error: MissingConfigException) -> str:
     return text
 
 
-def explain(error: BaseException) -> str:
-    """One line for an error of composing the configuration."""
+def _untuned(key: str, wanted: str, backbone: str) -> str:
+    """``wanted`` is what a method's YAML asks of ``backbone.tuned``: the method, and the key there."""
+    method, _, rest = wanted.partition(".")
+    return (
+        f"{key}: no value for backbone={backbone}; write {rest} into conf/tuned/{method}/{backbone}.yaml, "
+        f"or tuned.{wanted} into the backbone's own YAML"
+    )
+
+
+def explain(error: BaseException, backbone: str | None = None) -> str:
+    """One line for an error of composing the configuration; ``backbone`` is the one chosen, if any."""
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, MissingConfigException):
@@ -63,6 +72,8 @@ def explain(error: BaseException) -> str:
             return f"{key}: no value; set {key}=..."
         if isinstance(cause, InterpolationResolutionError):
             reason = str(cause).splitlines()[0]
+            if backbone and (found := re.search(r"'backbone\.tuned\.([\w.-]+)' not found", reason)):
+                return _untuned(str(cause.full_key), found[1], backbone)
             return f"{cause.full_key}: {reason}; set {cause.full_key}=... or correct what it refers to"
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
             return _no_such_key(cause)

@@ -35,27 +35,6 @@ class Sites:
     feed_forward: str
 
 
-class InPlace:
-    """An ``Adapted``: float32 ``parameters`` by name, and what they add times ``scale``."""
-
-    def __init__(
-        self, parameters: Mapping[str, Tensor], rescale: Callable[[float], None] | None = None
-    ) -> None:
-        self.parameters = parameters
-        self._scale = 1.0
-        self._rescale = rescale
-
-    @property
-    def scale(self) -> float:
-        return self._scale
-
-    @scale.setter
-    def scale(self, value: float) -> None:
-        self._scale = value
-        if self._rescale is not None:
-            self._rescale(value)
-
-
 @contextmanager
 def adapted(
     transformer: Any,
@@ -109,7 +88,7 @@ def _hooked(
     else:
         _require_alike(parameters, weights)
         parameters = {name: weights[name].detach().to(device).float() for name in parameters}
-    found = InPlace(parameters)
+    found = Adapted(parameters)
     attach = _embed if isinstance(adapter, MotionEmbedding) else _convolve
     with ExitStack() as hooks:
         for index, attention in enumerate(attentions):
@@ -133,7 +112,7 @@ def _fresh(adapter: MotionEmbedding | TemporalConvolution, grid: Grid, width: in
 
 
 def _embed(
-    attention: Any, grid: Grid, found: InPlace, queries_keys: Tensor, values: Tensor
+    attention: Any, grid: Grid, found: Adapted, queries_keys: Tensor, values: Tensor
 ) -> list[torch.utils.hooks.RemovableHandle]:
     """Add the embeddings to the inputs of the attention's projections."""
     of_frame = queries_keys[:, None, None]
@@ -153,7 +132,7 @@ def _embed(
 
 
 def _convolve(
-    attention: Any, grid: Grid, found: InPlace, down: Tensor, up: Tensor
+    attention: Any, grid: Grid, found: Adapted, down: Tensor, up: Tensor
 ) -> list[torch.utils.hooks.RemovableHandle]:
     """Add convolutions along time of the attention's input to its output."""
     import torch.nn.functional as F
@@ -161,15 +140,16 @@ def _convolve(
     def hook(module: Any, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
         if found.scale == 0:
             return None
-        tokens = inputs[0] if inputs else named["hidden_states"]
+        tokens: Tensor = inputs[0] if inputs else named["hidden_states"]
         _require_size(tokens, grid)
         batch, places = tokens.shape[0], grid.height * grid.width
         # (B, F * places, C) to one sequence of frames a place: (B * places, C, F)
-        video = tokens[:, -grid.frames * places :].float().unflatten(1, (grid.frames, places))
+        video: Any = tokens[:, -grid.frames * places :].float()
+        video = video.unflatten(1, (grid.frames, places))
         along_time = video.permute(0, 2, 3, 1).flatten(0, 1)
         hidden = F.gelu(F.conv1d(along_time, down, padding=down.shape[-1] // 2))
-        added = F.conv1d(hidden, up, padding=up.shape[-1] // 2).unflatten(0, (batch, places))
-        added = found.scale * added.permute(0, 3, 1, 2).flatten(1, 2)
+        added: Any = F.conv1d(hidden, up, padding=up.shape[-1] // 2)
+        added = found.scale * added.unflatten(0, (batch, places)).permute(0, 3, 1, 2).flatten(1, 2)
         if isinstance(output, tuple):
             return (_to_video(output[0], added, grid), *output[1:])
         return _to_video(output, added, grid)
@@ -209,9 +189,9 @@ def _low_rank(
     transformer: Any, sites: Sites, adapter: LowRank, weights: Mapping[str, Tensor] | None
 ) -> Iterator[Adapted]:
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.tuners.lora import LoraLayer
 
-    before = list(getattr(transformer, "peft_config", {}))
+    before = list(transformer.peft_config) if transformer._hf_peft_config_loaded else []
     name = f"adapter{len(before)}"
     targets = "|".join(re.escape(target) for target in _linear_maps(transformer, sites, adapter))
     # With alpha equal to the rank the scaling is 1; the first factor is N(0, 1 / rank^2), the second 0.
@@ -232,10 +212,10 @@ def _low_rank(
             warnings.filterwarnings("ignore", "Already found a `peft_config`")
             transformer.add_adapter(config, name)
             transformer.set_adapter([*before, name])
-        layers = [
+        layers: list[Any] = [
             module
             for module in transformer.modules()
-            if isinstance(module, BaseTunerLayer) and name in module.scaling
+            if isinstance(module, LoraLayer) and name in module.scaling
         ]
         parameters = {
             key.replace(f".{name}.", "."): value
@@ -250,7 +230,7 @@ def _low_rank(
             # peft gives them the precision of the layer they are on.
             value.data = value.data.float() if weights is None else weights[key].to(value.device).float()
             value.requires_grad_(weights is None)
-        yield InPlace(parameters, rescale)
+        yield Adapted(parameters, rescale)
     finally:
         with _same_gradients(transformer):
             if before:
@@ -258,14 +238,20 @@ def _low_rank(
                 transformer.delete_adapters(name)
             else:
                 transformer.unload_lora()
-                vars(transformer).pop("_hf_peft_config_loaded", None)
+                # An attribute of the class again; ``unload_lora`` leaves one of the network's own.
+                del transformer._hf_peft_config_loaded
 
 
 def _linear_maps(transformer: Any, sites: Sites, adapter: LowRank) -> list[str]:
     """Names of the linear maps in the adapter's parts of every block."""
     import torch
 
-    inside = tuple(f"{part}." for part in (getattr(sites, name) for name in adapter.parts) if part)
+    modules = {
+        "self_attention": sites.self_attention,
+        "cross_attention": sites.cross_attention,
+        "feed_forward": sites.feed_forward,
+    }
+    inside = tuple(f"{modules[part]}." for part in adapter.parts if modules[part])
     blocks = transformer.get_submodule(sites.blocks)
     return [
         # Where another LoRA is in place already, the map itself is its ``base_layer``.
@@ -293,7 +279,7 @@ def _uncompiled(transformer: Any) -> Iterator[None]:
     compiled = [
         (module, module._compiled_call_impl)
         for module in transformer.modules()
-        if getattr(module, "_compiled_call_impl", None) is not None
+        if module._compiled_call_impl is not None
     ]
     try:
         for module, _ in compiled:

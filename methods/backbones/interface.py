@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from datasets.errors import InputError
 from datasets.plugin import Plugin
@@ -80,18 +80,33 @@ class TemporalConvolution:
 Adapter = LowRank | MotionEmbedding | TemporalConvolution
 
 
-class Adapted(Protocol):
+class Adapted:
     """An adapter that is in place.
 
     ``parameters``: its float32 weights by name, on the backbone's device. ``scale`` may be set at any
-    time: what the adapter adds is multiplied by it, and at 0 it might as well not be there.
+    time: what the adapter adds is multiplied by it, and at 0 it might as well not be there. ``rescale``
+    is told of it.
     """
 
-    parameters: Mapping[str, Tensor]
-    scale: float
+    def __init__(
+        self, parameters: Mapping[str, Tensor], rescale: Callable[[float], None] | None = None
+    ) -> None:
+        self.parameters = parameters
+        self._scale = 1.0
+        self._rescale = rescale
+
+    @property
+    def scale(self) -> float:
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = value
+        if self._rescale is not None:
+            self._rescale(value)
 
 
-class Backbone(Protocol):
+class Backbone(ABC):
     """A loaded video diffusion transformer. Latents are float32, normalised, (1, C, F, h, w).
 
     Context managers hold for the passes made inside them, nest, and put back what they found.
@@ -100,33 +115,39 @@ class Backbone(Protocol):
     forwards without gradient), ``gradient`` (partial or whole forwards followed
     by a backward pass). ``recomputed``: a backward pass so far has recomputed blocks; ``compiled``: blocks
     are compiled.
+
+    What is not abstract may be left out: ``keys_values``, ``injected``, ``rotary``, ``rotated`` and
+    ``adapted`` then raise InputError. ``BackboneConfig.lacks`` says so before loading.
     """
 
     num_blocks: int
     heads: int
     head_dim: int
     calls: Counter[str]
-    recomputed: bool
-    compiled: bool
+    recomputed: bool = False
+    compiled: bool = False
 
-    def grid(self, latent: Tensor) -> Grid: ...
+    @abstractmethod
+    def grid(self, latent: Tensor) -> Grid:
+        """The token grid of a latent."""
 
+    @abstractmethod
     def encode(self, frames: NDArray[np.uint8]) -> Tensor:
         """(T, H, W, 3) uint8 RGB to a normalised latent (the VAE's mode, no sampling)."""
-        ...
 
-    def decode(self, latent: Tensor) -> NDArray[np.uint8]: ...
+    @abstractmethod
+    def decode(self, latent: Tensor) -> NDArray[np.uint8]:
+        """A normalised latent to (T, H, W, 3) uint8 RGB, rounded and clamped."""
 
+    @abstractmethod
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompt embeddings (n, tokens, width)."""
-        ...
 
-    def schedule(self, steps: int) -> Schedule: ...
+    @abstractmethod
+    def schedule(self, steps: int) -> Schedule:
+        """The noise levels and timesteps of so many denoising steps."""
 
-    def add_noise(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """(1 - sigma) clean + sigma noise."""
-        ...
-
+    @abstractmethod
     def predict(
         self,
         latent: Tensor,
@@ -136,19 +157,16 @@ class Backbone(Protocol):
         guidance_scale: float,
     ) -> Tensor:
         """Velocity with classifier-free guidance (none when the scale is 1 or negative is None)."""
-        ...
 
+    @abstractmethod
     def velocity(self, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool) -> Tensor:
         """Velocity of one prompt at full depth, without classifier-free guidance.
 
-        With ``grad`` the result is differentiable, as in ``queries_keys``.
+        With ``grad`` the result is differentiable, as in ``queries_keys``, and with respect to whatever
+        takes part in the pass inside a context manager of this backbone.
         """
-        ...
 
-    def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:
-        """One Euler step from ``sigmas[index]`` to ``sigmas[index + 1]``, in float32."""
-        ...
-
+    @abstractmethod
     def queries_keys(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
     ) -> tuple[Tensor, Tensor]:
@@ -157,19 +175,27 @@ class Backbone(Protocol):
         The forward pass stops there. With ``grad`` the result is differentiable
         with respect to ``latent`` (never the weights).
         """
-        ...
 
+    @abstractmethod
     def hidden_states(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
     ) -> Tensor:
         """Output of ``block``, (F, S, width); the forward pass stops there."""
-        ...
+
+    def add_noise(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+        """(1 - sigma) clean + sigma noise."""
+        return (1 - sigma) * clean + sigma * noise
+
+    def step(self, latent: Tensor, velocity: Tensor, schedule: Schedule, index: int) -> Tensor:
+        """One Euler step from ``sigmas[index]`` to ``sigmas[index + 1]``, in float32."""
+        size = schedule.sigmas[index + 1] - schedule.sigmas[index]
+        return latent.float() + size.to(latent.device) * velocity.float()
 
     def keys_values(
         self, latent: Tensor, timestep: Tensor, prompt: Tensor, block: int, *, grad: bool
     ) -> tuple[Tensor, Tensor]:
         """Self-attention keys (after RoPE) and values of ``block``'s video tokens, as ``queries_keys``."""
-        ...
+        raise self._not_offered("keys_values")
 
     def injected(self, block: int, keys: Tensor, values: Tensor) -> AbstractContextManager[None]:
         """Inside, the video tokens' keys and values in ``block``'s self-attention are these.
@@ -180,18 +206,18 @@ class Backbone(Protocol):
         latent's own.
         A backward pass belongs inside too: recomputed blocks would otherwise run without them.
         """
-        ...
+        raise self._not_offered("injected")
 
     def rotary(self, latent: Tensor, positions: Tensor | None = None) -> Rotary:
         """The rotary tables of a latent's video tokens: cos and sin, each (F * S, head_dim), float32.
 
         ``positions`` (F * S, 3): the frame, row and column of each token in tokens, whole or not;
-        None: where they are, ``methods.backbones.interface.token_positions``. Differentiable with respect to it.
+        None: where they are, as ``token_positions`` gives them. Differentiable with respect to it.
         Components 2i and 2i + 1 of a query or key, (a, b), become
         (a cos[2i] - b sin[2i], b cos[2i + 1] + a sin[2i + 1]); as returned, both entries of a pair
         are the same. InputError on a backbone without rotary embedding.
         """
-        ...
+        raise self._not_offered("rotary")
 
     def rotated(self, query: Rotary, key: Rotary) -> AbstractContextManager[None]:
         """Inside, the self-attention of every block turns video queries and keys by these tables.
@@ -200,7 +226,7 @@ class Backbone(Protocol):
         and with ``grad`` gradients reach them, also where the latent needs none. A backward pass
         belongs inside too, as in ``injected``; the two nest in either order.
         """
-        ...
+        raise self._not_offered("rotated")
 
     def adapted(
         self, adapter: Adapter, grid: Grid, weights: Mapping[str, Tensor] | None = None
@@ -212,7 +238,12 @@ class Backbone(Protocol):
         With ``weights``, named as they were, it is frozen. ``grid``: the token grid of the clip; except
         with ``LowRank``, latents of another size are a ValueError. Adapters may be nested.
         """
-        ...
+        raise self._not_offered("adapted")
+
+    def _not_offered(self, operation: str) -> InputError:
+        return InputError(
+            f"backbone: {type(self).__name__} offers no {operation!r}; use another backbone or another method"
+        )
 
 
 class BackboneConfig(Plugin):
@@ -260,6 +291,15 @@ class BackboneConfig(Plugin):
     @abstractmethod
     def load(self, device: str) -> Backbone:
         """The backbone on ``device``, its weights frozen."""
+
+    def attention_shape(self) -> tuple[int, int]:
+        """Heads of a block's self-attention, and the width of one; InputError where unknown.
+
+        Needs no weights.
+        """
+        raise InputError(
+            f"backbone.name={self.name}: its attention's heads are unknown; use backbone=wan2.1-1.3b"
+        )
 
     def latent_shape(self, frames: int) -> tuple[int, int, int, int, int]:
         """Shape (1, C, F, h, w) of the latent of a clip. InputError on a backbone without a cost model."""

@@ -126,13 +126,14 @@ class Weights:
             ) from error
         return folder
 
-    def config(self, folder: Path, part: str, name: str = "config.json") -> dict[str, Any]:
+    def config(self, folder: Path, part: str) -> dict[str, Any]:
         """A part's configuration in ``folder``; InputError when it cannot be read."""
+        path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
         try:
-            config: dict[str, Any] = json.loads((folder / part / name).read_text())
+            config: dict[str, Any] = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(
-                f"backbone.model={self.model}: {folder / part / name} cannot be read "
+                f"backbone.model={self.model}: {path} cannot be read "
                 f"({type(error).__name__}); give a complete diffusers folder"
             ) from error
         return config

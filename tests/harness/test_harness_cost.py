@@ -25,8 +25,9 @@ from harness.cost import cards
 from harness.cost import model as cost
 from harness.cost.calls import Call
 from harness.cost.meta import on_meta
+from methods.backbones.diffusers_config import Architecture
 from methods.backbones.interface import Backbone, BackboneConfig, Grid
-from methods.backbones.wan import Architecture, Guidance, WanBackbone
+from methods.backbones.wan import WanBackbone
 from methods.interface import LatentMethod, Observer
 
 FRAMES, TEXT_TOKENS, CHANNELS, TEXT_DIM, FFN, HEADS, HEAD_DIM, BLOCKS = 9, 12, 8, 16, 48, 2, 12, 3
@@ -45,19 +46,6 @@ TINY = WanBackbone(
     guidance_scale=4.0,
     negative_prompt="",
     max_tokens=TEXT_TOKENS,
-    guidance=Guidance(
-        block=1,
-        temperature=2.0,
-        lr_start=0.03,
-        lr_end=0.02,
-        iterations=2,
-        guided_fraction=0.5,
-        window=3,
-        tile=(2, 2),
-        span=2,
-        amf_weight=5.0,
-        window_weight=1.0,
-    ),
     architecture=Architecture(
         transformer={
             "patch_size": (1, 2, 2),

@@ -23,7 +23,7 @@ def start(results: Path) -> subprocess.Popen[bytes]:
         "limit=2",
         "frames=9",
         "backbone.steps=3",
-        "backbone.guidance.iterations=2",
+        "method.optimiser.iterations=2",
         "wandb=disabled",
         "device=cpu",
         f"results={results}",

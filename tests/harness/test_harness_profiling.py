@@ -23,7 +23,7 @@ def test_the_first_step_is_profiled_by_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    guidance = ["backbone.guidance.block=3", "method.optimiser.iterations=4", "method.reuse.interval=2"]
+    guidance = ["method.block=3", "method.optimiser.iterations=4", "method.reuse.interval=2"]
     assert main(monkeypatch, "frames=5", "name=mine", *guidance) == 0
     out = capsys.readouterr().out
     assert "fastvmt on sprites, 5 frames, " in out

@@ -5,16 +5,15 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from methods.backbones.interface import Grid, Schedule, token_positions
+from methods.backbones.interface import Adapted, Backbone, Grid, Schedule, token_positions
 from methods.interface import Observer
 
 
-class FakeBackbone:
+class FakeBackbone(Backbone):
     """Tokens are single latent cells; queries and keys a tanh of their projections."""
 
     num_blocks = 4
@@ -31,7 +30,7 @@ class FakeBackbone:
         )
         self.mix = torch.randn(channels, channels, generator=generator, dtype=torch.float64).to(dtype) / 3
         self.shift = shift
-        self.adapters: list[SimpleNamespace] = []
+        self.adapters: list[Adapted] = []
         self.calls: Counter[str] = Counter()
         self.tables = None
         self.injections: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -53,9 +52,6 @@ class FakeBackbone:
         sigmas = torch.linspace(1, 0.001, steps, dtype=torch.float64)
         sigmas = self.shift * sigmas / (1 + (self.shift - 1) * sigmas)
         return Schedule(torch.cat([sigmas, torch.zeros(1)]).float(), (1000 * sigmas).float())
-
-    def add_noise(self, clean, noise, sigma):
-        return (1 - sigma) * clean + sigma * noise
 
     def predict(self, latent, timestep, prompt, negative, guidance_scale):
         def velocity(embedding):
@@ -81,7 +77,7 @@ class FakeBackbone:
         """Whatever the adapter, a bias for each channel and frame of the velocity."""
         bias = torch.zeros(self.mix.shape[0], grid.frames, dtype=self.mix.dtype)
         parameters = {"bias": bias.requires_grad_()} if weights is None else dict(weights)
-        self.adapters.append(SimpleNamespace(parameters=parameters, scale=1.0))
+        self.adapters.append(Adapted(parameters))
         try:
             yield self.adapters[-1]
         finally:

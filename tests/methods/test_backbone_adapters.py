@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from methods.backbones.adapters import Sites, adapted
+from methods.backbones.diffusers_config import Architecture
 from methods.backbones.interface import Grid, LowRank, MotionEmbedding, TemporalConvolution
-from methods.backbones.wan import Architecture, Guidance, WanBackbone
+from methods.backbones.wan import WanBackbone
 
 GRID = Grid(3, 4, 6)
 TIMESTEP = torch.tensor(613.0)
@@ -31,7 +32,6 @@ def backbone(**changes):
         "guidance_scale": 4.0,
         "negative_prompt": "",
         "max_tokens": 12,
-        "guidance": Guidance(1, 2.0, 0.03, 0.02, 2, 0.5, 3, (2, 2), 2, 5.0, 1.0),
         "architecture": Architecture(
             transformer={
                 "patch_size": (1, 2, 2),

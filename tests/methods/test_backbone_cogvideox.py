@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +20,11 @@ import conf
 from datasets.errors import InputError
 from harness.cost import calls
 from harness.cost import model as cost
-from methods.backbones.cogvideox import CogVideoXBackbone, _JointAttention
+from methods.backbones.cogvideox import CogVideoXBackbone
 from methods.backbones.interface import Grid, LowRank, MotionEmbedding, TemporalConvolution
-from methods.backbones.wan import Guidance
 from methods.interface import Observer
 
 CONF = Path(conf.__file__).parent
-GUIDANCE = Guidance(
-    block=1,
-    temperature=2.0,
-    lr_start=0.03,
-    lr_end=0.02,
-    iterations=2,
-    guided_fraction=0.5,
-    window=3,
-    tile=(2, 2),
-    span=2,
-    amf_weight=5.0,
-    window_weight=1.0,
-)
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "square", "circle", "on", "sand"]
 TOKENS = 12
 TRANSFORMER = {
@@ -94,7 +81,6 @@ def backbone(model: str | Path, **changes: object) -> CogVideoXBackbone:
         "guidance_scale": 4.0,
         "negative_prompt": "",
         "max_tokens": TOKENS,
-        "guidance": GUIDANCE,
     }
     return CogVideoXBackbone(**{**keys, **changes})
 
@@ -419,20 +405,25 @@ def test_rotary_tables_are_the_pipeline_s(folders, turning, height, width, frame
 
 def test_absolute_positions_have_no_tables(folders, latent):
     cog = backbone(folders["absolute"]).load("cpu")
-    with pytest.raises(InputError, match=r"backbone\.name=tiny has no rotary position embedding; use"):
+    with pytest.raises(InputError, match="CogVideoX offers no 'rotary'; use another backbone"):
         cog.rotary(latent)
     assert backbone(folders["absolute"]).lacks == ("rotary",)
     assert backbone(folders["rotary"]).lacks == ()
 
 
 def test_our_attention_is_diffusers_own(cog, latent):
-    prompt = cog.embed(["a red square", ""])
-    theirs = cog.predict(latent, TIMESTEP, prompt[:1], prompt[1:], 4.0)
-    with cog._attending(range(3)):
-        assert all(isinstance(b.attn1.processor, _JointAttention) for b in cog.transformer.transformer_blocks)
-        ours = cog.predict(latent, TIMESTEP, prompt[:1], prompt[1:], 4.0)
+    prompt = cog.embed(["a red square"])
+    theirs = cog.predict(latent, TIMESTEP, prompt, None, 1.0)
+    own = [cog.keys_values(latent, TIMESTEP, prompt, block, grad=False) for block in range(3)]
+    before = [block.attn1.processor for block in cog.transformer.transformer_blocks]
+    with ExitStack() as everywhere:
+        for block, pair in enumerate(own):
+            everywhere.enter_context(cog.injected(block, *pair))
+        inside = [block.attn1.processor for block in cog.transformer.transformer_blocks]
+        assert all(one is not old for one, old in zip(inside, before, strict=True))
+        ours = cog.predict(latent, TIMESTEP, prompt, None, 1.0)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert torch.equal(theirs, cog.predict(latent, TIMESTEP, prompt[:1], prompt[1:], 4.0)), "put back"
+    assert torch.equal(theirs, cog.predict(latent, TIMESTEP, prompt, None, 1.0)), "put back"
 
 
 @pytest.mark.parametrize("joint", [True, False])
@@ -546,11 +537,10 @@ def test_every_method_runs_on_it(name, turning, latent):
     config = composed(name)
     OmegaConf.set_struct(config, False)
     config.backbone.update({"steps": 4, "guidance_scale": 4.0})
-    config.backbone.guidance.update(
-        {"block": 1, "window": 3, "tile": [2, 2], "span": 2, "iterations": 2, "guided_fraction": 0.5}
-    )
-    if "features" in config.backbone.guidance:
-        config.backbone.guidance.features.update(moft_block=1, smm_block=1)
+    small = {"block": 1, "window": 3, "tile": [2, 2], "span": 2}
+    config.method.update({key: value for key, value in small.items() if key in config.method})
+    if "optimiser" in config.method:
+        config.method.optimiser.update({"iterations": 2, "guided_fraction": 0.5})
     parts = OmegaConf.create(
         {part: OmegaConf.to_container(config, resolve=False)[part] for part in ("method", "backbone")}
     )

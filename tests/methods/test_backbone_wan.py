@@ -21,21 +21,8 @@ from pydantic import ValidationError
 import conf
 from datasets.errors import InputError
 from methods.backbones.interface import Grid
-from methods.backbones.wan import Guidance, WanBackbone, _compiles
+from methods.backbones.wan import WanBackbone
 
-GUIDANCE = Guidance(
-    block=1,
-    temperature=2.0,
-    lr_start=0.03,
-    lr_end=0.02,
-    iterations=2,
-    guided_fraction=0.4,
-    window=3,
-    tile=(2, 2),
-    span=2,
-    amf_weight=5.0,
-    window_weight=1.0,
-)
 WORDS = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "square", "circle", "on", "sand", "&"]
 TRANSFORMER = {
     "patch_size": (1, 2, 2),
@@ -81,7 +68,6 @@ def backbone(model: str | Path, **changes: object) -> WanBackbone:
         "guidance_scale": 4.0,
         "negative_prompt": "",
         "max_tokens": 12,
-        "guidance": GUIDANCE,
     }
     return WanBackbone(**{**keys, **changes})
 
@@ -246,7 +232,7 @@ def test_blocks_are_compiled_on_a_gpu_or_where_that_is_asked_for(
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: name if name == compiler else None)
     config = backbone("tiny", compile=compile_, cpu_offload=offload)
-    assert _compiles(config, torch.device(device)) is expected
+    assert config.compiles(torch.device(device)) is expected
 
 
 def test_compiled_blocks_give_the_same_features_gradients_and_velocities(folder, wan, latent, monkeypatch):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_backbone_wan import TEXT, TIMESTEP, TRANSFORMER, VAE, backbone
 
+from methods.backbones.diffusers_config import Architecture
 from methods.backbones.interface import token_positions
-from methods.backbones.wan import Architecture
 
 SHAPE = (1, 8, 3, 8, 12)
 TOKENS = 3 * 4 * 6

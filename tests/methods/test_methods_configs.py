@@ -4,59 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from harness.__main__ import main
+
 CONF = Path(__file__).parents[2] / "conf"
 REUSE = {"policy": "fixed", "interval": 3, "longest": 10, "turn": 30.0, "move": 5.0, "across_steps": False}
-RIVAL = {"lr_start": 2e-3, "lr_end": 1.1e-3, "iterations": 5, "guided_fraction": 0.2}
-BACKBONE = {
-    "steps": 50,
-    "guidance_scale": 5.0,
-    "negative_prompt": "blurry",
-    "guidance": {
-        "block": 14,
-        "reduction": "head_mean",
-        "temperature": 1.0,
-        "lr_start": 3e-3,
-        "lr_end": 2e-3,
-        "iterations": 10,
-        "guided_fraction": 0.2,
-        "window": 21,
-        "tile": [3, 4],
-        "span": 4,
-        "amf_weight": 5.0,
-        "window_weight": 1.0,
-        "ditflow": {"temperature": 2.0, **RIVAL},
-        "ditflow_rope": RIVAL,
-        "ropecraft": {"kernel": 21, "sigma": 11.0, "lr": 1e-3, "iterations": 5, "guided_fraction": 0.2},
-        "features": {
-            **{"moft_block": 14, "moft_channels": 0.04, "smm_block": 14},
-            **{"lr_start": 2e-3, "lr_end": 1.1e-3, "iterations": 5},
-        },
-        "score": {"strength": 2e4, "guided_fraction": 0.5, "reference_sigma": 0.61},
-        "flow": {"source": "latent_prediction", "lr": 3e-3, "iterations": 3, "guided_fraction": 0.2},
-    },
-    "tuning": {
-        "motion_director": {"rank": 32, "steps": 150, "learning_rate": 5e-4},
-        "motion_inversion": {
-            "steps": 400,
-            "learning_rate": 2e-2,
-            "value_frames": False,
-            "debias": "drop",
-        },
-        "det": {"steps": 500, "learning_rate": 1e-5},
-    },
-}
+BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 
 
-def resolved(name, *overrides):
+def resolved(name, *overrides, backbone="wan2.1-1.3b"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        method = compose(overrides=[f"+method={name}", *overrides])
-    config = OmegaConf.create({"method": OmegaConf.to_container(method.method), "backbone": BACKBONE})
+        config = compose("config", [f"method={name}", f"backbone={backbone}", *overrides])
     return OmegaConf.to_container(config, resolve=True)["method"]
 
 
@@ -67,12 +32,13 @@ def build(values):
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "method").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_method_yaml_makes_its_plug_in(path):
-    values = resolved(path.stem)
-    method = build(values)
-    assert method.name == path.stem
-    fields = {field.name for field in dataclasses.fields(method)}
-    assert fields == set(values) - {"_target_"}
+def test_every_method_yaml_makes_its_plug_in_on_every_backbone(path):
+    for backbone in BACKBONES:
+        values = resolved(path.stem, backbone=backbone)
+        method = build(values)
+        assert method.name == path.stem
+        fields = {field.name for field in dataclasses.fields(method)}
+        assert fields == set(values) - {"_target_"}
     assert method.version
     assert set(method.outside_id) <= fields
 
@@ -94,8 +60,8 @@ def test_fastvmt_follows_the_decision_table():
         "reference": "clean",
         "start": {"strength": None},
         "steps": 50,
-        "guidance_scale": 5.0,
-        "negative_prompt": "blurry",
+        "guidance_scale": 5.8,
+        "negative_prompt": "low quality, blurry, distorted, overexposed, watermark, subtitles",
     }
 
 
@@ -128,3 +94,71 @@ def test_turbo_is_fastvmt_with_ingredients():
         "unconditional": {"every", "first", "within"},
         "caching": {"every", "first", "last", "order", "threshold"},
     }
+
+
+SPRITES = (CONF / "backbone" / "sprites.yaml").read_text()
+FASTVMT = OmegaConf.to_container(OmegaConf.load(CONF / "tuned" / "fastvmt" / "sprites.yaml"))
+
+
+def plan(folder, monkeypatch, capsys, *words):
+    """Exit code and standard error of ``action=plan`` on the backbone ``mine`` of this folder."""
+    flags = ["harness", "--config-dir", str(folder), "action=plan", "limit=1", "backbone=mine"]
+    monkeypatch.setattr(sys, "argv", [*flags, *words])
+    code = main()
+    return code, capsys.readouterr().err
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Writes a folder of groups with the backbone ``mine``, which tables call otherwise, and returns it."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(own=None, **tuned):
+        given = SPRITES + ("" if own is None else yaml.safe_dump({"tuned": own}))
+        files = {"backbone/mine.yaml": given.replace("name: sprites", "name: other")}
+        files |= {f"tuned/{method}/mine.yaml": yaml.safe_dump(values) for method, values in tuned.items()}
+        for name, text in files.items():
+            (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "groups" / name).write_text(text)
+        return tmp_path / "groups"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "own, tuned, given, window",
+    [
+        ({"fastvmt": {**FASTVMT, "window": 5}}, {}, [], 5),
+        ({}, {"fastvmt": {**FASTVMT, "window": 6}}, [], 6),
+        ({"fastvmt": {**FASTVMT, "window": 5}}, {"fastvmt": {"window": 6}}, [], 6),
+        ({"fastvmt": FASTVMT}, {"fastvmt": {"window": 6}}, ["method.window=3"], 3),
+    ],
+    ids=["the backbone's own YAML", "a tuned file", "the file before the YAML", "the command before both"],
+)
+def test_tuned_values_of_a_backbone_of_ones_own(mine, own, tuned, given, window):
+    path = f"hydra.searchpath=[file://{mine(own, **tuned)}]"
+    for name in ("fastvmt", "full_attention", "no_skipping", "fastvmt_turbo"):
+        values = resolved(name, path, *given, backbone="mine")
+        assert values["window"] == window
+        assert values["block"] == FASTVMT["block"]
+
+
+def test_a_backbone_without_values_is_refused_with_the_file_to_write(mine, monkeypatch, capsys):
+    folder = mine({"fastvmt": {key: value for key, value in FASTVMT.items() if key != "block"}})
+    for words, key, file in (
+        (["method=fastvmt"], "method.block", "fastvmt/mine.yaml"),
+        (["method=smm"], "method.block", "smm/mine.yaml"),
+        (["method=ditflow_rope"], "method.block", "ditflow/mine.yaml"),
+        (["method=det"], "method.training.steps", "det/mine.yaml"),
+        (["experiment=transfer"], "method.block", "fastvmt/mine.yaml"),
+    ):
+        code, err = plan(folder, monkeypatch, capsys, *words)
+        assert code == 2, words
+        assert len(err.splitlines()) == 1, err
+        assert f"{key}: no value for backbone=mine; write " in err and f"into conf/tuned/{file}, or " in err
+
+
+def test_what_a_backbone_tunes_is_none_of_its_own_keys(mine, monkeypatch, capsys):
+    folder = mine({"fastvmt": FASTVMT})
+    for method in ("fastvmt", "none"):
+        assert plan(folder, monkeypatch, capsys, f"method={method}") == (0, "")

@@ -28,9 +28,7 @@ class Stages(Observer):
 def world():
     """The shipped pipeline with a block less than all of them read, on a short clip."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(
-            "config", ["method=fastvmt", "backbone.guidance.block=4", "backbone.steps=4", "frames=9"]
-        )
+        config = compose("config", ["method=fastvmt", "method.block=4", "backbone.steps=4", "frames=9"])
     parts = OmegaConf.create(
         {name: OmegaConf.to_container(config, resolve=False)[name] for name in ("method", "backbone")}
     )

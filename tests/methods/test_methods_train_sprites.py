@@ -7,28 +7,21 @@ from scipy import ndimage
 from torch import nn
 
 from datasets.sprites import world as sprites
-from methods.backbones.training import train_sprites_report as report
-from methods.backbones.training.train_sprites import (
-    Average,
-    Course,
-    Muon,
-    Pool,
-    Run,
-    Settings,
+from methods.backbones.training import report
+from methods.backbones.training.data import Pool, encode_latents, image_frame, object_masks
+from methods.backbones.training.dit import Course, course_of
+from methods.backbones.training.networks import (
     build_pipeline,
     build_text_encoder,
     build_tokenizer,
     build_transformer,
     build_vae,
-    course_of,
     embed,
-    encode_latents,
-    image_frame,
     look_at_neighbours,
-    object_masks,
-    orthogonalised,
-    trapezoid_lr,
 )
+from methods.backbones.training.optimiser import Average, Muon, orthogonalised, trapezoid_lr
+from methods.backbones.training.run import Run
+from methods.backbones.training.settings import Settings
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (24, 96), (96, 24)])
@@ -131,7 +124,7 @@ def test_pools_have_no_clip_in_common_nor_with_evaluation():
     seeds = {}
     for name, pool in Settings(clips=300, images=300, pair_clips=50, pair_images=50).pools().items():
         drawn = pool.truths()
-        assert len(drawn) == pool.count
+        assert len(drawn) == pool.size
         assert not pool.two or {len(truth.things) for truth in drawn} == {2}
         seeds[name] = {tuple(truth.things[0].path.ravel()) for truth in drawn}
     assert len(set.union(*seeds.values())) == sum(map(len, seeds.values()))

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 import conf
 from harness.command.plugins import build
-from metrics.interface import Column
+from metrics.interface import Column, Metric
 
 COLUMNS = {
     "clip_t": Column("Text sim."),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+Frames: TypeAlias = "NDArray[np.uint8]"
 
 STEPS, GUIDANCE_SCALE = 25, 4.0
 CAPTIONS = (
@@ -21,7 +24,7 @@ CAPTIONS = (
 )
 
 
-def sample(pipeline: Any, frames: int, side: int) -> np.ndarray:
+def sample(pipeline: Any, frames: int, side: int) -> Frames:
     """Videos (n, frames, side, side, 3) uint8 of ``CAPTIONS``, from noise of seed 0."""
     pipeline.set_progress_bar_config(disable=True)
     videos = pipeline(
@@ -35,10 +38,11 @@ def sample(pipeline: Any, frames: int, side: int) -> np.ndarray:
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).frames
-    return (videos * 255).round().astype(np.uint8)
+    rounded: Frames = (videos * 255).round().astype(np.uint8)
+    return rounded
 
 
-def strip(videos: np.ndarray) -> np.ndarray:
+def strip(videos: Frames) -> Frames:
     """First, middle and last frame of each of (n, T, H, W, 3), side by side: (H, W * 3 n, 3)."""
     chosen = videos[:, [0, videos.shape[1] // 2, -1]]
     return np.concatenate([frame for video in chosen for frame in video], axis=1)
