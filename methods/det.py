@@ -16,31 +16,22 @@ Where we differ, and why:
   points are those that move least like the median point, where the authors have a mask of the object, which
   no method is given.
 * The adapters trained are all sampled with; the authors' test script loads those of the first 15 blocks only.
-* The empty prompt (``methods/training/adapter_training.py``); classifier-free guidance and steps are the backbone's.
+* The empty prompt (``methods/training/adapter_training.py``); classifier-free guidance and steps are the
+  backbone's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
 from methods.backbones.interface import Backbone, Grid, TemporalConvolution
-from methods.guidance.loop import Sampling, Start
-from methods.interface import LatentMethod, Observer
-from methods.training.adapter_training import (
-    Trainer,
-    Training,
-    copied,
-    drawing,
-    examples,
-    require_frames,
-    tuned_sample,
-)
+from methods.interface import Observer
+from methods.training.adapter_training import AdapterMethod, Trainer, copied, drawing, examples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,8 +39,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Tracker(Protocol):
+@runtime_checkable
+class PointTracker(Protocol):
     """What is asked of the tracker: any plug-in of ``conf/tracker`` will do."""
+
+    @property
+    def version(self) -> str:
+        """Changes where its code changes what it finds."""
+        ...
 
     def track(self, frames: NDArray[np.uint8], mask: None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Points (T, N, 2) x, y in pixels and whether visible (T, N), of frames (T, H, W, 3) uint8 RGB."""
@@ -66,51 +63,28 @@ class Tracking:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class DeT(LatentMethod, kind="det"):
+class DeT(AdapterMethod, kind="det"):
     """DeT; ``conf/method/det.yaml`` says what each key is. ``tracker`` is a tracker plug-in."""
 
-    name: str
     width: Annotated[int, Field(ge=1)]
     kernel: Annotated[int, Field(ge=1)]
     tracking: Tracking
     tracker: Any
-    training: Training
-    scale: Annotated[float, Field(ge=0)]
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
 
     @property
-    def version(self) -> str:
+    def version(self) -> str:  # type: ignore[override]
         """With the tracker's: what it finds is part of the result."""
-        return f"1-{getattr(self.tracker, 'version', '')}"
+        return f"1-{self.tracker.version if isinstance(self.tracker, PointTracker) else ''}"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """InputError for clips of a single latent frame, an even kernel, or a tracker that is none."""
-        require_frames(grid)
+        super().check(grid, num_blocks)
         if self.kernel % 2 == 0:
             raise InputError(f"method.kernel={self.kernel} must be odd; use {self.kernel + 1}")
-        if self.tracking.weight and not hasattr(self.tracker, "track"):
+        if self.tracking.weight and not isinstance(self.tracker, PointTracker):
             raise InputError(
                 "method.tracker: not a tracker; give the keys of one of conf/tracker, with its _target_"
             )
-
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        return tuned_sample(
-            backbone,
-            reference,
-            prompt,
-            noise,
-            observer,
-            Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start),
-            self.adapter(),
-            self.scale,
-            partial(self.train, backbone, reference.float(), observer),
-        )
 
     def adapter(self) -> TemporalConvolution:
         return TemporalConvolution(self.width, self.kernel)
@@ -193,4 +167,4 @@ def tracking_loss(clean: Tensor, tracks: LatentTracks) -> Tensor:
     return (along.diff(dim=1).square() * tracks.visible[1:]).mean()
 
 
-__all__ = ["DeT", "LatentTracks", "Tracking", "on_latent", "tracking_loss"]
+__all__ = ["DeT", "LatentTracks", "PointTracker", "Tracking", "on_latent", "tracking_loss"]

@@ -26,7 +26,7 @@ Where this differs:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
@@ -34,27 +34,22 @@ from pydantic import Field
 
 from methods.backbones.interface import Backbone, Grid
 from methods.guidance.gradient_reuse import Reuse
-from methods.guidance.latent_guidance import Guidance, Optimiser, guided_sample
-from methods.guidance.loop import Moment, Sampling, Start
-from methods.interface import LatentMethod, Observer, check_block, check_frames
+from methods.guidance.latent_guidance import LatentGuidance, Optimiser
+from methods.guidance.loop import Hook, SampledMethod, SamplingRun
+from methods.interface import check_block, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class DiTFlow(LatentMethod, kind="ditflow"):
+class DiTFlow(SampledMethod, kind="ditflow"):
     """DiTFlow with an optimised latent; ``conf/method/ditflow.yaml`` says what each key is."""
 
-    name: str
     block: Annotated[int, Field(ge=0)]
     temperature: Annotated[float, Field(gt=0)]
     injection: Annotated[int, Field(ge=0)] | None
     optimiser: Optimiser
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
 
     version: ClassVar[str] = "1"
 
@@ -65,34 +60,21 @@ class DiTFlow(LatentMethod, kind="ditflow"):
                 check_block(block, num_blocks, key)
         check_frames(grid)
 
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        guidance = Guidance(self, self.optimiser, Reuse(interval=1), "clean")
-
-        def around(moment: Moment) -> AbstractContextManager[None]:
-            if moment.index >= self.optimiser.guided_steps(self.steps):
-                return nullcontext()
-            return self.injected(backbone, reference, noise, moment, observer)
-
-        return guided_sample(backbone, reference, prompt, noise, observer, self.sampling(), guidance, around)
-
-    def sampling(self) -> Sampling:
-        return Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
+    def hook(self) -> Hook:
+        return InjectedGuidance(self)
 
     @contextmanager
-    def injected(
-        self, backbone: Backbone, reference: Tensor, noise: Tensor, moment: Moment, observer: Observer
-    ) -> Iterator[None]:
-        """Inside, block ``injection`` has the keys and values of the reference, noised with ``noise``."""
+    def injected(self, run: SamplingRun, index: int) -> Iterator[None]:
+        """Inside, block ``injection`` has the keys and values of the reference, noised for step ``index``."""
         if self.injection is None:
             yield
             return
-        with observer.stage("extract"):
-            noised = backbone.add_noise(reference.float(), noise.to(reference).float(), moment.sigma)
-            both = backbone.keys_values(noised, moment.timestep, moment.prompt, self.injection, grad=False)
-        with backbone.injected(self.injection, *both):
+        with run.observer.stage("extract"):
+            noised = run.backbone.add_noise(run.reference, run.noise, run.sigma(index))
+            both = run.backbone.keys_values(
+                noised, run.timestep(index), run.prompt, self.injection, grad=False
+            )
+        with run.backbone.injected(self.injection, *both):
             yield
 
     def extract(
@@ -108,6 +90,17 @@ class DiTFlow(LatentMethod, kind="ditflow"):
         return {"amf": masked_loss(generated, reference)}
 
 
+class InjectedGuidance(LatentGuidance["Tensor"]):
+    """Latent guidance, its steps with the reference's keys and values."""
+
+    def __init__(self, method: DiTFlow) -> None:
+        super().__init__(method, method.optimiser, Reuse(interval=1), "clean")
+        self._method = method
+
+    def around(self, run: SamplingRun, index: int, latent: Tensor) -> AbstractContextManager[None]:
+        return self._method.injected(run, index)
+
+
 def displacements(
     queries: Tensor, keys: Tensor, height: int, width: int, temperature: float, *, soft: bool
 ) -> Tensor:
@@ -121,10 +114,10 @@ def displacements(
 
     from methods.motion_flow import flow as amf
     from methods.motion_flow.pairs import FramePairs
-    from methods.motion_flow.soft_argmax import soft_argmax, token_positions
+    from methods.motion_flow.soft_argmax import frame_positions, soft_argmax
 
     queries, keys, scale = amf.reduce_heads(queries, keys, "concat", temperature)
-    positions = token_positions(height, width, queries)
+    positions = frame_positions(height, width, queries)
     source, target = torch.cartesian_prod(*(torch.arange(len(queries)),) * 2).unbind(1)
     pairs = FramePairs(source, target, torch.ones(len(source)))
 

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import pydantic
 
-from methods.backbones.interface import Backbone, Rotary
+from methods.backbones.interface import Rotary
 from methods.ditflow import DiTFlow
-from methods.guidance.loop import Moment, compressed_schedule, fixed_noise, sample
+from methods.guidance.loop import Hook, SamplingRun, every_pass, fixed_noise
 from methods.guidance.rotary_guidance import descend
 from methods.interface import Observer
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 Tables: TypeAlias = tuple[Rotary, Rotary]
 
 
-@pydantic.dataclasses.dataclass(config={"extra": "forbid"}, kw_only=True)
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
 class DiTFlowRope(DiTFlow, kind="ditflow_rope"):
     """DiTFlow with optimised rotary tables; ``conf/method/ditflow_rope.yaml`` says what each key is."""
 
@@ -46,103 +47,107 @@ class DiTFlowRope(DiTFlow, kind="ditflow_rope"):
     version: ClassVar[str] = "1"
     needs: ClassVar[Sequence[str]] = ("rotary",)
 
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
+    def hook(self) -> Hook:
+        return RotaryGuidance(self)
+
+    def read(self, run: SamplingRun, empty: Tensor) -> Tensor:
+        """The reference's displacements, from its clean latent at timestep 0 with the empty prompt."""
         import torch
 
-        guided = self.optimiser.guided_steps(self.steps)
-        reference = reference.float()
-        kept: list[Tables] = []
-        if self.tables == "shared" and guided:
-            with observer.stage("guide"):
-                kept = observer.shared("tables", partial(self.optimised, backbone, reference, observer))
-        signal: Tensor | None = None
-        tables: Tables | None = None
-
-        @contextmanager
-        def around(moment: Moment) -> Iterator[None]:
-            nonlocal signal, tables
-            if moment.index >= guided:
-                yield
-                return
-            if self.tables == "own" and signal is None:
-                empty = moment.negative
-                if self.negative_prompt:
-                    with observer.stage("text"):
-                        empty = backbone.embed([""])
-                with observer.stage("extract"):
-                    at_zero = torch.zeros_like(moment.timestep)
-                    extract = partial(self.extract, backbone, reference, at_zero, empty, grad=False)
-                    signal = observer.shared("reference", extract)
-            with self.injected(backbone, reference, noise, moment, observer):
-                if self.tables == "shared":
-                    tables = kept[moment.index]
-                else:
-                    with observer.stage("guide"):
-                        tables = self.improved(backbone, moment, signal, tables, observer)
-                with backbone.rotated(*tables):
-                    yield
-
-        return sample(backbone, reference, prompt, noise, observer, self.sampling(), around=around)
+        at_zero = torch.zeros_like(run.timestep(0))
+        return self.extract(run.backbone, run.reference, at_zero, empty, grad=False)
 
     def improved(
-        self,
-        backbone: Backbone,
-        moment: Moment,
-        signal: Tensor,
-        tables: Tables | None,
-        observer: Observer,
+        self, run: SamplingRun, index: int, latent: Tensor, signal: Tensor, tables: Tables | None
     ) -> Tables:
         """Tables after the inner iterations of a guided step, from ``tables`` or the backbone's own."""
         import torch
 
         if tables is None:
-            own = backbone.rotary(moment.latent)
+            own = run.backbone.rotary(latent)
             tables = (own, own)
         flat = [table.detach().float().clone().requires_grad_() for pair in tables for table in pair]
         query, key = (flat[0], flat[1]), (flat[2], flat[3])
 
         def losses() -> dict[str, Tensor]:
-            generated = self.extract(backbone, moment.latent, moment.timestep, moment.prompt, grad=True)
+            generated = self.extract(run.backbone, latent, run.timestep(index), run.prompt, grad=True)
             return self.losses(generated, signal)
 
-        options = self.optimiser
-        adam = torch.optim.AdamW(flat, weight_decay=options.weight_decay)
-        held = partial(backbone.rotated, query, key)
-        descend(adam, flat, held, losses, options, moment.index, self.steps, observer)
+        adam = torch.optim.AdamW(flat, weight_decay=self.optimiser.weight_decay)
+        rotated = partial(run.backbone.rotated, query, key)
+        descend(run, index, self.optimiser, adam, flat, rotated, losses)
         return (query[0].detach(), query[1].detach()), (key[0].detach(), key[1].detach())
 
-    def optimised(self, backbone: Backbone, reference: Tensor, observer: Observer) -> list[Tables]:
+    def optimised(self, run: SamplingRun) -> list[Tables]:
         """Tables of every guided step, on the CPU, optimised along a sampling of ``source_prompt``.
 
         It starts from a fixed noise and ends with the last guided step. Nothing is differentiated
-        but the tables; ``observer`` gets rows of the trace, no stage and no step.
+        but the tables; the observer gets rows of the trace, no stage and no step.
         """
-        import torch
-
-        found: list[Tables] = []
+        backbone = run.backbone
+        latent = noise = fixed_noise(run.reference)
+        if self.start.strength is not None:
+            latent = backbone.add_noise(run.reference, noise, run.sigma(0))
+        prompt, negative, empty = backbone.embed([self.source_prompt, self.negative_prompt, ""]).chunk(3)
+        source = replace(
+            run, observer=TraceOnly(run.observer), noise=noise, start=latent, prompt=prompt, negative=negative
+        )
+        signal, velocity = self.read(source, empty), every_pass(source)
+        kept: list[Tables] = []
         tables: Tables | None = None
-        schedule = compressed_schedule(backbone, self.steps, self.start.strength)
-        latent = noise = fixed_noise(reference)
-        with torch.no_grad():
-            if self.start.strength is not None:
-                latent = backbone.add_noise(reference, noise, float(schedule.sigmas[0]))
-            prompt, negative, empty = backbone.embed([self.source_prompt, self.negative_prompt, ""]).split(1)
-            at_zero = torch.zeros_like(schedule.timesteps[0])
-            signal = self.extract(backbone, reference, at_zero, empty, grad=False)
-            for index in range(self.optimiser.guided_steps(self.steps)):
-                timestep, sigma = schedule.timesteps[index], float(schedule.sigmas[index])
-                moment = Moment(index, timestep, sigma, latent, prompt, negative)
-                with self.injected(backbone, reference, noise, moment, Observer()):
-                    tables = self.improved(backbone, moment, signal, tables, observer)
-                    with backbone.rotated(*tables):
-                        velocity = backbone.predict(latent, timestep, prompt, negative, self.guidance_scale)
-                latent = backbone.step(latent, velocity, schedule, index)
-                (a, b), (c, d) = tables
-                found.append(((a.cpu(), b.cpu()), (c.cpu(), d.cpu())))
-        return found
+        for index in range(self.optimiser.guided_steps(self.steps)):
+            with self.injected(source, index):
+                tables = self.improved(source, index, latent, signal, tables)
+                with backbone.rotated(*tables):
+                    latent = backbone.step(latent, velocity(index, latent), source.schedule, index)
+            (a, b), (c, d) = tables
+            kept.append(((a.cpu(), b.cpu()), (c.cpu(), d.cpu())))
+        return kept
+
+
+class RotaryGuidance(Hook):
+    """Guided steps run with optimised tables, and with the reference's keys and values."""
+
+    def __init__(self, method: DiTFlowRope) -> None:
+        self._method = method
+        self._signal: Tensor
+        self._tables: Tables | None = None
+        self._shared: list[Tables]
+
+    def guided_steps(self, steps: int) -> int:
+        return self._method.optimiser.guided_steps(steps)
+
+    def begin(self, run: SamplingRun) -> None:
+        """Optimises the tables of all steps where they are shared; else reads the reference."""
+        if self._method.tables == "shared":
+            with run.observer.stage("guide"):
+                self._shared = run.observer.shared("tables", partial(self._method.optimised, run))
+            return
+        empty = run.embed_empty()
+        with run.observer.stage("extract"):
+            self._signal = run.observer.shared("reference", partial(self._method.read, run, empty))
+
+    @contextmanager
+    def around(self, run: SamplingRun, index: int, latent: Tensor) -> Iterator[None]:
+        with self._method.injected(run, index):
+            if self._method.tables == "shared":
+                tables = self._shared[index]
+            else:
+                with run.observer.stage("guide"):
+                    tables = self._method.improved(run, index, latent, self._signal, self._tables)
+                self._tables = tables
+            with run.backbone.rotated(*tables):
+                yield
+
+
+class TraceOnly(Observer):
+    """Passes on the rows of the trace, and nothing else."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def trace(self, **values: float | int | str | bool) -> None:
+        self._observer.trace(**values)
 
 
 __all__ = ["DiTFlowRope"]

@@ -18,18 +18,18 @@ from pydantic import Field
 
 from datasets.errors import InputError
 from methods.backbones.interface import Backbone, Grid
-from methods.fastvmt import FastVMT, Loss
+from methods.fastvmt import Attention, FastVMT, FastVMTLoss
 from methods.interface import Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.motion_flow.flow import Motion
+    from methods.motion_flow.flow import MotionFlow
     from methods.motion_flow.pairs import FramePairs
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class ReleasedLoss(Loss):
+class ReleasedLoss(FastVMTLoss):
     """How the two terms are formed; the first choice is the release's.
 
     ``amf_reduction``: ``sum`` of the squared differences over tokens, mean over weighted pairs;
@@ -44,7 +44,7 @@ class ReleasedLoss(Loss):
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class Windows:
+class WindowOptions:
     """Where windows lie and what their cells count as; the first choice is the release's.
 
     ``tile_centre``: the token at ``half`` the tile's size, or at the ``floor`` of its middle.
@@ -63,7 +63,7 @@ class Windows:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class Pairs:
+class PairOptions:
     """Which frames are compared.
 
     ``self_pairs``: each frame also with itself, densely. ``span_counts_self``: a span of 4 reaches
@@ -84,10 +84,10 @@ class Released(FastVMT, kind="fastvmt_released"):
     """
 
     extractor: Literal["window"]
-    reduction: Literal["token_mean", "head_mean", "concat"]
+    reduction: Literal["token_mean", "head_mean", "concat"]  # type: ignore[assignment]
     loss: ReleasedLoss
-    windows: Windows
-    pairs: Pairs
+    windows: WindowOptions
+    pairs: PairOptions
     depth: Annotated[int, Field(ge=1)] | None
 
     version: ClassVar[str] = "1"
@@ -115,7 +115,7 @@ class Released(FastVMT, kind="fastvmt_released"):
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
-    ) -> Motion:
+    ) -> MotionFlow:
         if self.depth is not None:
             # The release's passes go on beyond the block that is read, and being checkpointed run
             # their first blocks again for the gradient: that is this pass, and the one below.
@@ -139,9 +139,13 @@ class Released(FastVMT, kind="fastvmt_released"):
             window_average=self.loss.window_average if window_keys else None,
         )
 
-    def losses(self, generated: Motion, reference: Motion) -> dict[str, Tensor]:
+    def losses(
+        self, generated: MotionFlow | Attention, reference: MotionFlow | Attention
+    ) -> dict[str, Tensor]:
         from methods.motion_flow.flow import amf_loss
 
+        assert not isinstance(generated, Attention)
+        assert not isinstance(reference, Attention)
         loss = summed_amf_loss if self.loss.amf_reduction == "sum" else amf_loss
         amf = loss(generated.displacement, reference.displacement, generated.pairs.weight)
         terms = {"amf": self.loss.amf_weight * amf}
@@ -152,13 +156,15 @@ class Released(FastVMT, kind="fastvmt_released"):
 
 
 class InBfloat16:
-    """A backbone as the release uses it: latents and timesteps pass through bfloat16."""
+    """A backbone as the release uses it: latents and timesteps pass through bfloat16.
+
+    It has what this method and the sampling loop use of ``Backbone``, and no more.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backbone, name)
+        self.num_blocks = backbone.num_blocks
+        self.grid, self.embed, self.schedule = backbone.grid, backbone.embed, backbone.schedule
 
     def add_noise(self, clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
         return _rounded(self._backbone.add_noise(_rounded(clean), _rounded(noise), sigma))
@@ -197,7 +203,7 @@ def token_mean(vectors: Tensor) -> Tensor:
     return groups.mean(1).reshape(frames, tokens, width)
 
 
-def released_pairs(frames: int, span: int, options: Pairs) -> FramePairs:
+def released_pairs(frames: int, span: int, options: PairOptions) -> FramePairs:
     """Ordered pairs by source, then target, with weights that fall from 1 to 0.8 over ``span`` distances."""
     import torch
 
@@ -223,10 +229,10 @@ def released_motion(
     span: int,
     window: int,
     tile: tuple[int, int],
-    windows: Windows,
-    pairs: Pairs,
+    windows: WindowOptions,
+    pairs: PairOptions,
     window_average: Literal["channels", "window"] | None,
-) -> Motion:
+) -> MotionFlow:
     """Sliding-window AMF from the queries and keys (F, S, heads, d) of one attention block.
 
     The pairs of the result include self pairs; ``window_keys`` has a row for each other pair,
@@ -237,7 +243,7 @@ def released_motion(
 
     from methods.motion_flow import flow as amf
     from methods.motion_flow.pairs import FramePairs, tiles
-    from methods.motion_flow.soft_argmax import soft_argmax, token_positions
+    from methods.motion_flow.soft_argmax import frame_positions, soft_argmax
 
     if reduction == "token_mean":
         scale = temperature / queries.shape[-1] ** 0.5
@@ -250,7 +256,7 @@ def released_motion(
     same = all_pairs.source == all_pairs.target
     apart = FramePairs(*(part[~same] for part in all_pairs))
     itself = FramePairs(*(part[same] for part in all_pairs))
-    positions = token_positions(height, width, queries)
+    positions = frame_positions(height, width, queries)
     split = tiles(height, width, tile, device)
     centre_tokens = split.centres
     if windows.tile_centre == "half":
@@ -272,7 +278,8 @@ def released_motion(
         index = cell_tokens(row, column, width)
         if windows.positions == "window":
             row = column = in_row
-        grid = torch.stack(torch.broadcast_tensors(row[..., :, None], column[..., None, :]), -1)
+        row, column = row[..., :, None], column[..., None, :]
+        grid = torch.stack([row.expand_as(row + column), column.expand_as(row + column)], -1)
         return index, grid.flatten(-3, -2) * counted[:, None]
 
     with torch.no_grad():
@@ -304,10 +311,10 @@ def released_motion(
         row_share, column_share = (share / window for share in often)
         share = (row_share[..., :, None] * column_share[..., None, :]).flatten(-2)
         window_keys = share @ keys[target]
-    return amf.Motion(displacement, window_keys, all_pairs)
+    return amf.MotionFlow(displacement, window_keys, all_pairs)
 
 
-def window_cells(centres: Tensor, window: int, size: int, options: Windows) -> Tensor:
+def window_cells(centres: Tensor, window: int, size: int, options: WindowOptions) -> Tensor:
     """Rows or columns (..., l) int64 of the windows around ``centres`` (...), on an axis of ``size``."""
     import torch
 
@@ -339,8 +346,8 @@ def summed_amf_loss(generated: Tensor, reference: Tensor, weight: Tensor) -> Ten
 def released_window_loss(window_keys: Tensor, pairs: FramePairs, norm: Literal["plain", "squared"]) -> Tensor:
     """Change of the averaged window keys between successive target frames, self pairs left out.
 
-    ``squared``: as ``methods.motion_flow.window_loss``. ``plain``: the norm of the change, averaged over tiles and
-    the targets of a source frame, then over source frames. 0 where no source frame has two targets.
+    ``squared``: as ``window_loss`` has it. ``plain``: the norm of the change, averaged over tiles and the
+    targets of a source frame, then over source frames. 0 where no source frame has two targets.
     """
     import torch
 
@@ -353,9 +360,21 @@ def released_window_loss(window_keys: Tensor, pairs: FramePairs, norm: Literal["
     successive = (pairs.source[1:] == pairs.source[:-1]).nonzero()[:, 0]
     change = window_keys[successive + 1] - window_keys[successive]
     norms = torch.linalg.vector_norm(change, dim=-1).mean(-1)
-    frames, of_pair, targets = pairs.source[successive].unique(return_inverse=True, return_counts=True)
-    share = 1 / targets[of_pair].to(norms)
-    return (norms * share).sum() / max(len(frames), 1)
+    source = pairs.source[successive]
+    comparisons = source.bincount()
+    share = 1 / comparisons[source].to(norms)
+    loss: Tensor = (norms * share).sum() / max(int(comparisons.count_nonzero()), 1)
+    return loss
 
 
-__all__ = ["Released", "released_motion", "released_pairs", "released_window_loss", "token_mean"]
+__all__ = [
+    "PairOptions",
+    "Released",
+    "ReleasedLoss",
+    "WindowOptions",
+    "released_motion",
+    "released_pairs",
+    "released_window_loss",
+    "summed_amf_loss",
+    "token_mean",
+]

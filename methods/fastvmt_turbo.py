@@ -22,7 +22,7 @@ from methods.guidance.passes import Caching, Unconditional, passes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.motion_flow.flow import Motion
+    from methods.motion_flow.flow import MotionFlow
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -38,7 +38,7 @@ class Coarse:
     stride: Annotated[int, Field(ge=1)] = 1
 
 
-@pydantic.dataclasses.dataclass(config={"extra": "forbid"}, kw_only=True)
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
 class Turbo(FastVMT, kind="fastvmt_turbo"):
     """``FastVMT`` with ingredients; ``conf/method/fastvmt_turbo.yaml`` says what each key is."""
 
@@ -73,12 +73,14 @@ class Turbo(FastVMT, kind="fastvmt_turbo"):
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
-    ) -> Motion | Attention:
+    ) -> MotionFlow | Attention:
         """As ``FastVMT.extract``, of the coarse latent."""
         latent, timestep = coarsen(self.coarse, backbone, latent, timestep)
         return FastVMT.extract(self._shrunk(), backbone, latent, timestep, prompt, grad=grad)
 
-    def losses(self, generated: Attention, reference: Motion) -> dict[str, Tensor]:
+    def losses(
+        self, generated: MotionFlow | Attention, reference: MotionFlow | Attention
+    ) -> dict[str, Tensor]:
         """As ``FastVMT.losses``, on the coarse grid."""
         return FastVMT.losses(self._shrunk(), generated, reference)
 
@@ -88,7 +90,7 @@ class Turbo(FastVMT, kind="fastvmt_turbo"):
         return replace(
             self,
             window=max(1, round(self.window / pool)),
-            tile=tuple(max(1, side // pool) for side in self.tile),
+            tile=(max(1, self.tile[0] // pool), max(1, self.tile[1] // pool)),
             span=max(1, self.span // stride),
         )
 
@@ -125,9 +127,11 @@ def every_frame(latent: Tensor, stride: int) -> Tensor:
     if not latent.requires_grad:
         return read
     # The frames of a group, added up without changing the value: the gradient reaches all of them.
-    padded = torch.nn.functional.pad(latent, (0, 0, 0, 0, 0, -latent.shape[2] % stride))
-    group = padded.unflatten(2, (-1, stride)).sum(3)
-    return read.detach() + (group - group.detach())
+    batch, channels, frames, *size = latent.shape
+    padded = torch.nn.functional.pad(latent, (0, 0, 0, 0, 0, -frames % stride))
+    group = padded.reshape(batch, channels, -1, stride, *size).sum(3)
+    summed: Tensor = read.detach() + (group - group.detach())
+    return summed
 
 
 __all__ = ["Coarse", "Turbo", "coarsen"]

@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field
 
-from methods.backbones.interface import Backbone, Grid
+from methods.backbones.interface import Grid
 from methods.guidance.latent_guidance import Optimiser
-from methods.guidance.loop import Run, Sampling, Start, Steer, fixed_noise, sample
-from methods.interface import LatentMethod, Observer, check_frames
+from methods.guidance.loop import Hook, SampledMethod, SamplingRun, fixed_noise
+from methods.interface import check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class Weights:
+class FlowMotionLoss:
     """Weights of the two terms: the predictions themselves, and their absolute frame differences."""
 
     latent_weight: Annotated[float, Field(ge=0)]
@@ -40,18 +40,13 @@ class Weights:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class FlowMotion(LatentMethod, kind="flowmotion"):
+class FlowMotion(SampledMethod, kind="flowmotion"):
     """Guidance by predicted clean latents; ``conf/method/flowmotion.yaml`` says what each key is."""
 
-    name: str
     source: Literal["latent_prediction", "clean_latent"]
-    loss: Weights
+    loss: FlowMotionLoss
     regularise: Annotated[float, Field(ge=0, le=1)]
     optimiser: Optimiser
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
 
     version: ClassVar[str] = "1"
 
@@ -59,57 +54,63 @@ class FlowMotion(LatentMethod, kind="flowmotion"):
         """Raises InputError for a single latent frame."""
         check_frames(grid)
 
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
-        guided = self.optimiser.guided_steps(self.steps)
-        return sample(
-            backbone, reference, prompt, noise, observer, sampling, guided=guided, prepare=self.flow_guidance
-        )
+    def hook(self) -> Hook:
+        return PredictionGuidance(self)
 
-    def flow_guidance(self, run: Run) -> Steer:
-        """Returns the optimised latent of each guided step."""
 
-        def optimised(index: int, latent: Tensor) -> tuple[Tensor, None]:
-            source = run.reference
-            if self.source == "latent_prediction":
-                with run.observer.stage("extract"):
-                    predict = partial(source_prediction, run, index)
-                    source = run.observer.shared(f"reference {index}", predict)
-            with run.observer.stage("guide"):
-                return self.optimise(run, index, latent, source), None
+class PredictionGuidance(Hook):
+    """Moves the latent so that the clean latent predicted from it becomes like the source's."""
 
-        return optimised
+    def __init__(self, method: FlowMotion) -> None:
+        self._method = method
+        self._empty: Tensor
 
-    def optimise(self, run: Run, index: int, latent: Tensor, source: Tensor) -> Tensor:
+    def guided_steps(self, steps: int) -> int:
+        return self._method.optimiser.guided_steps(steps)
+
+    def begin(self, run: SamplingRun) -> None:
+        self._empty = run.embed_empty()
+
+    def before(self, run: SamplingRun, index: int, latent: Tensor) -> Tensor:
+        """The latent, moved in the inner iterations of guided step ``index``."""
+        source = run.reference
+        if self._method.source == "latent_prediction":
+            with run.observer.stage("extract"):
+                predict = partial(self._source_prediction, run, index)
+                source = run.observer.shared(f"reference {index}", predict)
+        with run.observer.stage("guide"):
+            return self._moved(run, index, latent, source)
+
+    def _source_prediction(self, run: SamplingRun, index: int) -> Tensor:
+        """The clean latent that the noised reference predicts at step ``index``, with the empty prompt."""
+        sigma = run.sigma(index)
+        noised = run.backbone.add_noise(run.reference, fixed_noise(run.reference, seed=index), sigma)
+        velocity = run.backbone.predict(noised, run.timestep(index), self._empty, None, 1.0)
+        return noised - sigma * velocity
+
+    def _moved(self, run: SamplingRun, index: int, latent: Tensor, source: Tensor) -> Tensor:
         """The latent after the inner iterations of guided step ``index``; each adds a row to the trace."""
         import torch
 
-        options, sigma = self.optimiser, float(run.schedule.sigmas[index])
+        method, options, sigma = self._method, self._method.optimiser, run.sigma(index)
         # Where the latent has been heading on average since the start; nowhere yet at the first step.
         heading = None
         if index > 0:
-            heading = (latent - run.start) / (sigma - float(run.schedule.sigmas[0]))
-        moved = latent.detach().to(getattr(torch, options.precision), copy=True).requires_grad_()
-        optimiser = torch.optim.AdamW([moved], lr=0.0, weight_decay=options.weight_decay)
+            heading = (latent - run.start) / (sigma - run.sigma(0))
+        moved = latent.detach().to(options.dtype, copy=True).requires_grad_()
+        adam = torch.optim.AdamW([moved], lr=0.0, weight_decay=options.weight_decay)
         for iteration in range(options.iterations):
             velocity = run.backbone.predict(
-                moved.detach().float(),
-                run.schedule.timesteps[index],
-                run.prompt,
-                run.negative,
-                run.guidance_scale,
+                moved.detach().float(), run.timestep(index), run.prompt, run.negative, run.guidance_scale
             )
             if heading is not None:
-                velocity = regularised(velocity, heading, self.regularise)
+                velocity = regularised(velocity, heading, method.regularise)
             with torch.enable_grad():
-                losses = flow_losses(moved.float() - sigma * velocity, source, self.loss)
+                losses = flow_losses(moved.float() - sigma * velocity, source, method.loss)
                 total = torch.stack(list(losses.values())).sum()
             (moved.grad,) = torch.autograd.grad(total, moved)
-            optimiser.param_groups[0]["lr"] = options.learning_rate(index, self.steps, iteration)
-            optimiser.step()
+            adam.param_groups[0]["lr"] = options.learning_rate(index, run.steps, iteration)
+            adam.step()
             run.observer.trace(
                 step=index,
                 iteration=iteration,
@@ -118,14 +119,6 @@ class FlowMotion(LatentMethod, kind="flowmotion"):
                 **{name: float(value.detach()) for name, value in losses.items()},
             )
         return moved.detach().float()
-
-
-def source_prediction(run: Run, index: int) -> Tensor:
-    """The clean latent that the noised reference predicts at step ``index``, with the empty prompt."""
-    sigma = float(run.schedule.sigmas[index])
-    noised = run.backbone.add_noise(run.reference, fixed_noise(run.reference, seed=index), sigma)
-    velocity = run.backbone.predict(noised, run.schedule.timesteps[index], run.empty, None, 1.0)
-    return noised - sigma * velocity
 
 
 def regularised(velocity: Tensor, heading: Tensor, share: float) -> Tensor:
@@ -138,7 +131,7 @@ def regularised(velocity: Tensor, heading: Tensor, share: float) -> Tensor:
     return parallel + share * (velocity - parallel)
 
 
-def flow_losses(generated: Tensor, source: Tensor, weights: Weights) -> dict[str, Tensor]:
+def flow_losses(generated: Tensor, source: Tensor, weights: FlowMotionLoss) -> dict[str, Tensor]:
     """The weighted terms ``latent`` and ``difference`` of two predictions (1, C, F, h, w).
 
     ``latent``: mean squared difference. ``difference``: the same of absolute differences between
@@ -160,4 +153,4 @@ def flow_losses(generated: Tensor, source: Tensor, weights: Weights) -> dict[str
     }
 
 
-__all__ = ["FlowMotion", "Weights", "flow_losses", "regularised", "source_prediction"]
+__all__ = ["FlowMotion", "FlowMotionLoss", "flow_losses", "regularised"]

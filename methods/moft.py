@@ -24,9 +24,9 @@ from pydantic import Field
 
 from methods.backbones.interface import Backbone, Grid
 from methods.guidance.gradient_reuse import Reuse
-from methods.guidance.latent_guidance import Guidance, Optimiser, Reference, guided_sample
-from methods.guidance.loop import Sampling, Start
-from methods.interface import LatentMethod, Observer, check_block, check_frames
+from methods.guidance.latent_guidance import LatentGuidance, Optimiser, ReferenceNoise
+from methods.guidance.loop import Hook, SampledMethod
+from methods.interface import check_block, check_frames
 from methods.motion_flow.reframing import Reframing, check_reframing, warp_features
 
 if TYPE_CHECKING:
@@ -46,19 +46,14 @@ class Features(NamedTuple):
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MOFT(LatentMethod, kind="moft"):
+class MOFT(SampledMethod, kind="moft"):
     """Guidance by motion features; ``conf/method/moft.yaml`` says what each key is."""
 
-    name: str
     block: Annotated[int, Field(ge=0)]
     channels: Annotated[float, Field(gt=0, le=1)]
     reframing: Reframing
     optimiser: Optimiser
-    reference: Reference
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
+    reference: ReferenceNoise
 
     version: ClassVar[str] = "1"
 
@@ -68,13 +63,8 @@ class MOFT(LatentMethod, kind="moft"):
         check_frames(grid)
         check_reframing(self.reframing, grid, self.start)
 
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
-        guidance = Guidance(self, self.optimiser, Reuse(interval=1), self.reference)
-        return guided_sample(backbone, reference, prompt, noise, observer, sampling, guidance)
+    def hook(self) -> Hook:
+        return LatentGuidance(self, self.optimiser, Reuse(interval=1), self.reference)
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
@@ -112,7 +102,7 @@ def motion_channels(motion: Tensor, share: float) -> Tensor:
 
     rows = motion.flatten(0, 1)
     # Eigenvectors of the Gram matrix are the right-singular vectors; eigenvalues ascend.
-    first = torch.linalg.eigh((rows.mT @ rows).double()).eigenvectors[:, -1]
+    first: Tensor = torch.linalg.eigh((rows.mT @ rows).double()).eigenvectors[:, -1]
     count = max(1, int(share * rows.shape[1] + 1e-9))
     return first.abs().argsort(descending=True)[:count]
 

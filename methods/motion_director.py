@@ -10,7 +10,8 @@ Where we differ, and why:
 
 * Its U-Net has spatial and temporal layers, a diffusion transformer has one full attention: both LoRAs are
   on self-attention and feed-forward of every block, and only what they are trained on tells them apart.
-* Velocities instead of noise, at the backbone's noise levels; the empty prompt (``methods/training/adapter_training.py``).
+* Velocities instead of noise, at the backbone's noise levels; the empty prompt
+  (``methods/training/adapter_training.py``).
 * The spatial LoRA's step is taken before the temporal loss is computed, which spares a second graph.
 * Sampling starts from the noise every method starts from: the authors' configuration blends in the
   reference's inverted noise (noise prior 0.5), their command line does not.
@@ -20,66 +21,29 @@ Where we differ, and why:
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pydantic
 from pydantic import Field
 
-from methods.backbones.interface import Backbone, Grid, LowRank
-from methods.guidance.loop import Sampling, Start
-from methods.interface import LatentMethod, Observer
-from methods.training.adapter_training import (
-    Trainer,
-    Training,
-    copied,
-    drawing,
-    examples,
-    require_frames,
-    tuned_sample,
-)
+from methods.backbones.interface import Backbone, LowRank
+from methods.interface import Observer
+from methods.training.adapter_training import AdapterMethod, Trainer, copied, drawing, examples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MotionDirector(LatentMethod, kind="motion_director"):
+class MotionDirector(AdapterMethod, kind="motion_director"):
     """MotionDirector; ``conf/method/motion_director.yaml`` says what each key is."""
 
-    name: str
     rank: Annotated[int, Field(ge=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     spatial_off: Annotated[float, Field(ge=0, le=1)]
     debiased_weight: Annotated[float, Field(ge=0)]
-    training: Training
-    scale: Annotated[float, Field(ge=0)]
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
 
     version: ClassVar[str] = "1"
-
-    def check(self, grid: Grid, num_blocks: int) -> None:
-        """InputError for clips of a single latent frame."""
-        require_frames(grid)
-
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        return tuned_sample(
-            backbone,
-            reference,
-            prompt,
-            noise,
-            observer,
-            Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start),
-            self.adapter(),
-            self.scale,
-            partial(self.train, backbone, reference.float(), observer),
-        )
 
     def adapter(self) -> LowRank:
         """Both LoRAs are of this form."""

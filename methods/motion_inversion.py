@@ -12,7 +12,8 @@ Where we differ, and why:
   temporal attentions only. On a transformer's full grid that is a third of the network (Wan 14B at 49
   frames: 4e9 numbers), so ``value_frames`` is false on Wan, as in DeT's port. Such embeddings are all
   appearance, and are dropped.
-* Velocities instead of noise, at the backbone's noise levels; the empty prompt (``methods/training/adapter_training.py``).
+* Velocities instead of noise, at the backbone's noise levels; the empty prompt
+  (``methods/training/adapter_training.py``).
 * Sampling starts from the noise every method starts from; the authors blend in the reference's inverted
   noise.
 * Classifier-free guidance and steps are the backbone's, not 12 and 30. Gradients are not clipped.
@@ -22,25 +23,14 @@ Where we differ, and why:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
-from pydantic import Field
 
 from datasets.errors import InputError
 from methods.backbones.interface import Backbone, Grid, MotionEmbedding
-from methods.guidance.loop import Sampling, Start
-from methods.interface import LatentMethod, Observer
-from methods.training.adapter_training import (
-    Trainer,
-    Training,
-    copied,
-    drawing,
-    examples,
-    require_frames,
-    tuned_sample,
-)
+from methods.interface import Observer
+from methods.training.adapter_training import AdapterMethod, Trainer, copied, drawing, examples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,45 +39,25 @@ Debias = Literal["difference", "drop", "none"]
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MotionInversion(LatentMethod, kind="motion_inversion"):
+class MotionInversion(AdapterMethod, kind="motion_inversion"):
     """Motion Inversion; ``conf/method/motion_inversion.yaml`` says what each key is."""
 
-    name: str
     value_frames: bool
     debias: Debias
-    training: Training
-    scale: Annotated[float, Field(ge=0)]
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
 
     version: ClassVar[str] = "1"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """InputError for clips of a single latent frame, and for debiasing that has nothing to work on."""
-        require_frames(grid)
+        super().check(grid, num_blocks)
         if self.debias == "difference" and not self.value_frames:
             raise InputError(
                 "method.debias=difference: embeddings without frames have no difference between frames; "
                 "use method.debias=drop, or method.value_frames=true"
             )
 
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        return tuned_sample(
-            backbone,
-            reference,
-            prompt,
-            noise,
-            observer,
-            Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start),
-            MotionEmbedding(self.value_frames),
-            self.scale,
-            partial(self.train, backbone, reference.float(), observer),
-        )
+    def adapter(self) -> MotionEmbedding:
+        return MotionEmbedding(self.value_frames)
 
     def train(self, backbone: Backbone, clean: Tensor, observer: Observer) -> dict[str, Tensor]:
         """The debiased embeddings after training on the clean latent (1, C, F, h, w), float32.
@@ -97,7 +67,7 @@ class MotionInversion(LatentMethod, kind="motion_inversion"):
         grid = backbone.grid(clean)
         with (
             drawing(self.training.seed, clean.device),
-            backbone.adapted(MotionEmbedding(self.value_frames), grid) as embedding,
+            backbone.adapted(self.adapter(), grid) as embedding,
         ):
             prompt = backbone.embed([""])
             trainer = Trainer(self.training, embedding.parameters.values())

@@ -32,8 +32,8 @@ import pydantic
 from pydantic import Field
 
 from methods.backbones.interface import Backbone, Grid
-from methods.guidance.loop import Run, Sampling, Start, Steer, fixed_noise, sample
-from methods.interface import LatentMethod, Observer, check_block, check_frames
+from methods.guidance.loop import Hook, SampledMethod, SamplingRun, fixed_noise
+from methods.interface import check_block, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,20 +42,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class MotionClone(LatentMethod, kind="motionclone"):
+class MotionClone(SampledMethod, kind="motionclone"):
     """Score guidance by attention over frames; ``conf/method/motionclone.yaml`` says what each key is."""
 
-    name: str
     block: Annotated[int, Field(ge=0)]
     strength: Annotated[float, Field(ge=0)]
     reference_sigma: Share
     guided_fraction: Share
     warm_up: Share
     cool_down: Share
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
 
     version: ClassVar[str] = "1"
 
@@ -64,68 +59,69 @@ class MotionClone(LatentMethod, kind="motionclone"):
         check_block(self.block, num_blocks)
         check_frames(grid)
 
-    @property
-    def guided(self) -> int:
-        """How many steps are guided: ``guided_fraction`` of them, rounded up."""
-        return math.ceil(self.guided_fraction * self.steps - 1e-9)
-
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
-        return sample(
-            backbone,
-            reference,
-            prompt,
-            noise,
-            observer,
-            sampling,
-            guided=self.guided,
-            prepare=self.score_guidance,
-        )
-
-    def score_guidance(self, run: Run) -> Steer:
-        """Reads the reference, and returns the shift of each guided step."""
-        import torch
-
-        with run.observer.stage("extract"):
-            wanted, at = run.observer.shared("reference", partial(self.reference_motion, run))
-
-        def shifted(index: int, latent: Tensor) -> tuple[Tensor, Tensor]:
-            with run.observer.stage("guide"), torch.enable_grad():
-                optimised = latent.detach().requires_grad_()
-                timestep = run.schedule.timesteps[index]
-                attention = self.attention(run.backbone, optimised, timestep, run.prompt, grad=True)
-                loss = motion_loss(attention, wanted, at)
-                (gradient,) = torch.autograd.grad(loss, optimised)
-                share = ramp(index, self.guided, self.warm_up, self.cool_down)
-                sigma, following = (float(run.schedule.sigmas[i]) for i in (index, index + 1))
-                shift = -(self.strength * share * sigma * following) * gradient
-                run.observer.trace(
-                    step=index,
-                    iteration=0,
-                    total=float(loss.detach()),
-                    gradient_norm=float(gradient.norm()),
-                    shift=float(shift.square().mean().sqrt()),
-                )
-            return latent, shift
-
-        return shifted
-
-    def reference_motion(self, run: Run) -> tuple[Tensor, Tensor]:
-        """Each row's largest probability, and its frame, (S, heads, F, 1) each, of the noised reference."""
-        sigma = self.reference_sigma
-        noised = run.backbone.add_noise(run.reference, fixed_noise(run.reference), sigma)
-        timestep = sigma * run.schedule.timesteps[0] / run.schedule.sigmas[0]
-        attention = self.attention(run.backbone, noised, timestep, run.empty, grad=False)
-        wanted, at = attention.max(-1, keepdim=True)
-        return wanted, at
+    def hook(self) -> Hook:
+        return ScoreGuidance(self)
 
     def attention(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
     ) -> Tensor:
+        """``frame_attention`` of the block that is read, (S, heads, F, F)."""
         return frame_attention(*backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad))
+
+
+class ScoreGuidance(Hook):
+    """Adds to each guided step the gradient of ``motion_loss``, times the method's strength."""
+
+    def __init__(self, method: MotionClone) -> None:
+        self._method = method
+        self._wanted: Tensor
+        self._at: Tensor
+        self._shift: Tensor
+
+    def guided_steps(self, steps: int) -> int:
+        """``guided_fraction`` of the steps, rounded up."""
+        return math.ceil(self._method.guided_fraction * steps - 1e-9)
+
+    def begin(self, run: SamplingRun) -> None:
+        """Reads the noised reference."""
+        empty = run.embed_empty()
+        with run.observer.stage("extract"):
+            read = partial(self._reference_motion, run, empty)
+            self._wanted, self._at = run.observer.shared("reference", read)
+
+    def before(self, run: SamplingRun, index: int, latent: Tensor) -> Tensor:
+        """The latent as it is; what is added after the step comes from its gradient."""
+        import torch
+
+        method = self._method
+        with run.observer.stage("guide"), torch.enable_grad():
+            optimised = latent.detach().requires_grad_()
+            attention = method.attention(run.backbone, optimised, run.timestep(index), run.prompt, grad=True)
+            loss = motion_loss(attention, self._wanted, self._at)
+            (gradient,) = torch.autograd.grad(loss, optimised)
+            share = ramp(index, self.guided_steps(run.steps), method.warm_up, method.cool_down)
+            sigma, following = run.sigma(index), run.sigma(index + 1)
+            self._shift = -(method.strength * share * sigma * following) * gradient
+            run.observer.trace(
+                step=index,
+                iteration=0,
+                total=float(loss.detach()),
+                gradient_norm=float(gradient.norm()),
+                shift=float(self._shift.square().mean().sqrt()),
+            )
+        return latent
+
+    def after(self, run: SamplingRun, index: int, latent: Tensor) -> Tensor:
+        return latent + self._shift
+
+    def _reference_motion(self, run: SamplingRun, empty: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's largest probability, and its frame, (S, heads, F, 1) each, of the noised reference."""
+        sigma = self._method.reference_sigma
+        noised = run.backbone.add_noise(run.reference, fixed_noise(run.reference), sigma)
+        timestep = sigma * run.timestep(0) / run.schedule.sigmas[0]
+        attention = self._method.attention(run.backbone, noised, timestep, empty, grad=False)
+        wanted, at = attention.max(-1, keepdim=True)
+        return wanted, at
 
 
 def frame_attention(queries: Tensor, keys: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ from methods.motion_flow.reframing import Reframing, check_reframing, warp_displ
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.motion_flow.flow import Motion
+    from methods.motion_flow.flow import MotionFlow
 
 
-@pydantic.dataclasses.dataclass(config={"extra": "forbid"}, kw_only=True)
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
 class Reframe(FastVMT, kind="reframe"):
     """``FastVMT`` towards a reframed reference; ``conf/method/reframe.yaml`` says what each key is.
 
@@ -50,7 +50,7 @@ class Reframe(FastVMT, kind="reframe"):
         FastVMT.check(self, grid, num_blocks)
         check_reframing(self.reframing, grid, self.start)
 
-    def motion(self, attention: Attention, towards: Tensor | None = None) -> Motion:
+    def motion(self, attention: Attention, towards: Tensor | None = None) -> MotionFlow:
         """As ``FastVMT.motion``; the reference's, without ``towards``, reframed and NaN where it has none."""
         motion = FastVMT.motion(self, attention, towards)
         if towards is not None:

@@ -47,9 +47,9 @@ from datasets.errors import InputError
 from datasets.flow import dis_flow, raft_flow, raft_weights
 from methods.backbones.interface import Backbone, Grid, Rotary, token_positions
 from methods.guidance.latent_guidance import Optimiser
-from methods.guidance.loop import Moment, Sampling, Start, sample
+from methods.guidance.loop import Hook, SampledMethod, SamplingRun
 from methods.guidance.rotary_guidance import descend
-from methods.interface import LatentMethod, Observer, check_frames
+from methods.interface import check_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class Loss:
+class RoPECraftLoss:
     """Weights of the phase term and of the velocity's mean squared difference; both run anyway."""
 
     phase_weight: Annotated[float, Field(ge=0)]
@@ -79,17 +79,12 @@ class Warp:
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class RoPECraft(LatentMethod, kind="ropecraft"):
+class RoPECraft(SampledMethod, kind="ropecraft"):
     """RoPECraft; ``conf/method/ropecraft.yaml`` says what each key is."""
 
-    name: str
     warp: Warp
-    loss: Loss
+    loss: RoPECraftLoss
     optimiser: Optimiser
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
 
     version: ClassVar[str] = "1"
     needs: ClassVar[Sequence[str]] = ("rotary",)
@@ -108,54 +103,8 @@ class RoPECraft(LatentMethod, kind="ropecraft"):
                 "or set method.warp.flow=dis"
             )
 
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        import torch
-
-        guided = self.optimiser.guided_steps(self.steps)
-        reference = reference.float()
-        warped: Rotary | None = None
-        offsets: list[Tensor] = []
-        adam: torch.optim.Optimizer | None = None
-
-        def rotated(upto: int) -> AbstractContextManager[None]:
-            """The context of the warped tables plus the first offsets, as the latter are now."""
-            cos, sin = (
-                table + part.repeat_interleave(2, dim=1)
-                for table, part in zip(warped, torch.stack(offsets[:upto]).sum(0), strict=True)
-            )
-            return backbone.rotated((cos, sin), (cos, sin))
-
-        @contextmanager
-        def around(moment: Moment) -> Iterator[None]:
-            nonlocal warped, adam
-            if moment.index >= guided:
-                yield
-                return
-            if warped is None or adam is None:
-                with observer.stage("extract"):
-                    positions = observer.shared("positions", partial(self.positions, backbone, reference))
-                    warped = backbone.rotary(reference, positions)
-                    pairs = (2, len(warped[0]), warped[0].shape[1] // 2)
-                    offsets.extend(reference.new_zeros(pairs).requires_grad_() for _ in range(guided))
-                    adam = torch.optim.AdamW(offsets, weight_decay=self.optimiser.weight_decay)
-            upto = moment.index + 1
-            target = (moment.latent - reference) / moment.sigma
-
-            def losses() -> dict[str, Tensor]:
-                at = moment.latent, moment.timestep, moment.prompt
-                return self.losses(backbone.velocity(*at, grad=True), target)
-
-            with observer.stage("guide"):
-                here = self.optimiser, moment.index, self.steps
-                descend(adam, offsets[:upto], partial(rotated, upto), losses, *here, observer)
-            with rotated(upto):
-                yield
-
-        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
-        return sample(backbone, reference, prompt, noise, observer, sampling, around=around)
+    def hook(self) -> Hook:
+        return WarpedRotary(self)
 
     def positions(self, backbone: Backbone, reference: Tensor) -> Tensor:
         """Frame, row and column that each token counts as: (F * S, 3) float32, on the reference's device."""
@@ -179,6 +128,62 @@ class RoPECraft(LatentMethod, kind="ropecraft"):
             "phase": self.loss.phase_weight * phase_loss(velocity, target),
             "velocity": self.loss.velocity_weight * square,
         }
+
+
+class WarpedRotary(Hook):
+    """Guided steps run with the warped tables plus the offsets of all steps so far."""
+
+    def __init__(self, method: RoPECraft) -> None:
+        self._method = method
+        self._warped: Rotary
+        self._offsets: list[Tensor]
+        self._adam: torch.optim.Optimizer
+
+    def guided_steps(self, steps: int) -> int:
+        return self._method.optimiser.guided_steps(steps)
+
+    def begin(self, run: SamplingRun) -> None:
+        """Makes the warped tables, and offsets of 0 for all guided steps."""
+        import torch
+
+        method = self._method
+        with run.observer.stage("extract"):
+            positions = run.observer.shared(
+                "positions", partial(method.positions, run.backbone, run.reference)
+            )
+            self._warped = run.backbone.rotary(run.reference, positions)
+            shape = (2, len(self._warped[0]), self._warped[0].shape[1] // 2)
+            self._offsets = [
+                run.reference.new_zeros(shape).requires_grad_() for _ in range(self.guided_steps(run.steps))
+            ]
+            decay = method.optimiser.weight_decay
+            self._adam = torch.optim.AdamW(self._offsets, weight_decay=decay)
+
+    @contextmanager
+    def around(self, run: SamplingRun, index: int, latent: Tensor) -> Iterator[None]:
+        """Optimises the offsets of the steps so far, and holds their tables."""
+        target = (latent - run.reference) / run.sigma(index)
+
+        def losses() -> dict[str, Tensor]:
+            velocity = run.backbone.velocity(latent, run.timestep(index), run.prompt, grad=True)
+            return self._method.losses(velocity, target)
+
+        rotated = partial(self._rotated, run, index + 1)
+        with run.observer.stage("guide"):
+            offsets = self._offsets[: index + 1]
+            descend(run, index, self._method.optimiser, self._adam, offsets, rotated, losses)
+        with rotated():
+            yield
+
+    def _rotated(self, run: SamplingRun, count: int) -> AbstractContextManager[None]:
+        """The context of the warped tables plus the first ``count`` offsets, as the latter are now."""
+        import torch
+
+        cos, sin = (
+            table + part.repeat_interleave(2, dim=1)
+            for table, part in zip(self._warped, torch.stack(self._offsets[:count]).sum(0), strict=True)
+        )
+        return run.backbone.rotated((cos, sin), (cos, sin))
 
 
 def phase_loss(velocity: Tensor, target: Tensor) -> Tensor:

@@ -25,26 +25,21 @@ from pydantic import Field
 
 from methods.backbones.interface import Backbone, Grid
 from methods.guidance.gradient_reuse import Reuse
-from methods.guidance.latent_guidance import Guidance, Optimiser, Reference, guided_sample
-from methods.guidance.loop import Sampling, Start
-from methods.interface import LatentMethod, Observer, check_block, check_frames
+from methods.guidance.latent_guidance import LatentGuidance, Optimiser, ReferenceNoise
+from methods.guidance.loop import Hook, SampledMethod
+from methods.interface import check_block, check_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
-class SMM(LatentMethod, kind="smm"):
+class SMM(SampledMethod, kind="smm"):
     """Guidance by differences of spatial marginal means; ``conf/method/smm.yaml`` says what each key is."""
 
-    name: str
     block: Annotated[int, Field(ge=0)]
     optimiser: Optimiser
-    reference: Reference
-    start: Start
-    steps: Annotated[int, Field(ge=1)]
-    guidance_scale: float
-    negative_prompt: str
+    reference: ReferenceNoise
 
     version: ClassVar[str] = "1"
 
@@ -53,13 +48,8 @@ class SMM(LatentMethod, kind="smm"):
         check_block(self.block, num_blocks)
         check_frames(grid)
 
-    def transfer(
-        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
-    ) -> Tensor:
-        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
-        sampling = Sampling(self.steps, self.guidance_scale, self.negative_prompt, self.start)
-        guidance = Guidance(self, self.optimiser, Reuse(interval=1), self.reference)
-        return guided_sample(backbone, reference, prompt, noise, observer, sampling, guidance)
+    def hook(self) -> Hook:
+        return LatentGuidance(self, self.optimiser, Reuse(interval=1), self.reference)
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
@@ -87,8 +77,8 @@ def smm_loss(generated: Tensor, reference: Tensor) -> Tensor:
     import torch
 
     # [i, j] is the difference of frame j to anchor i.
-    differences = [means[None] - means[:, None] for means in (generated, reference)]
-    return (1 - torch.cosine_similarity(*differences, dim=-1)).mean()
+    ours, theirs = (means[None] - means[:, None] for means in (generated, reference))
+    return (1 - torch.cosine_similarity(ours, theirs, dim=-1)).mean()
 
 
 __all__ = ["SMM", "smm_loss", "spatial_mean"]

@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.motion_flow.flow import Motion, window_corners
+from methods.motion_flow.flow import MotionFlow, window_corners
 from methods.motion_flow.pairs import frame_pairs, tiles
-from methods.motion_flow.soft_argmax import token_positions
+from methods.motion_flow.soft_argmax import frame_positions
 
 
 def extract_motion_by_loop(
@@ -27,7 +27,7 @@ def extract_motion_by_loop(
     span: int,
     window: int,
     tile: tuple[int, int],
-) -> Motion:
+) -> MotionFlow:
     """Displacements and mean keys of windows, from queries and keys (F, S, C) already reduced over heads.
 
     ValueError where tiles do not divide the frame.
@@ -36,9 +36,9 @@ def extract_motion_by_loop(
         raise ValueError(f"tiles of {tile[0]}x{tile[1]} do not divide {height}x{width} tokens")
     channels, cells = keys.shape[-1], window * window
     scale = temperature / channels**0.5
-    positions = token_positions(height, width, queries)
+    positions = frame_positions(height, width, queries)
     centre_tokens = tiles(height, width, tile, queries.device).centres
-    in_window = token_positions(window, window, queries)
+    in_window = frame_positions(window, window, queries)
     by_tile = (height // tile[0], tile[0], width // tile[1], tile[1])
     displacements, means = [], []
     pairs = frame_pairs(len(queries), span)
@@ -56,7 +56,7 @@ def extract_motion_by_loop(
         grid = expected.reshape(by_tile[0], by_tile[2], tile[0], tile[1], 2).transpose(1, 2)
         displacements.append(grid.reshape(-1, 2) - positions)
         means.append(windows.mean(-1))
-    return Motion(torch.stack(displacements), torch.stack(means), pairs)
+    return MotionFlow(torch.stack(displacements), torch.stack(means), pairs)
 
 
 __all__ = ["extract_motion_by_loop"]

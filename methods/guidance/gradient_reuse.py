@@ -118,8 +118,8 @@ class GradientReuse:
         import torch
 
         # In float64: of vectors this alike, float32 products say cosines above 1.
-        both = [one.flatten().double() for one in (gradient, self._gradient)]
-        self.similarity = float(torch.cosine_similarity(*both, dim=0))
+        new, last = (one.flatten().double() for one in (gradient, self._gradient))
+        self.similarity = float(torch.cosine_similarity(new, last, dim=0))
         if self.moved is not None and self._distance > 0:
             angle = math.degrees(math.acos(min(1.0, max(-1.0, self.similarity))))
             self._degrees_per_distance = angle / self._distance

@@ -1,12 +1,11 @@
 """Guidance by optimisation: in the first steps the latent moves towards a reference's motion.
 
-Methods that guide this way share it and bring an ``Objective``; the loop is ``methods/guidance/loop.py``'s.
+Methods that guide this way bring an ``Objective``; ``LatentGuidance`` is the hook that all of them share.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, Protocol, TypeVar
 
@@ -15,14 +14,14 @@ from pydantic import Field
 
 from methods.backbones.interface import Backbone
 from methods.guidance.gradient_reuse import GradientReuse, Reuse
-from methods.guidance.loop import Around, Run, Sampling, Steer, fixed_noise, sample
-from methods.interface import Observer
+from methods.guidance.loop import Hook, SamplingRun, fixed_noise
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Signal = TypeVar("Signal")
-Reference = Literal["clean", "renoised"]
+ReferenceNoise = Literal["clean", "renoised"]
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -43,6 +42,13 @@ class Optimiser:
     lr_over: Literal["steps", "iterations"] = "steps"
     guided_count: Annotated[int, Field(ge=0)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """``precision``, as torch has it."""
+        import torch
+
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
     def guided_steps(self, steps: int) -> int:
         """How many of ``steps`` are guided: ``guided_fraction`` of them, rounded up, or ``guided_count``."""
@@ -74,9 +80,8 @@ class Objective(Protocol[Signal]):
         ...
 
 
-@dataclass(frozen=True)
-class Guidance(Generic[Signal]):
-    """How the latent is optimised in the first steps.
+class LatentGuidance(Hook, Generic[Signal]):
+    """Optimises the latent in the first steps, towards the reference's signal.
 
     ``reuse``: how many inner iterations a gradient serves. ``reference``: ``clean`` takes the
     reference's signal once, from its clean latent at timestep 0; ``renoised`` takes it at each
@@ -84,106 +89,87 @@ class Guidance(Generic[Signal]):
     Both use the empty prompt.
     """
 
-    objective: Objective[Signal]
-    optimiser: Optimiser
-    reuse: Reuse
-    reference: Reference
+    def __init__(
+        self, objective: Objective[Signal], optimiser: Optimiser, reuse: Reuse, reference: ReferenceNoise
+    ) -> None:
+        self._objective = objective
+        self._optimiser = optimiser
+        self._reuse = GradientReuse(reuse)
+        self._reference = reference
+        self._clean: Signal
+        self._empty: Tensor
+
+    def guided_steps(self, steps: int) -> int:
+        return self._optimiser.guided_steps(steps)
+
+    def begin(self, run: SamplingRun) -> None:
+        """Reads the clean reference."""
+        import torch
+
+        self._empty = run.embed_empty()
+        if self._reference == "clean":
+            with run.observer.stage("extract"):
+                at_zero = torch.zeros_like(run.timestep(0))
+                read = partial(self._read, run, run.reference, at_zero)
+                self._clean = run.observer.shared("reference", read)
+
+    def before(self, run: SamplingRun, index: int, latent: Tensor) -> Tensor:
+        """The latent, moved in the inner iterations of guided step ``index``."""
+        if self._reference == "clean":
+            signal = self._clean
+        else:
+            with run.observer.stage("extract"):
+                noise = fixed_noise(run.reference)
+                renoised = run.backbone.add_noise(run.reference, noise, run.sigma(index))
+                read = partial(self._read, run, renoised, run.timestep(index))
+                signal = run.observer.shared(f"reference {index}", read)
+        with run.observer.stage("guide"):
+            return self._moved(run, index, latent, signal)
+
+    def _read(self, run: SamplingRun, latent: Tensor, timestep: Tensor) -> Signal:
+        return self._objective.extract(run.backbone, latent, timestep, self._empty, grad=False)
+
+    def _moved(self, run: SamplingRun, index: int, latent: Tensor, signal: Signal) -> Tensor:
+        """The latent after the inner iterations of guided step ``index``.
+
+        Gradients use the target prompt without classifier-free guidance. Each inner iteration adds a
+        row to the trace; losses and similarity stand only in rows whose gradient is a true one, what the
+        adaptive reuse measured (``moved``, ``turned``) wherever it did.
+        """
+        import torch
+
+        options, reuse = self._optimiser, self._reuse
+        optimised = latent.detach().to(options.dtype, copy=True).requires_grad_()
+        learning_rate = options.learning_rate(index, run.steps)
+        adam = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=options.weight_decay)
+        reuse.start_step(learning_rate)
+        losses: dict[str, Tensor] = {}
+
+        def true_gradient() -> Tensor:
+            with torch.enable_grad():
+                generated = self._objective.extract(
+                    run.backbone, optimised.float(), run.timestep(index), run.prompt, grad=True
+                )
+                terms = self._objective.losses(generated, signal)
+                total = torch.stack(list(terms.values())).sum()
+            losses.update(terms, total=total)
+            return torch.autograd.grad(total, optimised)[0]
+
+        for iteration in range(options.iterations):
+            gradient = reuse(optimised, true_gradient)
+            optimised.grad = gradient
+            adam.param_groups[0]["lr"] = options.learning_rate(index, run.steps, iteration)
+            adam.step()
+            row: dict[str, float | int | bool] = {"step": index, "iteration": iteration}
+            row |= {"true_gradient": reuse.is_true, "gradient_norm": float(gradient.norm())}
+            if reuse.is_true:
+                row |= {name: float(value.detach()) for name, value in losses.items()}
+                if reuse.similarity is not None:
+                    row["similarity"] = reuse.similarity
+            measured = {"moved": reuse.moved, "turned": reuse.turned}
+            row |= {name: value for name, value in measured.items() if value is not None}
+            run.observer.trace(**row)
+        return optimised.detach().float()
 
 
-def guided_sample(
-    backbone: Backbone,
-    reference: Tensor,
-    prompt: str,
-    noise: Tensor,
-    observer: Observer,
-    sampling: Sampling,
-    guidance: Guidance[Signal],
-    around: Around | None = None,
-) -> Tensor:
-    """``sample``, its first steps guided by the reference's motion; arguments and result as there."""
-    import torch
-
-    def prepare(run: Run) -> Steer:
-        extract = partial(guidance.objective.extract, backbone, grad=False)
-        reuse = GradientReuse(guidance.reuse)
-        clean: Signal
-        if guidance.reference == "clean":
-            with observer.stage("extract"):
-                at_zero = torch.zeros_like(run.schedule.timesteps[0])
-                clean = observer.shared("reference", partial(extract, run.reference, at_zero, run.empty))
-
-        def steer(index: int, latent: Tensor) -> tuple[Tensor, None]:
-            timestep = run.schedule.timesteps[index]
-            if guidance.reference == "clean":
-                signal = clean
-            else:
-                with observer.stage("extract"):
-                    sigma = float(run.schedule.sigmas[index])
-                    renoised = backbone.add_noise(run.reference, fixed_noise(run.reference), sigma)
-                    read = partial(extract, renoised, timestep, run.empty)
-                    signal = observer.shared(f"reference {index}", read)
-            with observer.stage("guide"):
-                moved = guide(run, latent, timestep, signal, guidance, reuse, index)
-            return moved, None
-
-        return steer
-
-    guided = guidance.optimiser.guided_steps(sampling.steps)
-    return sample(
-        backbone, reference, prompt, noise, observer, sampling, guided=guided, prepare=prepare, around=around
-    )
-
-
-def guide(
-    run: Run,
-    latent: Tensor,
-    timestep: Tensor,
-    signal: Signal,
-    guidance: Guidance[Signal],
-    reuse: GradientReuse,
-    index: int,
-) -> Tensor:
-    """One guidance step: the latent after the inner iterations of guided step ``index``.
-
-    Gradients use the target prompt without classifier-free guidance. Each inner iteration adds a
-    row to the trace; losses and similarity stand only in rows whose gradient is a true one, what the
-    adaptive reuse measured (``moved``, ``turned``) wherever it did.
-    """
-    import torch
-
-    options, steps = guidance.optimiser, len(run.schedule.timesteps)
-    precision = getattr(torch, options.precision)
-    optimised = latent.detach().to(precision, copy=True).requires_grad_()
-    learning_rate = options.learning_rate(index, steps)
-    optimiser = torch.optim.AdamW([optimised], lr=learning_rate, weight_decay=options.weight_decay)
-    reuse.start_step(learning_rate)
-    losses: dict[str, Tensor] = {}
-
-    def true_gradient() -> Tensor:
-        with torch.enable_grad():
-            generated = guidance.objective.extract(
-                run.backbone, optimised.float(), timestep, run.prompt, grad=True
-            )
-            terms = guidance.objective.losses(generated, signal)
-            total = torch.stack(list(terms.values())).sum()
-        losses.update(terms, total=total)
-        return torch.autograd.grad(total, optimised)[0]
-
-    for iteration in range(guidance.optimiser.iterations):
-        gradient = reuse(optimised, true_gradient)
-        optimised.grad = gradient
-        optimiser.param_groups[0]["lr"] = options.learning_rate(index, steps, iteration)
-        optimiser.step()
-        row: dict[str, float | int | bool] = {"step": index, "iteration": iteration}
-        row |= {"true_gradient": reuse.is_true, "gradient_norm": float(gradient.norm())}
-        if reuse.is_true:
-            row |= {name: float(value.detach()) for name, value in losses.items()}
-            if reuse.similarity is not None:
-                row["similarity"] = reuse.similarity
-        measured = {"moved": reuse.moved, "turned": reuse.turned}
-        row |= {name: value for name, value in measured.items() if value is not None}
-        run.observer.trace(**row)
-    return optimised.detach().float()
-
-
-__all__ = ["Guidance", "Objective", "Optimiser", "Reference", "guided_sample"]
+__all__ = ["LatentGuidance", "Objective", "Optimiser", "ReferenceNoise"]

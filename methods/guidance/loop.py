@@ -1,22 +1,23 @@
-"""The sampling loop: denoise, with a say before and after the steps that a method steers.
+"""The sampling loop, and the one way into it: a ``Hook``.
 
-Without steered steps it is plain sampling with classifier-free guidance, to the last bit. Methods that
-optimise the latent on features come by ``methods/guidance/latent_guidance.py``; others bring a ``Steer`` of their own.
+A method that samples derives from ``SampledMethod``. Without a hook it samples plainly, with classifier-free
+guidance. What a method does to the first steps stands in its hook, which is called before the first step,
+and around, before and after each step that it guides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import pydantic
 from pydantic import Field
 
 from methods.backbones.interface import Backbone, Schedule
-from methods.interface import Observer
+from methods.interface import LatentMethod, Observer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,136 +36,159 @@ class Start:
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
-class Velocities(Protocol):
-    """Makes, for one sampling run, the function (step index, latent) -> guided velocity."""
+@dataclass(frozen=True)
+class SamplingRun:
+    """One sampling run, before its first step.
 
-    def __call__(
-        self, backbone: Backbone, schedule: Schedule, prompt: Tensor, negative: Tensor, scale: float
-    ) -> Callable[[int, Tensor], Tensor]: ...
+    Latents (1, C, F, h, w) float32: ``reference``, clean; ``noise``, standard normal; ``start``, where
+    sampling starts, at ``schedule.sigmas[0]``. Embeddings (1, tokens, width): ``prompt``, ``negative``.
+    """
+
+    backbone: Backbone
+    observer: Observer
+    reference: Tensor
+    noise: Tensor
+    start: Tensor
+    schedule: Schedule
+    prompt: Tensor
+    negative: Tensor
+    negative_prompt: str
+    guidance_scale: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.schedule.timesteps)
+
+    def timestep(self, index: int) -> Tensor:
+        """The timestep (0-d) of step ``index`` (0-based)."""
+        return self.schedule.timesteps[index]
+
+    def sigma(self, index: int) -> float:
+        """The noise level of the latent before step ``index`` (0-based)."""
+        return float(self.schedule.sigmas[index])
+
+    def embed_empty(self) -> Tensor:
+        """The embedding of the empty prompt, which often is the negative one. Opens the stage ``text``."""
+        if not self.negative_prompt:
+            return self.negative
+        # Not in one batch with the others: with and without guidance their embeddings are the same bits.
+        with self.observer.stage("text"):
+            return self.backbone.embed([""])
 
 
-def every_pass(
-    backbone: Backbone, schedule: Schedule, prompt: Tensor, negative: Tensor, scale: float
-) -> Callable[[int, Tensor], Tensor]:
+class Hook:
+    """What a method does in the first steps of one sampling run. This one does nothing.
+
+    It is called without gradients and opens the observer's stages itself. ``index`` is 0-based.
+    """
+
+    def guided_steps(self, steps: int) -> int:
+        """How many of ``steps`` it is called for, from the first on. With 0 it is not called at all."""
+        return 0
+
+    def begin(self, run: SamplingRun) -> None:
+        """Once, before the first step."""
+
+    def around(self, run: SamplingRun, index: int, latent: Tensor) -> AbstractContextManager[object]:
+        """The context that step ``index``, from ``latent`` on, runs in, ``before`` and ``after`` included."""
+        return nullcontext()
+
+    def before(self, run: SamplingRun, index: int, latent: Tensor) -> Tensor:
+        """The latent that step ``index`` denoises in place of ``latent``."""
+        return latent
+
+    def after(self, run: SamplingRun, index: int, latent: Tensor) -> Tensor:
+        """The latent that sampling goes on with in place of ``latent``, which step ``index`` denoised."""
+        return latent
+
+
+# (step index, latent) -> guided velocity, made for one sampling run.
+Velocity: TypeAlias = "Callable[[int, Tensor], Tensor]"
+Velocities: TypeAlias = Callable[[SamplingRun], Velocity]
+
+
+def every_pass(run: SamplingRun) -> Velocity:
     """Both passes of classifier-free guidance at every step."""
 
     def velocity(index: int, latent: Tensor) -> Tensor:
-        return backbone.predict(latent, schedule.timesteps[index], prompt, negative, scale)
+        return run.backbone.predict(latent, run.timestep(index), run.prompt, run.negative, run.guidance_scale)
 
     return velocity
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Denoising steps and classifier-free guidance; ``velocities`` says which passes are run."""
+def sample(run: SamplingRun, hook: Hook, velocities: Velocities = every_pass) -> Tensor:
+    """The final latent, (1, C, F, h, w) float32; ``velocities`` says which passes of the network run.
 
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-    start: Start
-    velocities: Velocities = every_pass
-
-
-class Moment(NamedTuple):
-    """A denoising step about to be taken; ``index`` is 0-based, prompts are embedded."""
-
-    index: int
-    timestep: Tensor
-    sigma: float
-    latent: Tensor
-    prompt: Tensor
-    negative: Tensor
-
-
-Around = Callable[[Moment], AbstractContextManager[object]]
-
-
-class Run(NamedTuple):
-    """One sampling run.
-
-    Latents (1, C, F, h, w) float32: ``reference``, clean, and ``start``, where sampling starts, at
-    ``schedule.sigmas[0]``. Embeddings (1, tokens, width): of the prompt, the negative and the empty one.
-    """
-
-    backbone: Backbone
-    schedule: Schedule
-    reference: Tensor
-    start: Tensor
-    prompt: Tensor
-    negative: Tensor
-    empty: Tensor
-    guidance_scale: float
-    observer: Observer
-
-
-Steer = Callable[[int, "Tensor"], tuple["Tensor", "Tensor | None"]]
-"""(step index, latent) to the latent that is denoised, and what is added after the Euler step, if anything.
-
-Called without gradients; it opens its own stages.
-"""
-
-
-def sample(
-    backbone: Backbone,
-    reference: Tensor,
-    prompt: str,
-    noise: Tensor,
-    observer: Observer,
-    sampling: Sampling,
-    *,
-    guided: int = 0,
-    prepare: Callable[[Run], Steer] | None = None,
-    around: Around | None = None,
-) -> Tensor:
-    """Sample a latent from ``noise``, the first ``guided`` steps steered by what ``prepare`` returns.
-
-    Each step, steered or not, runs inside the context that ``around`` makes for it (it may use the
-    observer's stages itself, and nothing in it is differentiated unless it says so).
-
-    ``reference`` and ``noise``: (1, C, F, h, w), the reference's clean normalised latent and
-    standard normal noise. Returns the final float32 latent of that shape. FloatingPointError
-    when a latent is no longer finite.
+    FloatingPointError when a latent is no longer finite.
     """
     import torch
 
-    steps = sampling.steps
-    schedule = compressed_schedule(backbone, steps, sampling.start.strength)
-    reference = reference.float()
-    latent = noise.to(reference)
-
-    with torch.no_grad(), ExitStack() as surroundings:
-        if sampling.start.strength is not None:
-            latent = backbone.add_noise(reference, latent, float(schedule.sigmas[0]))
-        with observer.stage("text"):
-            # Not in one batch with the empty prompt: the same batch gives the same embeddings
-            # with and without guidance, to the last bit.
-            target, negative = backbone.embed([prompt, sampling.negative_prompt]).split(1)
-            # Embedded once: often the negative prompt is the empty one.
-            empty = backbone.embed([""]) if guided and sampling.negative_prompt else negative
-        steer = None
-        if guided and prepare:
-            scale = sampling.guidance_scale
-            steer = prepare(
-                Run(backbone, schedule, reference, latent, target, negative, empty, scale, observer)
-            )
-        velocity_at = sampling.velocities(backbone, schedule, target, negative, sampling.guidance_scale)
-        for index, timestep in enumerate(schedule.timesteps):
-            observer.step(index, steps)
-            if around is not None:
-                surroundings.close()
-                sigma = float(schedule.sigmas[index])
-                moment = Moment(index, timestep, sigma, latent, target, negative)
-                surroundings.enter_context(around(moment))
-            correction = None
-            if steer and index < guided:
-                latent, correction = steer(index, latent)
-            with observer.stage("denoise"):
-                latent = backbone.step(latent, velocity_at(index, latent), schedule, index)
-            if correction is not None:
-                latent = latent + correction
+    nothing, guided = Hook(), hook.guided_steps(run.steps)
+    latent = run.start
+    with torch.no_grad():
+        if guided:
+            hook.begin(run)
+        velocity = velocities(run)
+        for index in range(run.steps):
+            run.observer.step(index, run.steps)
+            here = hook if index < guided else nothing
+            with here.around(run, index, latent):
+                latent = here.before(run, index, latent)
+                with run.observer.stage("denoise"):
+                    latent = run.backbone.step(latent, velocity(index, latent), run.schedule, index)
+                latent = here.after(run, index, latent)
             if not torch.isfinite(latent).all():
-                raise FloatingPointError(f"NaN latents at step {index + 1} of {steps}")
+                raise FloatingPointError(f"NaN latents at step {index + 1} of {run.steps}")
     return latent
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class SampledMethod(LatentMethod):
+    """A method that samples with ``sample``: the keys all of them have, and their ``transfer``.
+
+    ``hook`` says what guides the first steps, ``velocities`` which passes of the network are run.
+    """
+
+    name: str
+    start: Start
+    steps: Annotated[int, Field(ge=1)]
+    guidance_scale: float
+    negative_prompt: str
+
+    def transfer(
+        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
+    ) -> Tensor:
+        """From the reference's clean latent and noise, (1, C, F, h, w) each, to the final latent."""
+        import torch
+
+        schedule = compressed_schedule(backbone, self.steps, self.start.strength)
+        reference = reference.float()
+        noise = start = noise.to(reference)
+        with torch.no_grad():
+            if self.start.strength is not None:
+                start = backbone.add_noise(reference, noise, float(schedule.sigmas[0]))
+            with observer.stage("text"):
+                target, negative = backbone.embed([prompt, self.negative_prompt]).chunk(2)
+        run = SamplingRun(
+            backbone,
+            observer,
+            reference,
+            noise,
+            start,
+            schedule,
+            target,
+            negative,
+            self.negative_prompt,
+            self.guidance_scale,
+        )
+        return sample(run, self.hook(), self.velocities())
+
+    def hook(self) -> Hook:
+        """A fresh hook for one sampling run."""
+        return Hook()
+
+    def velocities(self) -> Velocities:
+        return every_pass
 
 
 def compressed_schedule(backbone: Backbone, steps: int, strength: float | None) -> Schedule:
@@ -201,13 +225,12 @@ def fixed_noise(like: Tensor, seed: int = RENOISE_SEED) -> Tensor:
 
 
 __all__ = [
-    "Around",
-    "Moment",
-    "Run",
-    "Sampling",
+    "Hook",
+    "SampledMethod",
+    "SamplingRun",
     "Start",
-    "Steer",
     "Velocities",
+    "Velocity",
     "compressed_schedule",
     "every_pass",
     "fixed_noise",

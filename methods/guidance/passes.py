@@ -16,15 +16,13 @@ instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
-from methods.backbones.interface import Backbone, Schedule
-from methods.guidance.loop import Velocities, every_pass
+from methods.guidance.loop import SamplingRun, Velocities, Velocity, every_pass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,28 +71,22 @@ def passes(unconditional: Unconditional, caching: Caching) -> Velocities:
     return guided if caching.every == 1 else partial(cached_passes, caching, guided)
 
 
-def guided_passes(
-    options: Unconditional,
-    backbone: Backbone,
-    schedule: Schedule,
-    prompt: Tensor,
-    negative: Tensor,
-    scale: float,
-) -> Callable[[int, Tensor], Tensor]:
+def guided_passes(options: Unconditional, run: SamplingRun) -> Velocity:
     """Classifier-free guidance, cond + (scale - 1) (cond - uncond), whose difference may be an old one."""
-    always = options.first * len(schedule.timesteps) - 1e-9
+    always = options.first * run.steps - 1e-9
+    scale = run.guidance_scale
     low, high = options.within
     difference: Tensor | None = None
     served = 0
 
     def velocity(index: int, latent: Tensor) -> Tensor:
         nonlocal difference, served
-        timestep = schedule.timesteps[index]
-        conditional = backbone.predict(latent, timestep, prompt, None, 1.0)
-        if scale == 1 or not low <= float(schedule.sigmas[index]) <= high:
+        timestep = run.timestep(index)
+        conditional = run.backbone.predict(latent, timestep, run.prompt, None, 1.0)
+        if scale == 1 or not low <= run.sigma(index) <= high:
             return conditional
         if difference is None or index < always or served >= options.every:
-            difference = conditional - backbone.predict(latent, timestep, negative, None, 1.0)
+            difference = conditional - run.backbone.predict(latent, timestep, run.negative, None, 1.0)
             served = 0
         served += 1
         return conditional + (scale - 1) * difference
@@ -102,24 +94,15 @@ def guided_passes(
     return velocity
 
 
-def cached_passes(
-    options: Caching,
-    computed: Velocities,
-    backbone: Backbone,
-    schedule: Schedule,
-    prompt: Tensor,
-    negative: Tensor,
-    scale: float,
-) -> Callable[[int, Tensor], Tensor]:
+def cached_passes(options: Caching, computed: Velocities, run: SamplingRun) -> Velocity:
     """The velocities of ``computed`` where ``options`` asks for them, those reused elsewhere."""
-    compute = computed(backbone, schedule, prompt, negative, scale)
-    steps = len(schedule.timesteps)
-    sigmas = schedule.sigmas.tolist()
+    compute = computed(run)
+    sigmas = run.schedule.sigmas.tolist()
     known: list[tuple[int, Tensor, Tensor]] = []  # step, latent, velocity of the last two computed
     served = 0
 
     def serves(index: int, latent: Tensor) -> bool:
-        inside = options.first * steps - 1e-9 <= index < options.last * steps - 1e-9
+        inside = options.first * run.steps - 1e-9 <= index < options.last * run.steps - 1e-9
         if not inside or not known or served >= options.every:
             return False
         if options.threshold is None:
@@ -133,7 +116,7 @@ def cached_passes(
             if options.order == 0 or len(known) < 2:
                 return known[-1][2]
             (before, _, earlier), (last, _, later) = known
-            ahead = (sigmas[index] - sigmas[last]) / (sigmas[last] - sigmas[before])
+            ahead: float = (sigmas[index] - sigmas[last]) / (sigmas[last] - sigmas[before])
             return later + ahead * (later - earlier)
         found = compute(index, latent)
         known[:] = [*known[-1:], (index, latent, found)]

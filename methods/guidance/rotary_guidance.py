@@ -6,45 +6,43 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from methods.interface import Observer
+from methods.guidance.latent_guidance import Optimiser
+from methods.guidance.loop import SamplingRun
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from methods.guidance.latent_guidance import Optimiser
-
 
 def descend(
-    optimiser: torch.optim.Optimizer,
-    parameters: Sequence[Tensor],
-    held: Callable[[], AbstractContextManager[object]],
-    losses: Callable[[], dict[str, Tensor]],
-    options: Optimiser,
+    run: SamplingRun,
     index: int,
-    steps: int,
-    observer: Observer,
+    options: Optimiser,
+    adam: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    rotated: Callable[[], AbstractContextManager[object]],
+    losses: Callable[[], dict[str, Tensor]],
 ) -> None:
-    """Inner iterations of guided step ``index`` of ``steps`` on ``parameters``, which the optimiser holds.
+    """Inner iterations of guided step ``index`` on ``parameters``, which ``adam`` holds.
 
-    In each, ``held`` makes the context from the parameters in which ``losses`` and their gradients
+    In each, ``rotated`` makes the context from the parameters in which ``losses`` and their gradients
     are computed: named terms (0-d) whose sum is minimised. A row of the trace has them, their total
-    and the norm of its gradient. What the optimiser holds beside ``parameters`` stays as it is.
+    and the norm of its gradient. What ``adam`` holds beside ``parameters`` stays as it is.
     """
     import torch
 
     for iteration in range(options.iterations):
-        with torch.enable_grad(), held():
+        with torch.enable_grad(), rotated():
             terms = losses()
             total = torch.stack(list(terms.values())).sum()
             gradients = torch.autograd.grad(total, parameters)
-        optimiser.zero_grad()
+        adam.zero_grad()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        for group in optimiser.param_groups:
-            group["lr"] = options.learning_rate(index, steps, iteration)
-        optimiser.step()
-        observer.trace(
+        for group in adam.param_groups:
+            group["lr"] = options.learning_rate(index, run.steps, iteration)
+        adam.step()
+        run.observer.trace(
             step=index,
             iteration=iteration,
             true_gradient=True,

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.motion_flow.pairs import FramePairs, frame_pairs, tiles
-from methods.motion_flow.soft_argmax import Goal, soft_argmax, token_positions, window_soft_argmax
+from methods.motion_flow.soft_argmax import Goal, frame_positions, soft_argmax, window_soft_argmax
 
 Extractor = Literal["window", "dense"]
 Reduction = Literal["head_mean", "concat"]
 
 
-class Motion(NamedTuple):
+class MotionFlow(NamedTuple):
     """What is extracted from the queries and keys of one video.
 
     ``displacement`` (P, S, 2) in tokens; ``window_keys`` (P, N, C), the mean key of each tile's
@@ -71,7 +71,7 @@ def extract_motion(
     tile: tuple[int, int],
     with_window_keys: bool,
     towards: Tensor | None = None,
-) -> Motion:
+) -> MotionFlow:
     """AMF of one video from the queries and keys (F, S, heads, d) of one attention block.
 
     Each video, reference or generated, places its windows by its own queries and keys. A window's
@@ -85,7 +85,7 @@ def extract_motion(
     """
     queries, keys, scale = reduce_heads(queries, keys, reduction, temperature)
     pairs = frame_pairs(len(queries), span)
-    positions = token_positions(height, width, queries)
+    positions = frame_positions(height, width, queries)
     split = tiles(height, width, tile, queries.device)
     goal = None if towards is None else amf_goal(towards + positions, pairs.weight)
 
@@ -108,7 +108,7 @@ def extract_motion(
     window_keys = (
         mean_window_keys(keys, pairs.target, corners, window, height, width) if with_window_keys else None
     )
-    return Motion(expected - positions, window_keys, pairs, error)
+    return MotionFlow(expected - positions, window_keys, pairs, error)
 
 
 def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:
@@ -125,7 +125,7 @@ def mean_window_keys(
     keys: Tensor, target: Tensor, corners: Tensor, window: int, height: int, width: int
 ) -> Tensor:
     """Mean key (P, N, C) of each window, from keys (F, S, C) and window corners (P, N, 2)."""
-    frames = keys.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    frames = keys.view(len(keys), height, width, -1).permute(0, 3, 1, 2)
     # Down and then across: two sums of a window's side in place of one of its area.
     columns = F.avg_pool2d(frames, (window, 1), stride=1)
     means = F.avg_pool2d(columns, (1, window), stride=1).permute(0, 2, 3, 1)
@@ -149,4 +149,4 @@ def amf_goal(reference: Tensor, weight: Tensor) -> Goal:
     return Goal(reference.nan_to_num(), share[:, None] * counts / counts.sum(-1, keepdim=True))
 
 
-__all__ = ["Extractor", "Motion", "Reduction", "amf_loss", "extract_motion"]
+__all__ = ["Extractor", "MotionFlow", "Reduction", "amf_loss", "extract_motion"]

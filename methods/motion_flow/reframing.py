@@ -104,7 +104,8 @@ def interpolation(where: Matrix, height: int, width: int) -> Matrix:
         np.clip(1 - np.abs(where[:, axis, None].clip(0, size - 1) - np.arange(size)), 0, None)
         for axis, size in enumerate((height, width))
     )
-    return (rows[:, :, None] * columns[:, None, :]).reshape(len(where), -1)
+    weights: Matrix = rows[:, :, None] * columns[:, None, :]
+    return weights.reshape(len(where), -1)
 
 
 def warp_features(features: Tensor, reframing: Reframing, height: int, width: int) -> tuple[Tensor, Tensor]:

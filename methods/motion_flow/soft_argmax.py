@@ -1,10 +1,11 @@
 """Soft-argmax between frames: attention whose values are the positions of the keys.
 
-What attention motion flow (``methods/motion_flow/flow.py``) is made of, and nearly all of its work. All pairs of frames
-go through together: where their scores are few, at once; otherwise in blocks of queries. The queries that
-look at one frame meet its keys in one matrix product, whichever frames they come from. No map of S x S
-scores is kept for the backward pass: where it is known what positions are compared with (``Goal``), each
-block leaves its part of the gradient behind, and otherwise the backward pass computes scores again.
+What attention motion flow (``methods/motion_flow/flow.py``) is made of, and nearly all of its work. All
+pairs of frames go through together: where their scores are few, at once; otherwise in blocks of queries.
+The queries that look at one frame meet its keys in one matrix product, whichever frames they come from.
+No map of S x S scores is kept for the backward pass: where it is known what positions are compared with
+(``Goal``), each block leaves its part of the gradient behind, and otherwise the backward pass computes
+scores again.
 
 Shapes: F latent frames, S = height * width tokens a frame (row-major), P frame pairs, n queries of a
 frame, C channels. In blocks, of T frames that are looked at: r queries that look at each, m keys of each.
@@ -66,7 +67,7 @@ class Expected(NamedTuple):
     error: Tensor | None
 
 
-def token_positions(height: int, width: int, like: Tensor) -> Tensor:
+def frame_positions(height: int, width: int, like: Tensor) -> Tensor:
     """(S, 2) row and column of every token, in the dtype and on the device of ``like``."""
     index = torch.arange(height * width, device=like.device)
     return torch.stack([index // width, index % width], dim=1).to(like.dtype)
@@ -121,7 +122,7 @@ def window_soft_argmax(
     In a frame wider than high it is columns in place of rows: a window leaves out more of them.
     """
     if width > height:
-        sideways = keys.unflatten(1, (height, width)).transpose(1, 2).flatten(1, 2)
+        sideways = keys.view(len(keys), height, width, -1).transpose(1, 2).flatten(1, 2)
         if goal is not None:
             goal = goal._replace(positions=goal.positions.flip(-1))
         found, error = window_soft_argmax(
@@ -133,7 +134,7 @@ def window_soft_argmax(
         rows = _bias(height, window, keys)[first_rows]
         bias = rows[..., :, None] + _bias(width, window, keys)[first_columns][..., None, :]
         scores = _scores(queries, keys, pairs, scale) + bias.flatten(-2)
-        return _with_error(torch.softmax(scores, dim=-1) @ token_positions(height, width, keys), goal)
+        return _with_error(torch.softmax(scores, dim=-1) @ frame_positions(height, width, keys), goal)
     looks = _by_row(_rows(pairs, queries.shape[1], keys.device), corners, window, height, width)
     return _in_blocks(queries, keys, looks, scale, goal)
 
@@ -208,7 +209,9 @@ class _Rows(NamedTuple):
 
 def _rows(pairs: FramePairs, count: int, device: torch.device) -> _Rows:
     """Rows of ``count`` queries a frame, source by source."""
-    target, which, looked = pairs.target.unique(return_inverse=True, return_counts=True)
+    by_frame = pairs.target.bincount()
+    target = by_frame.nonzero()[:, 0]
+    looked, which = by_frame[target], (by_frame > 0).cumsum(0)[pairs.target] - 1
     most_first = looked.argsort(descending=True, stable=True)
     pair = torch.full((len(target), int(looked.max())), len(which))
     by_target = which.argsort(stable=True)
@@ -264,7 +267,7 @@ class _Part(NamedTuple):
 
     @property
     def queries(self) -> int:
-        return self.columns.stop - self.columns.start
+        return int(self.columns.stop - self.columns.start)
 
     def of(self, values: Tensor) -> Tensor:
         """(A, r, ...) of values (T, R, ...)."""
@@ -376,7 +379,7 @@ def _through_windows(
     if high > windows.side:
         grid.add_(_bias(high, windows.side, scores)[first_row - top][..., None])
     origin = torch.stack([top, torch.zeros_like(top)], -1).to(scores)
-    return _Block(part, some, seen, None, token_positions(high, windows.width, scores), origin, scores, run)
+    return _Block(part, some, seen, None, frame_positions(high, windows.width, scores), origin, scores, run)
 
 
 class _Gradients:
@@ -497,4 +500,4 @@ class _SoftArgmaxError(torch.autograd.Function):
         return gradient * to_queries, gradient * to_keys, *([None] * 4)
 
 
-__all__ = ["Expected", "Goal", "soft_argmax", "token_positions", "window_soft_argmax"]
+__all__ = ["Expected", "Goal", "soft_argmax", "frame_positions", "window_soft_argmax"]

@@ -8,15 +8,17 @@ what the reference shows, and training on the target prompt would bind it to the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import pydantic
 from pydantic import Field
 
 from methods.backbones.interface import Adapter, Backbone, Grid
-from methods.guidance.loop import Sampling, sample
+from methods.guidance.loop import SampledMethod
 from methods.interface import Observer, check_frames
 
 if TYPE_CHECKING:
@@ -119,40 +121,38 @@ def copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in parameters.items()}
 
 
-def tuned_sample(
-    backbone: Backbone,
-    reference: Tensor,
-    prompt: str,
-    noise: Tensor,
-    observer: Observer,
-    sampling: Sampling,
-    adapter: Adapter,
-    scale: float,
-    train: Callable[[], Mapping[str, Tensor]],
-) -> Tensor:
-    """Sample through the adapter that ``train`` makes of the reference, its effect times ``scale``.
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class AdapterMethod(SampledMethod):
+    """A method that trains an adapter on the reference clip and samples with it in place.
 
-    Shapes, precision and errors as ``sampling.sample``; training is a stage of its own.
+    ``scale``: what the adapter adds is multiplied by it.
     """
-    with observer.stage("train"):
-        weights = observer.shared("adapter", train)
-    with backbone.adapted(adapter, backbone.grid(reference), weights) as inside:
-        inside.scale = scale
-        return sample(backbone, reference, prompt, noise, observer, sampling)
+
+    training: Training
+    scale: Annotated[float, Field(ge=0)]
+
+    @abstractmethod
+    def adapter(self) -> Adapter:
+        """The form of the adapter that is sampled with."""
+
+    @abstractmethod
+    def train(self, backbone: Backbone, clean: Tensor, observer: Observer) -> Mapping[str, Tensor]:
+        """Its weights, after training on the clean latent (1, C, F, h, w), float32."""
+
+    def check(self, grid: Grid, num_blocks: int) -> None:
+        """InputError for clips of a single latent frame."""
+        check_frames(grid)
+
+    def transfer(
+        self, backbone: Backbone, reference: Tensor, prompt: str, noise: Tensor, observer: Observer
+    ) -> Tensor:
+        """As ``SampledMethod.transfer``; training is a stage of its own."""
+        with observer.stage("train"):
+            train = partial(self.train, backbone, reference.float(), observer)
+            weights = observer.shared("adapter", train)
+        with backbone.adapted(self.adapter(), backbone.grid(reference), weights) as adapted:
+            adapted.scale = self.scale
+            return super().transfer(backbone, reference, prompt, noise, observer)
 
 
-def require_frames(grid: Grid) -> None:
-    """InputError for a clip without motion."""
-    check_frames(grid)
-
-
-__all__ = [
-    "Example",
-    "Trainer",
-    "Training",
-    "copied",
-    "drawing",
-    "examples",
-    "require_frames",
-    "tuned_sample",
-]
+__all__ = ["AdapterMethod", "Example", "Trainer", "Training", "copied", "drawing", "examples"]

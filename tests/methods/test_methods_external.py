@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
-from methods.backbones.interface import Grid
 from methods.external import External, ProgramFailed, ProgramTimeout
-from methods.interface import VideoProgram, VideoRequest
+from methods.interface import VideoMethod, VideoRequest
 from methods.precomputed import Precomputed
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "external_example.py"
-GRID = Grid(5, 8, 8)
 
 
 def external(*command, **changes):
@@ -43,15 +41,19 @@ def request(folder, frames=5):
     return VideoRequest("fox", pixels, 7.5, "a fox", "a dog, running", 3, "cpu", folder / "cell" / "program")
 
 
-def test_only_programs_are_video_programs():
-    assert isinstance(external("x"), VideoProgram)
-    assert not isinstance(Precomputed(name="precomputed"), VideoProgram)
+def test_programs_and_finished_videos_need_no_backbone_and_only_the_latter_are_made_elsewhere():
+    program, finished = external("x"), Precomputed(name="precomputed")
+    for method in (program, finished):
+        assert isinstance(method, VideoMethod)
+        assert not method.uses_backbone
+    assert program.made_here
+    assert not finished.made_here
 
 
 def test_the_worked_example_inverts_the_reference_in_an_interpreter_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     wanted = request(tmp_path)
-    frames, seconds = external("-I", EXAMPLE).make(wanted)
+    frames, seconds = external("-I", EXAMPLE).video(wanted)
     assert np.array_equal(frames, 255 - wanted.reference)
     assert seconds > 0
     assert sorted(path.name for path in wanted.folder.iterdir()) == ["job.json", "log.txt", "output.mkv"]
@@ -77,7 +79,7 @@ print(json.dumps([job, known, os.getcwd(), sys.argv[1:-1]]))
     )
     wanted = request(tmp_path)
     with pytest.raises(ProgramFailed, match=r"mine wrote no video to output\.mkv; program/log\.txt"):
-        method.make(wanted)
+        method.video(wanted)
     job, known, folder, arguments = json.loads((wanted.folder / "log.txt").read_text())
     assert job == {
         "schema": 1,
@@ -116,7 +118,7 @@ print(json.dumps([job, known, os.getcwd(), sys.argv[1:-1]]))
 )
 def test_a_program_that_fails_is_told_in_one_line(tmp_path, script, body, says):
     with pytest.raises(ProgramFailed, match=says) as error:
-        external(script(body)).make(request(tmp_path))
+        external(script(body)).video(request(tmp_path))
     assert "\n" not in str(error.value)
 
 
@@ -132,7 +134,7 @@ with av.open(job["reference"]) as video, av.open(job["output"], "w") as short:
     short.mux(stream.encode())
 """
     with pytest.raises(ProgramFailed, match="wrote 4 frames where 5 were asked for"):
-        external(script(body)).make(request(tmp_path))
+        external(script(body)).video(request(tmp_path))
 
 
 def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_path):
@@ -142,7 +144,7 @@ def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_path):
     wanted = request(tmp_path)
     started = time.monotonic()
     with pytest.raises(ProgramTimeout, match=r"longer than method\.timeout=3 seconds"):
-        External(name="mine", command=["sh", str(path)], timeout=3).make(wanted)
+        External(name="mine", command=["sh", str(path)], timeout=3).video(wanted)
     assert time.monotonic() - started < 60
     assert ended(int((wanted.folder / "log.txt").read_text()))
 
@@ -154,7 +156,7 @@ print(child.pid, flush=True)
 """
     wanted = request(tmp_path)
     with pytest.raises(ProgramFailed, match="wrote no video"):
-        external(script(body)).make(wanted)
+        external(script(body)).video(wanted)
     assert ended(int((wanted.folder / "log.txt").read_text()))
 
 
@@ -200,7 +202,6 @@ def test_relative_files_count_from_the_folder_and_programs_of_the_path_are_not_h
 )
 def test_what_cannot_be_run_is_bad_input_in_one_line(changes, says):
     method = External(**{"name": "mine", "command": [sys.executable, str(EXAMPLE)], **changes})
-    for use in (method.identity, lambda: method.check(GRID, 8)):
-        with pytest.raises(InputError, match=says) as error:
-            use()
-        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=says) as error:
+        method.identity()
+    assert "\n" not in str(error.value)

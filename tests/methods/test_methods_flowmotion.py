@@ -10,7 +10,7 @@ from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
 from methods.backbones.interface import Grid
-from methods.flowmotion import FlowMotion, Weights, flow_losses, regularised
+from methods.flowmotion import FlowMotion, FlowMotionLoss, flow_losses, regularised
 from methods.guidance.loop import fixed_noise
 from methods.none import Plain
 
@@ -54,7 +54,7 @@ def differences(video):
 @pytest.mark.parametrize("frames", [2, 3, 5])
 def test_the_losses_are_those_of_all_maps_of_differences(frames):
     generated, source = latents(frames=frames, dtype=torch.float64)
-    found = flow_losses(generated, source, Weights(**WEIGHTS))
+    found = flow_losses(generated, source, FlowMotionLoss(**WEIGHTS))
     latent = 20 * (generated - source).square().mean()
     difference = 5 * (differences(generated) - differences(source)).square().mean()
     torch.testing.assert_close(found, {"latent": latent, "difference": difference})
@@ -113,7 +113,7 @@ def test_gradients_of_the_losses_equal_finite_differences():
     prediction.requires_grad_()
 
     def loss(at):
-        return sum(flow_losses(at, source, Weights(**WEIGHTS)).values())
+        return sum(flow_losses(at, source, FlowMotionLoss(**WEIGHTS)).values())
 
     (gradient,) = torch.autograd.grad(loss(prediction), prediction)
     generator = torch.Generator().manual_seed(5)

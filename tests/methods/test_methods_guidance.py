@@ -159,7 +159,7 @@ def test_interval_one_equals_adamw_on_every_gradient():
 def test_trace_stages_and_steps():
     observer = Recorder()
     run(fastvmt(), observer=observer)
-    assert observer.stages == ["text", "extract"] + 2 * ["guide", "denoise"] + 3 * ["denoise"]
+    assert observer.stages == ["text", "text", "extract"] + 2 * ["guide", "denoise"] + 3 * ["denoise"]
     assert observer.steps == [(i, 5) for i in range(5)]
     assert [(r["step"], r["iteration"]) for r in observer.rows] == [
         (s, j) for s in range(2) for j in range(10)
@@ -186,7 +186,7 @@ def test_the_reference_is_read_once_at_zero_or_renoised_at_each_guided_step():
     assert [seen for seen in renoised.seen if seen[0] == "reference"] == [
         ("reference", timestep, empty) for timestep in timesteps
     ]
-    assert observer.stages[:4] == ["text", "extract", "guide", "denoise"]
+    assert observer.stages[:5] == ["text", "text", "extract", "guide", "denoise"]
     reference, noise = latents()
     assert torch.equal(fixed_noise(reference), fixed_noise(reference))
     assert not torch.equal(fixed_noise(reference), noise)

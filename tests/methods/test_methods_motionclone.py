@@ -158,7 +158,7 @@ def test_one_gradient_a_guided_step_and_one_reading_of_the_reference():
     when, timestep, mean = backbone.seen[0]
     assert (when, mean) == ("reference", float(backbone.embed([""]).mean()))
     assert timestep == pytest.approx(600)
-    assert observer.stages == ["text", "extract", *(3 * ["guide", "denoise"]), *(2 * ["denoise"])]
+    assert observer.stages == ["text", "text", "extract", *(3 * ["guide", "denoise"]), *(2 * ["denoise"])]
 
 
 def test_latents_that_are_no_numbers_are_told():

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
-from methods.backbones.interface import Grid
+from methods.interface import VideoRequest
 from methods.precomputed import Precomputed
-
-GRID = Grid(5, 8, 8)
 
 
 @pytest.fixture
@@ -34,7 +32,7 @@ def precomputed(path):
 
 def test_files_are_found_beside_the_manifest_and_identified_by_content(manifest):
     method = precomputed(manifest)
-    method.check(GRID, 8)
+    assert method.listed() == [("bear", "a fox, walking", 0), ("bear", "a fox, walking", 1)]
     assert method.missing("bear", "a fox, walking", 0) is None
     assert method.content("bear", "a fox, walking", 0) == hashlib.sha256(b"not really a video").hexdigest()
 
@@ -48,7 +46,8 @@ def test_video_hands_over_frames_as_stored_and_seconds(manifest):
             frame = av.VideoFrame.from_ndarray(np.broadcast_to(colour, (32, 64, 3)).copy(), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    frames, seconds = precomputed(manifest).video("bear", "a fox, walking", 0)
+    request = VideoRequest("bear", colours, 8.0, None, "a fox, walking", 0, "cpu", manifest.parent)
+    frames, seconds = precomputed(manifest).video(request)
     assert seconds == 12.5
     assert frames.shape == (3, 32, 64, 3)
     assert frames.dtype == np.uint8
@@ -81,10 +80,10 @@ def test_a_bad_manifest_is_bad_input_in_one_line(tmp_path, text, says):
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=rf"method\.manifest.*{says}") as error:
-        precomputed(path).check(GRID, 8)
+        precomputed(path).listed()
     assert "\n" not in str(error.value)
 
 
 def test_no_manifest_is_bad_input():
     with pytest.raises(InputError, match=r"method\.manifest"):
-        Precomputed(name="precomputed").check(GRID, 8)
+        Precomputed(name="precomputed").listed()

@@ -18,8 +18,8 @@ from test_methods_configs import CONF, build, resolved
 from datasets.errors import InputError
 from methods.backbones.interface import Grid
 from methods.fastvmt_released import (
-    Pairs,
-    Windows,
+    PairOptions,
+    WindowOptions,
     released_motion,
     released_pairs,
     released_window_loss,
@@ -57,7 +57,7 @@ PAPER = {
 def motion(queries, keys, height, width, options, **others):
     windows, pairs = (
         group(**{field.name: options[field.name] for field in dataclasses.fields(group)})
-        for group in (Windows, Pairs)
+        for group in (WindowOptions, PairOptions)
     )
     others = {"reduction": "head_mean", "temperature": 1.0, **others}
     return released_motion(
@@ -222,7 +222,7 @@ def test_with_the_papers_options_it_is_the_papers_method(tile, window):
 
 
 def test_the_plain_window_loss_averages_within_source_frames_first():
-    pairs = released_pairs(4, 3, Pairs(self_pairs=True, span_counts_self=False))
+    pairs = released_pairs(4, 3, PairOptions(self_pairs=True, span_counts_self=False))
     apart = (pairs.source != pairs.target).nonzero()[:, 0]
     keys = torch.randn(len(apart), 5, 9, generator=torch.Generator().manual_seed(1))
     by_frame = []
@@ -231,7 +231,7 @@ def test_the_plain_window_loss_averages_within_source_frames_first():
         if len(mine) > 1:
             by_frame.append((mine[1:] - mine[:-1]).norm(dim=-1).mean())
     torch.testing.assert_close(released_window_loss(keys, pairs, "plain"), torch.stack(by_frame).mean())
-    alone = released_pairs(2, 3, Pairs(self_pairs=True, span_counts_self=False))
+    alone = released_pairs(2, 3, PairOptions(self_pairs=True, span_counts_self=False))
     assert released_window_loss(keys[:1], alone, "plain") == 0
 
 

@@ -102,7 +102,7 @@ def test_the_reference_is_read_once_and_clean():
     assert backbone.calls == {"partial": 1, "gradient": 2 * 6, "forward": 10}
     empty = float(backbone.embed([""]).mean())
     assert backbone.seen[0] == ("reference", 0.0, empty)
-    assert observer.stages[:2] == ["text", "extract"]
+    assert observer.stages[:3] == ["text", "text", "extract"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from datasets.errors import InputError
 from methods.backbones.interface import Grid
 from methods.fastvmt import FastVMT
 from methods.fastvmt_turbo import Coarse, Turbo, coarsen
+from methods.guidance.loop import SamplingRun
 from methods.guidance.passes import Caching, Unconditional, passes, predicted_change
 
 VALUES = {
@@ -79,9 +80,14 @@ def velocities(unconditional=None, caching=None, scale=3.0, backbone=None, steps
     backbone = backbone or Spoken()
     schedule = backbone.schedule(steps)
     prompt, negative = backbone.embed(["a red fox", "blurry"]).split(1)
+    reference, latent = latents()
     made = passes(Unconditional(**(unconditional or {})), Caching(**(caching or {})))
-    velocity_at = made(backbone, schedule, prompt, negative, scale)
-    latent, found = latents()[1], []
+    velocity_at = made(
+        SamplingRun(
+            *(backbone, Recorder(), reference, latent, latent, schedule, prompt, negative, "blurry", scale)
+        )
+    )
+    found = []
     for index in range(steps):
         found.append(velocity_at(index, latent))
         latent = backbone.step(latent, found[-1], schedule, index)
