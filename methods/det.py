@@ -72,7 +72,7 @@ class DeT(AdapterMethod, kind="det"):
     tracker: Any
 
     @property
-    def version(self) -> str:  # type: ignore[override]
+    def version(self) -> str:
         """With the tracker's: what it finds is part of the result."""
         return f"1-{self.tracker.version if isinstance(self.tracker, PointTracker) else ''}"
 

@@ -115,6 +115,7 @@ class VideoMethod(Method):
     """A method that needs no backbone: it hands over a video that is there, or makes one from pixels."""
 
     uses_backbone = False
+
     @property
     @abstractmethod
     def uncounted(self) -> str:

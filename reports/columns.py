@@ -93,7 +93,8 @@ class Column:
     ``read``: a cell's number, None where it has none. ``pool``: a row's number, from those of its cells.
 
     ``paired``: differences from the baseline are noted, and what is null in one row is left out of all.
-    ``sees_motion``, ``beside_motion``, ``truth``: as a metric declares them. ``interval``: its numbers have one.
+    ``sees_motion``, ``beside_motion``, ``truth``: as a metric declares them.
+    ``interval``: its numbers have one.
     ``ranked``: best and second are marked. ``exact``: counts, without chance, so that what differs as it is
     shown differs. ``of_device``: not compared across devices. ``of_video``: stands under each video too.
     """

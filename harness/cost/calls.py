@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from datasets.errors import InputError
@@ -38,12 +37,6 @@ class Call(NamedTuple):
     block: int | None = None
     output: Output = ""
     grid: Grid | None = None
-
-
-@dataclass
-class _CountingAdapter:
-    parameters: Mapping[str, Tensor]
-    scale: float = 1.0
 
 
 class CountingBackbone(Backbone):
@@ -161,7 +154,7 @@ class CountingBackbone(Backbone):
         import torch
 
         fresh = {"weight": torch.zeros(1, requires_grad=True)}
-        adapted = _CountingAdapter(dict(weights) if weights else fresh)
+        adapted = Adapted(dict(weights) if weights else fresh)
         with self._holding(*adapted.parameters.values()):
             yield adapted
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-import torch  # noqa: E402
-from harness_fakes import Squares, make_job, planned  # noqa: E402
+import torch
+from harness_fakes import Squares, make_job, planned
 
 from harness.cells import environment, run
 
