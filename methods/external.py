@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -23,6 +21,7 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
+from datasets.hashing import file_sha256
 from methods.interface import VideoMethod, VideoRequest
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class External(VideoMethod, kind="external"):
         folder, (program, *arguments) = self._folder(), self.command or [""]
         words = arguments if os.sep not in program else [program, *arguments]
         files = {word: folder / Path(word).expanduser() for word in words}
-        return {word: _digest(*_stamp(path)) for word, path in files.items() if _is_file(path)}
+        return {word: file_sha256(path) for word, path in files.items() if _is_file(path)}
 
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float]:
         """Frames (T, H, W, 3) uint8 RGB as the program wrote them, and the seconds it ran.
@@ -220,18 +219,6 @@ def _is_file(path: Path) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return path.is_file()
     return False
-
-
-def _stamp(path: Path) -> tuple[Path, int, int]:
-    stat = path.stat()
-    return path, stat.st_size, stat.st_mtime_ns
-
-
-@lru_cache(maxsize=64)
-def _digest(path: Path, size: int, changed: int) -> str:
-    """sha256 hex digest of a file; remembered while size and time stay, for it may be large."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 __all__ = ["External", "ProgramFailed", "ProgramTimeout"]

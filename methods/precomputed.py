@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pydantic
 
 from datasets.errors import InputError
+from datasets.hashing import file_sha256
 from methods.interface import VideoMethod, VideoRequest
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Precomputed(VideoMethod, kind="precomputed"):
 
     def content(self, clip: str, prompt: str, seed: int) -> str:
         """sha256 hex digest of the video file."""
-        with self._entry(clip, prompt, seed).file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self._entry(clip, prompt, seed).file)
 
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:
         """Frames (T, H, W, 3) uint8 RGB as stored, and the seconds they took, if known."""

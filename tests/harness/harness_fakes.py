@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from fake_backbone import FakeBackbone
 from pydantic.dataclasses import dataclass
 
 from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
@@ -20,7 +20,7 @@ from harness.actions.score import Score as ScoreAction
 from harness.cells.job import Job
 from harness.cells.plan import Cell, make_plan
 from harness.records.record import Plan
-from methods.backbones.interface import BackboneConfig, Grid, Schedule
+from methods.backbones.interface import BackboneConfig, Grid
 from methods.interface import LatentMethod, Observer, VideoMethod, VideoRequest
 from metrics.interface import Column, Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
 
@@ -67,44 +67,9 @@ class Squares(Dataset):
         return Clip(self.listing().clips[index], frames, mask=mask, truth={"start": (2, 4)})
 
 
-class Pooling:
-    """A 'backbone' whose VAE is average pooling: 5 frames of 16x16 are a latent of 1x4x2x4x4."""
-
-    num_blocks, heads, head_dim = 2, 1, 4
-    recomputed = compiled = False
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-
-    def grid(self, latent: torch.Tensor) -> Grid:
-        return Grid(*latent.shape[2:])
-
-    def encode(self, frames: np.ndarray) -> torch.Tensor:
-        video = torch.from_numpy(frames).float().permute(3, 0, 1, 2) / 127.5 - 1
-        video = torch.nn.functional.avg_pool2d(video, 4)
-        video = torch.cat([video, video.mean(0, keepdim=True)])
-        return torch.stack([video[:, 0], video[:, 1:].mean(1)], 1)[None]
-
-    def decode(self, latent: torch.Tensor) -> np.ndarray:
-        video = latent[0, :3].repeat_interleave(torch.tensor([1, 4]), dim=1)
-        video = video.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        return ((video.tanh() + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().numpy()
-
-    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([[[len(text) / 10]] for text in prompts])
-
-    def schedule(self, steps: int) -> Schedule:
-        sigmas = torch.linspace(1, 0, steps + 1)
-        return Schedule(sigmas, sigmas[:-1] * 1000)
-
-    def predict(self, latent: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        self.calls["forward"] += 2
-        return latent - clean
-
-
 @dataclass(config=FORBID)
-class PoolingConfig(BackboneConfig):
-    name: str = "pooling"
+class FakeConfig(BackboneConfig):
+    name: str = "fake"
     height: int = 16
     width: int = 16
     weights: str = "pretrained"
@@ -113,7 +78,7 @@ class PoolingConfig(BackboneConfig):
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = ("trouble",)
-    num_blocks: ClassVar[int] = 2
+    num_blocks: ClassVar[int] = FakeBackbone.num_blocks
     own_world_only: ClassVar[bool] = True
 
     @property
@@ -129,11 +94,11 @@ class PoolingConfig(BackboneConfig):
     def identity(self) -> str:
         return "sha256:none"
 
-    def load(self, device: str) -> Pooling:
+    def load(self, device: str) -> FakeBackbone:
         self.loads += 1
         if self.trouble:
             raise RuntimeError(self.trouble)
-        return Pooling()
+        return FakeBackbone()
 
 
 @dataclass(config=FORBID)
@@ -165,7 +130,9 @@ class Drift(LatentMethod):
                 observer.trace(step=index, loss=float((latent - reference).square().mean()))
             with observer.stage("denoise"):
                 change = schedule.sigmas[index + 1] - schedule.sigmas[index]
-                latent = latent + change * backbone.predict(latent, reference + words.mean())
+                # Counted as both passes of guidance; where it leads the reference alone decides.
+                backbone.predict(latent, schedule.timesteps[index], words, words, 2.0)
+                latent = latent + change * (latent - reference - words.mean())
         if trouble == "nan":
             latent[0, 0, 0, 0, 0] = float("nan")
         if trouble == "error":
@@ -258,7 +225,7 @@ def make_job(results: Path, **changes: Any) -> Job:
     """A job of fakes; keyword arguments replace its fields."""
     fields: dict[str, Any] = {
         "method": Drift(),
-        "backbone": PoolingConfig(),
+        "backbone": FakeConfig(),
         "dataset": Squares(),
         "metrics": {"likeness": Likeness(), "following": Following()},
         "tracker": Corners(),

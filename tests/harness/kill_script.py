@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parents[up]) for up in (0, 1, 2)]
 
 import torch
 from harness_fakes import Squares, make_job, planned

@@ -15,7 +15,7 @@ from harness.command.config import make_job, resolve_device
 COST = {"_target_": "harness.actions.cost.PrintCost", "name": "cost"}
 ROOT: dict[str, Any] = {
     "method": {"_target_": "harness_fakes.Drift", "name": "method"},
-    "backbone": {"_target_": "harness_fakes.PoolingConfig", "name": "backbone"},
+    "backbone": {"_target_": "harness_fakes.FakeConfig", "name": "backbone"},
     "dataset": {"_target_": "harness_fakes.Squares", "name": "dataset"},
     "tracker": {"_target_": "harness_fakes.Corners", "name": "tracker"},
     "metrics": {"required": [], "metrics": {"one": {"_target_": "harness_fakes.Likeness", "name": "one"}}},

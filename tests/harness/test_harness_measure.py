@@ -11,7 +11,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from harness_fakes import Drift, Pooling, Squares
+from fake_backbone import FakeBackbone
+from harness_fakes import Drift, Squares
 
 from harness.cells import environment, measure
 from harness.records.record import Memory
@@ -49,8 +50,8 @@ def test_noise_is_standard_normal():
 
 def test_every_method_starts_from_the_same_noise(reference):
     one, other = Drift(steps=2), Drift(steps=5)
-    measure.measure(Pooling(), one, reference, *WORDS)
-    measure.measure(Pooling(), other, reference, *WORDS)
+    measure.measure(FakeBackbone(), one, reference, *WORDS)
+    measure.measure(FakeBackbone(), other, reference, *WORDS)
     assert one.noises[0] == other.noises[0]
 
 
@@ -131,7 +132,7 @@ def test_peaks_merge_to_the_larger_and_none_is_unknown():
 def test_a_measurement_has_every_stage_the_calls_and_the_trace(reference):
     steps = []
     found = measure.measure(
-        Pooling(),
+        FakeBackbone(),
         Drift(steps=4),
         reference,
         *WORDS,
@@ -148,7 +149,7 @@ def test_a_measurement_has_every_stage_the_calls_and_the_trace(reference):
 
 
 def test_repeats_give_medians_keep_all_values_and_identical_frames(reference):
-    found = measure.measure(Pooling(), Drift(), reference, *WORDS, repeats=3)
+    found = measure.measure(FakeBackbone(), Drift(), reference, *WORDS, repeats=3)
     assert found.timing.repeats == len(found.timing.values) == 3
     for stage, value in found.timing.stages.items():
         assert value == statistics.median(run[stage] for run in found.timing.values)
@@ -164,13 +165,13 @@ def test_repeats_that_differ_are_noted(reference):
             latent = super().transfer(backbone, reference, prompt, noise, observer)
             return latent + len(self.noises)
 
-    found = measure.measure(Pooling(), Restless(), reference, *WORDS, repeats=3)
+    found = measure.measure(FakeBackbone(), Restless(), reference, *WORDS, repeats=3)
     assert found.notes == ["2 of 2 repeats gave other frames than the first run"]
 
 
 def test_warm_up_runs_so_many_denoising_steps_of_the_method(reference):
     for steps in (1, 2, 9):
-        backbone = Pooling()
+        backbone = FakeBackbone()
         measure.warm_up(backbone, Drift(steps=3), reference, *WORDS, device="cpu", steps=steps)
         assert backbone.calls["gradient"] == min(steps, 3)
 
@@ -184,14 +185,14 @@ def test_a_warm_up_counts_steps_where_a_method_starts_at_a_later_one(reference):
             return noise
 
     for steps in (1, 3):
-        backbone = Pooling()
+        backbone = FakeBackbone()
         measure.warm_up(backbone, Late(), reference, *WORDS, device="cpu", steps=steps)
         assert backbone.calls["gradient"] == steps
 
 
 def test_warm_up_leaves_the_result_and_the_calls_alone(reference):
-    cold = measure.measure(Pooling(), Drift(), reference, *WORDS)
-    backbone = Pooling()
+    cold = measure.measure(FakeBackbone(), Drift(), reference, *WORDS)
+    backbone = FakeBackbone()
     measure.warm_up(backbone, Drift(), reference, *WORDS, device="cpu", steps=2)
     warm = measure.measure(backbone, Drift(), reference, *WORDS)
     assert np.array_equal(cold.frames, warm.frames)
@@ -206,16 +207,16 @@ def test_a_method_cannot_swallow_the_end_of_a_warm_up(reference):
             except Exception:
                 raise AssertionError("swallowed") from None
 
-    measure.warm_up(Pooling(), Stubborn(), reference, *WORDS, device="cpu", steps=1)
+    measure.warm_up(FakeBackbone(), Stubborn(), reference, *WORDS, device="cpu", steps=1)
 
 
 def test_a_latent_that_is_not_finite_is_an_error(reference):
     with pytest.raises(FloatingPointError, match="generated latent"):
-        measure.measure(Pooling(), Drift(trouble={"a red square": "nan"}), reference, *WORDS)
+        measure.measure(FakeBackbone(), Drift(trouble={"a red square": "nan"}), reference, *WORDS)
 
 
 def test_frames_of_another_shape_are_an_error(reference):
-    class Halved(Pooling):
+    class Halved(FakeBackbone):
         def decode(self, latent):
             return super().decode(latent)[:, ::2, ::2]
 
@@ -297,9 +298,9 @@ class Reads(Drift):
 
 
 def test_what_is_shared_is_computed_once_and_is_no_cell_s_time_or_call(reference):
-    shared, alone = measure.Shared(), measure.measure(Pooling(), Reads(), reference, *WORDS)
-    first = measure.measure(Pooling(), Reads(), reference, *WORDS, shared=shared, repeats=2)
-    other = measure.measure(Pooling(), Reads(), reference, *WORDS, shared=shared)
+    shared, alone = measure.Shared(), measure.measure(FakeBackbone(), Reads(), reference, *WORDS)
+    first = measure.measure(FakeBackbone(), Reads(), reference, *WORDS, shared=shared, repeats=2)
+    other = measure.measure(FakeBackbone(), Reads(), reference, *WORDS, shared=shared)
     assert alone.calls == {"gradient": 3, "forward": 6, "partial": 1}
     assert alone.timing.amortised == {}
     assert alone.timing.stages["extract"] >= 0.5

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness_fakes import Corners, Drift, Likeness, PoolingConfig, Squares, make_job, planned
+from harness_fakes import Corners, Drift, FakeConfig, Likeness, Squares, make_job, planned
 
 from datasets import video
 from harness.cells import environment, run
@@ -213,4 +213,4 @@ def test_levels_are_written_into_the_plan_and_computed_once(tmp_path, monkeypatc
     job = make_job(tmp_path)
     go(job)
     assert store.load_plan(tmp_path / "plans" / "trial.json").variants == plan.variants
-    assert job.backbone == PoolingConfig()
+    assert job.backbone == FakeConfig()

@@ -7,7 +7,8 @@ import weakref
 
 import numpy as np
 import pytest
-from harness_fakes import Drift, Elsewhere, Likeness, Pooling, PoolingConfig, Squares, make_job, planned
+from fake_backbone import FakeBackbone
+from harness_fakes import Drift, Elsewhere, FakeConfig, Likeness, Squares, make_job, planned
 from PIL import Image
 
 from datasets import video
@@ -37,7 +38,7 @@ def test_a_cell_leaves_its_videos_and_a_complete_record(tmp_path):
     assert (record.id, record.status, record.clip, record.prompt, record.seed) == (
         cells[0].id, "ok", "clip0", "a red square", 0,
     )  # fmt: skip
-    assert (record.method.name, record.backbone.name, record.dataset.name) == ("drift", "pooling", "squares")
+    assert (record.method.name, record.backbone.name, record.dataset.name) == ("drift", "fake", "squares")
     assert record.identity == cells[0].identity and record.config == job.resolved
     assert record.timing.repeats == 2 and record.timing.warmup_steps == 1
     assert record.timing.load is not None and record.timing.total is not None
@@ -117,7 +118,7 @@ def test_one_unreadable_clip_among_many_fails_alone(tmp_path):
 
 
 def test_a_backbone_that_cannot_be_loaded_fails_every_cell_but_is_tried_once(tmp_path):
-    job = make_job(tmp_path, backbone=PoolingConfig(trouble="weights are damaged"))
+    job = make_job(tmp_path, backbone=FakeConfig(trouble="weights are damaged"))
     outcome = go(job)
     assert [record.status for record in outcome.records] == ["failed"] * 3
     assert job.backbone.loads == 1
@@ -130,7 +131,7 @@ def test_jobs_of_one_backbone_share_it_and_another_one_takes_its_place(tmp_path)
     def load(self, device):
         self.loads += 1
         assert loaded.backbone is None, "the one before is released first"
-        backbone = Pooling()
+        backbone = FakeBackbone()
         weakref.finalize(backbone, released.append, self.width)
         return backbone
 
@@ -148,7 +149,7 @@ def test_jobs_of_one_backbone_share_it_and_another_one_takes_its_place(tmp_path)
         )
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PoolingConfig, "load", load)
+        patch.setattr(FakeConfig, "load", load)
         outcomes = [run.run(job, *planned(job), loaded) for job in jobs]
     assert all(outcome.ok for outcome in outcomes)
     assert [job.backbone.loads for job in jobs] == [1, 0, 0, 1]
@@ -162,7 +163,7 @@ def test_jobs_of_one_backbone_share_it_and_another_one_takes_its_place(tmp_path)
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_record_says_whether_blocks_were_compiled(tmp_path, monkeypatch, compiled):
-    monkeypatch.setattr(Pooling, "compiled", compiled, raising=False)
+    monkeypatch.setattr(FakeBackbone, "compiled", compiled, raising=False)
     (record,) = go(make_job(tmp_path, dataset=Squares(clips=1))).records
     assert (COMPILED in record.notes) is compiled
 
@@ -171,7 +172,7 @@ def test_bad_input_found_while_loading_passes_through(tmp_path, monkeypatch):
     def load(self, device):
         raise InputError("backbone.weights: not there; download them")
 
-    monkeypatch.setattr(PoolingConfig, "load", load)
+    monkeypatch.setattr(FakeConfig, "load", load)
     with pytest.raises(InputError, match="not there"):
         go(make_job(tmp_path))
     assert not list(tmp_path.glob("cells/**/record.json"))
@@ -212,8 +213,8 @@ def test_a_broken_metric_does_not_lose_the_video(tmp_path):
 
 def test_amortised_cells_share_their_clip_s_reference_and_stand_beside_the_others(tmp_path, monkeypatch):
     encoded = []
-    encode = Pooling.encode
-    monkeypatch.setattr(Pooling, "encode", lambda self, frames: encoded.append(1) or encode(self, frames))
+    encode = FakeBackbone.encode
+    monkeypatch.setattr(FakeBackbone, "encode", lambda self, frames: encoded.append(1) or encode(self, frames))
     plain = go(make_job(tmp_path, seeds=[0, 1], warmup_steps=0)).records
     assert len(encoded) == 6
     amortised = go(make_job(tmp_path, seeds=[0, 1], warmup_steps=0, amortise=True, name="apart")).records

@@ -9,9 +9,9 @@ import pytest
 from harness_fakes import (
     Corners,
     Elsewhere,
+    FakeConfig,
     Following,
     Likeness,
-    PoolingConfig,
     Squares,
     make_job,
     planned,
@@ -57,12 +57,12 @@ def test_a_value_that_cannot_be_had_is_null_with_the_reason(tmp_path, trouble, r
 
 
 def test_quality_of_random_weights_is_null(tmp_path):
-    values = scored(make_job(tmp_path, backbone=PoolingConfig(weights="random")))
+    values = scored(make_job(tmp_path, backbone=FakeConfig(weights="random")))
     assert {value.reason for value in values.values()} == {"weights=random: the backbone is untrained"}
 
 
 def test_finished_videos_are_scored_whatever_the_backbone(tmp_path):
-    values = scored(make_job(tmp_path, backbone=PoolingConfig(weights="random"), method=Elsewhere()))
+    values = scored(make_job(tmp_path, backbone=FakeConfig(weights="random"), method=Elsewhere()))
     assert values["likeness"].value == 1
 
 
