@@ -214,7 +214,9 @@ def test_a_broken_metric_does_not_lose_the_video(tmp_path):
 def test_amortised_cells_share_their_clip_s_reference_and_stand_beside_the_others(tmp_path, monkeypatch):
     encoded = []
     encode = FakeBackbone.encode
-    monkeypatch.setattr(FakeBackbone, "encode", lambda self, frames: encoded.append(1) or encode(self, frames))
+    monkeypatch.setattr(
+        FakeBackbone, "encode", lambda self, frames: encoded.append(1) or encode(self, frames)
+    )
     plain = go(make_job(tmp_path, seeds=[0, 1], warmup_steps=0)).records
     assert len(encoded) == 6
     amortised = go(make_job(tmp_path, seeds=[0, 1], warmup_steps=0, amortise=True, name="apart")).records
