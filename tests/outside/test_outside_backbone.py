@@ -49,6 +49,13 @@ class Average(Backbone):
     def predict(self, latent, timestep, prompt, negative, guidance_scale):
         return self.velocity(latent, timestep, prompt, grad=False)
 
+    def hidden_states(self, latent, timestep, prompt, block, *, grad):
+        return latent[0].flatten(2).permute(1, 2, 0)
+
+    def queries_keys(self, latent, timestep, prompt, block, *, grad):
+        tokens = self.hidden_states(latent, timestep, prompt, block, grad=grad).unsqueeze(2)
+        return tokens, tokens
+
     def step(self, latent, velocity, schedule, index):
         return latent + (schedule.sigmas[index + 1] - schedule.sigmas[index]) * velocity
 
