@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -76,8 +75,8 @@ class Sample:
 
     ``generated``, ``reference``: (T, H, W, 3) uint8 RGB of the same T (and the
     same H, W unless the video was made elsewhere). ``truth`` is the reference
-    clip's ``Clip.truth``. Tracks are computed once, when first asked for; the
-    harness may set ``generated_tracks``/``reference_tracks`` from its cache.
+    clip's ``Clip.truth``. Tracks are computed once, when first asked for, and kept in ``tracks`` as
+    ``generated`` and ``reference``; who has them already puts them there.
     """
 
     clip: str
@@ -88,14 +87,20 @@ class Sample:
     caption: str | None = None
     mask: NDArray[np.bool_] | None = None
     truth: Any = None
+    tracks: dict[str, Tracks] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @property
     def generated_tracks(self) -> Tracks:
-        return self.tracker.track(self.generated, self.mask)
+        return self._tracked("generated", self.generated)
 
-    @cached_property
+    @property
     def reference_tracks(self) -> Tracks:
-        return self.tracker.track(self.reference, self.mask)
+        return self._tracked("reference", self.reference)
+
+    def _tracked(self, name: str, frames: NDArray[np.uint8]) -> Tracks:
+        if name not in self.tracks:
+            self.tracks[name] = self.tracker.track(frames, self.mask)
+        return self.tracks[name]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,8 @@ def describe(device: str) -> dict[str, Any]:
     """What a record says about the machine: ``device`` is the model name of processor or GPU."""
     import torch
 
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:
-        cores = os.cpu_count() or 1
+    # Those this process may use, where the system tells.
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     found: dict[str, Any] = {
         "device": device_model(device),
         "cpu": cpu_model(),

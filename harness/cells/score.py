@@ -141,7 +141,7 @@ def sample_of(job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8]) ->
     )
     tracks = kept_tracks(job.results / cell.path / store.TRACKS, job.tracker, frames_sha256(generated))
     if tracks is not None:
-        sample.generated_tracks, sample.reference_tracks = tracks
+        sample.tracks.update(generated=tracks[0], reference=tracks[1])
     return sample
 
 
@@ -202,14 +202,14 @@ def score_cell(
     reason; so does every quality metric of an untrained backbone.
     """
     sample = sample_of(job, cell, clip, generated)
-    had_tracks = "generated_tracks" in sample.__dict__
+    had_tracks = bool(sample.tracks)
     values: dict[str, MetricValue] = {}
     for name, metric in job.metrics.items():
         if names is not None and name not in names:
             continue
         score = Score(None, reason=UNTRAINED) if _means_nothing(job, metric) else _score(metric, sample)
         values[name] = _value(metric, metric_version(metric, job.tracker), score)
-    if not had_tracks and {"generated_tracks", "reference_tracks"} <= sample.__dict__.keys():
+    if not had_tracks and len(sample.tracks) == 2:
         path = job.results / cell.path / store.TRACKS
         keep_tracks(path, sample, job.tracker, frames_sha256(generated))
     return values

@@ -233,8 +233,8 @@ class Pair:
             caption(beside.truth.attributes),
             truth=beside.truth,
         )
-        sample.generated_tracks = self.generated.true if true_tracks else self.generated.found
-        sample.reference_tracks = beside.true if true_tracks else beside.found
+        sample.tracks["generated"] = self.generated.true if true_tracks else self.generated.found
+        sample.tracks["reference"] = beside.true if true_tracks else beside.found
         return sample
 
 

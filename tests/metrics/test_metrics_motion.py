@@ -55,7 +55,7 @@ def sample(clip: str, generated: Tracks, reference: Tracks, size: int = 64) -> S
         return np.zeros((len(tracks.points), side, side, 3), np.uint8)
 
     made = Sample(clip, frames(generated, size), frames(reference, 64), "", NoTracker())
-    made.generated_tracks, made.reference_tracks = generated, reference
+    made.tracks.update(generated=generated, reference=reference)
     return made
 
 
