@@ -103,7 +103,7 @@ def outline(shape: str) -> NDArray[np.float64]:
     return np.array(corners)
 
 
-def _inside(points: NDArray[np.float64], polygon: NDArray[np.float64]) -> NDArray[np.bool_]:
+def inside_polygon(points: NDArray[np.float64], polygon: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Even-odd rule for points (N, 2) against a polygon (V, 2)."""
     x, y = points[:, None, 0], points[:, None, 1]
     x0, y0 = polygon[None, :, 0], polygon[None, :, 1]
@@ -203,7 +203,9 @@ class Truth:
             for k in range(len(self.things)):
                 for other in range(k + 1, len(self.things)):
                     lower, upper = self.polygon(k, t), self.polygon(other, t)
-                    inside[t, k] &= not (_inside(lower, upper).any() or _inside(upper, lower).any())
+                    inside[t, k] &= not (
+                        inside_polygon(lower, upper).any() or inside_polygon(upper, lower).any()
+                    )
         return inside
 
     @property
@@ -224,7 +226,7 @@ class Truth:
         start = np.asarray(points, np.float64).reshape(-1, 2)
         owner = np.full(len(start), -1)
         for k in range(len(self.things)):
-            owner[_inside(start, self.polygon(k, 0))] = k
+            owner[inside_polygon(start, self.polygon(k, 0))] = k
         world = self.to_world(start, 0)
         tracks = np.empty((self.frames, len(start), 2))
         visible = np.empty((self.frames, len(start)), bool)
@@ -236,7 +238,7 @@ class Truth:
             tracks[t] = self.to_image(moved, t)
             visible[t] = ((tracks[t] >= -0.5) & (tracks[t] <= limits + 0.5)).all(-1)
             for k in range(len(self.things)):
-                visible[t] &= ~((owner < k) & _inside(tracks[t], self.polygon(k, t)))
+                visible[t] &= ~((owner < k) & inside_polygon(tracks[t], self.polygon(k, t)))
         return tracks.astype(np.float32), visible
 
 

@@ -170,7 +170,7 @@ class CogVideoX(DiffusersBackbone):
         rotary = self._tables(latent)
         time = model.time_embedding(model.time_proj(self._timesteps(timestep, 1)).to(self.dtype))
         words = self._words(prompt)
-        scaled = self._scaled(latent, timestep)[0].transpose(1, 2).to(self.dtype)
+        scaled = self.scaled(latent, timestep)[0].transpose(1, 2).to(self.dtype)
         tokens = model.patch_embed(words, scaled)
         text, hidden = tokens[:, : words.shape[1]], tokens[:, words.shape[1] :]
         return Pass((hidden, text), (time, rotary), rotary, time)
@@ -185,10 +185,10 @@ class CogVideoX(DiffusersBackbone):
         # (1, tokens, C * patch * patch) to (1, C, F, h, w)
         cells = patches.unflatten(2, (-1, patch, patch)).unflatten(1, self.grid(latent))
         predicted = cells.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
-        return self._flow(predicted, *self._scaled(latent, timestep))
+        return self._flow(predicted, *self.scaled(latent, timestep))
 
     def _whole(self, latent: Tensor, timestep: Tensor, words: Tensor) -> Tensor:
-        scaled, levels = self._scaled(latent, timestep)
+        scaled, levels = self.scaled(latent, timestep)
         predicted = self.transformer(
             hidden_states=scaled.transpose(1, 2).to(self.dtype),
             encoder_hidden_states=words,
@@ -217,7 +217,7 @@ class CogVideoX(DiffusersBackbone):
         scale = [(high * (size - 1) / size - low) / max(size - 1, 1) for size, low, high in sides]
         return torch.tensor([[1.0, *scale], [0.0, *start]], device=self.device)
 
-    def _scaled(self, latent: Tensor, timestep: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def scaled(self, latent: Tensor, timestep: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The network's latent ``(a + s) x``, float32, and ``a`` and ``s`` at this timestep."""
         sigma = _at(self._sigmas_here, timestep.to(self.device).reshape(-1).float())
         length = ((1 - sigma) ** 2 + sigma**2).sqrt()

@@ -110,7 +110,7 @@ class DiffusersBackbone(Backbone):
         self.heads = transformer.config.num_attention_heads
         self.head_dim = transformer.config.attention_head_dim
         self.text_width = int(transformer.config[self.text_width_key])
-        for module in self._modules():
+        for module in self.modules():
             module.eval().requires_grad_(False)
             if not config.cpu_offload:
                 module.to(self.device)
@@ -364,14 +364,14 @@ class DiffusersBackbone(Backbone):
 
         return timestep.to(self.device, torch.float32).reshape(-1).expand(batch)
 
-    def _modules(self) -> list[Any]:
+    def modules(self) -> list[Any]:
         return [m for m in (self.text_encoder, self.transformer, self.vae) if m is not None]
 
     @contextmanager
     def _placed(self, wanted: Any) -> Iterator[None]:
         """With ``cpu_offload`` only the network in use is on the device, until another is wanted."""
         if self.config.cpu_offload:
-            for module in self._modules():
+            for module in self.modules():
                 if module is not wanted:
                     module.to("cpu")
             wanted.to(self.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
+from datasets.hashing import named_files_sha256
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 WEIGHTED = ("text_encoder", "transformer", "vae")
@@ -88,7 +88,11 @@ class Weights:
         """
         named = self.named()
         if named is not None:
-            return f"sha256:{_digest(_stamps(named, self.parts))}"
+            files = sorted(
+                path for part in self.parts for path in (named / part).rglob("*") if path.is_file()
+            )
+            names = {path.relative_to(named).as_posix(): path for path in files}
+            return f"sha256:{named_files_sha256(names)}"
         cached = self.folder()
         return f"hub:{self.model}@{cached.name if cached else self.commit()}"
 
@@ -153,32 +157,12 @@ def _missing(folder: Path) -> list[str]:
     return missing
 
 
-def _stamps(folder: Path, parts: tuple[str, ...]) -> tuple[tuple[str, str, int, int], ...]:
-    """(path, relative name, size, modification time) of the files that determine the networks."""
-    files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
-    return tuple(
-        (str(path), path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in files
-    )
-
-
 @lru_cache(maxsize=8)
 def _hub_commit(model: str, revision: str) -> str:
     """The hub's commit of a branch, asked once a process: what is planned is what is fetched."""
     from huggingface_hub import HfApi
 
     return str(HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT).sha)
-
-
-@lru_cache(maxsize=8)
-def _digest(stamps: tuple[tuple[str, str, int, int], ...]) -> str:
-    """sha256 over names and contents; remembered while sizes and times stay, for weights are large."""
-    digest = hashlib.sha256()
-    for path, name, size, _ in stamps:
-        digest.update(f"{name}\0{size}\0".encode())
-        with Path(path).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 __all__ = ["COMPONENTS", "SHIPPED", "WEIGHTED", "Weights"]

@@ -232,7 +232,7 @@ def test_the_gradient_reaches_the_latent_only_and_is_right(cog, latent, output):
 
     x = latent.clone().requires_grad_()
     loss(x).backward()
-    assert all(p.grad is None for module in cog._modules() for p in module.parameters())
+    assert all(p.grad is None for module in cog.modules() for p in module.parameters())
     direction = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2))
     step = 1e-2
     numerical = (loss(latent + step * direction) - loss(latent - step * direction)).detach() / (2 * step)
@@ -289,12 +289,13 @@ def test_an_euler_step_is_a_ddim_step_in_other_variables(cog, latent, steps):
 def test_the_velocity_is_noise_minus_clean_of_what_the_network_predicts(cog, latent):
     """The network is asked at the variance-preserving latent, by hand."""
     prompt = cog.embed(["a red square"])
-    alpha = cog._scheduler.alphas_cumprod[731].double()
+    alpha = cog.config.scheduler().alphas_cumprod[731].double()
     signal, noise = alpha.sqrt().float(), (1 - alpha).sqrt().float()
     theirs = (signal + noise) * latent
+    tables = None if "rotary" in cog.config.lacks else cog.rotary(latent)
     with torch.no_grad():
         predicted = cog.transformer(
-            theirs.transpose(1, 2), prompt, TIMESTEP.reshape(1), image_rotary_emb=cog._tables(latent)
+            theirs.transpose(1, 2), prompt, TIMESTEP.reshape(1), image_rotary_emb=tables
         ).sample.transpose(1, 2)
     wanted = (signal * predicted + noise * theirs) - (signal * theirs - noise * predicted)
     ours = cog.predict(latent, TIMESTEP, prompt, None, 1.0)
@@ -305,13 +306,13 @@ def test_the_velocity_is_noise_minus_clean_of_what_the_network_predicts(cog, lat
 
 
 def test_timestep_0_is_the_clean_latent_and_fractions_lie_between(cog, latent):
-    scaled, (signal, noise) = cog._scaled(latent, torch.tensor(0.0))
+    scaled, (signal, noise) = cog.scaled(latent, torch.tensor(0.0))
     assert torch.equal(scaled, latent)
     assert (float(signal), float(noise)) == (1.0, 0.0)
-    scaled, (signal, noise) = cog._scaled(latent, torch.tensor(999.0))
+    scaled, (signal, noise) = cog.scaled(latent, torch.tensor(999.0))
     assert torch.equal(scaled, latent)
     assert (float(signal), float(noise)) == (0.0, 1.0)
-    low, middle, high = (cog._scaled(latent, torch.tensor(t))[1][1] for t in (500.0, 500.5, 501.0))
+    low, middle, high = (cog.scaled(latent, torch.tensor(t))[1][1] for t in (500.0, 500.5, 501.0))
     assert low < middle < high
     past = cog.predict(latent, torch.tensor(1000.0), cog.embed(["a"]), None, 1.0)
     assert torch.equal(past, cog.predict(latent, torch.tensor(999.0), cog.embed(["a"]), None, 1.0))

@@ -197,7 +197,7 @@ def test_the_gradient_reaches_the_latent_only_and_is_right(wan, latent):
 
     x = latent.clone().requires_grad_()
     loss(x).backward()
-    assert all(p.grad is None for module in wan._modules() for p in module.parameters())
+    assert all(p.grad is None for module in wan.modules() for p in module.parameters())
     direction = torch.randn(latent.shape, generator=torch.Generator().manual_seed(2))
     step = 1e-2
     numerical = (loss(latent + step * direction) - loss(latent - step * direction)) / (2 * step)
@@ -394,7 +394,7 @@ def test_only_the_modules_diffusers_lists_stay_float32(folder, weights):
     assert float32_names(loaded.transformer) == expected
     assert loaded.transformer.rope.freqs_cos.dtype == torch.float32
     assert {p.dtype for p in loaded.vae.parameters()} == {torch.float32}
-    modules = loaded._modules()
+    modules = loaded.modules()
     assert not any(m.training or p.requires_grad for m in modules for p in m.parameters())
 
 
@@ -403,7 +403,7 @@ def test_shipped_half_precision_weights_are_computed_with_in_the_precision_asked
 
     WanPipeline.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
     loaded = backbone(tmp_path / "half").load("cpu")
-    assert {p.dtype for module in loaded._modules() for p in module.parameters()} == {torch.float32}
+    assert {p.dtype for module in loaded.modules() for p in module.parameters()} == {torch.float32}
 
 
 def test_latents_stay_float32_on_a_half_precision_transformer(folder, latent):
@@ -609,7 +609,7 @@ def test_a_download_that_breaks_off_is_bad_input(no_hub, monkeypatch):
     def fetch(model, revision, allow_patterns=None, local_files_only=False):
         raise LocalEntryNotFoundError("not cached") if local_files_only else OSError("disk\nfull")
 
-    monkeypatch.setattr("methods.backbones.weights._hub_commit", lambda model, revision: "0123abcd" * 5)
+    monkeypatch.setattr("methods.backbones.weights.Weights.commit", lambda self: "0123abcd" * 5)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     with pytest.raises(InputError, match=r"download failed \(OSError: disk full\); run again"):
         backbone("owner/broken").load("cpu")

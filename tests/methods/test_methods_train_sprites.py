@@ -95,10 +95,10 @@ def test_object_masks_cover_the_objects_and_little_else(images):
     for number, truth in enumerate(pool.truths()):
         frame = image_frame(number) if images else 0
         pixels = np.stack(np.meshgrid(np.arange(64), np.arange(64)), -1).reshape(-1, 2)
-        inside = np.zeros(64 * 64, bool)
+        within = np.zeros(64 * 64, bool)
         for thing in range(len(truth.things)):
-            inside |= sprites._inside(pixels.astype(float), truth.polygon(thing, frame))
-        share = inside.reshape(16, 4, 16, 4).mean((1, 3))
+            within |= sprites.inside_polygon(pixels.astype(float), truth.polygon(thing, frame))
+        share = within.reshape(16, 4, 16, 4).mean((1, 3))
         mask = masks[number, 0, 0].astype(bool)
         assert mask[share > 0.5].all()
         assert not mask[ndimage.maximum_filter(share, 3) == 0].any()
