@@ -129,9 +129,10 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    # Its overrides may hold interpolations that only their own variant can resolve.
+    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key != "experiment"])
+    plain = OmegaConf.to_container(rest, resolve=True, throw_on_missing=True)
     values = cast("dict[str, Any]", plain)
-    values.pop("experiment", None)
     values["backbone"].pop("tuned", None)
     return values
 
