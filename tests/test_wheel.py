@@ -55,6 +55,7 @@ def test_the_wheel_carries_configs_prompts_and_checkpoints_but_no_tests(wheel: P
     wanted = {
         "conf/config.yaml",
         "conf/method/fastvmt.yaml",
+        "conf/tuned/fastvmt/wan2.1-1.3b.yaml",
         "datasets/davis_prompts.csv",
         "methods/backbones/checkpoints/sprites/transformer/diffusion_pytorch_model.safetensors",
         "metrics/checkpoints/sprites_clip/model.safetensors",

@@ -28,7 +28,6 @@ from methods.fastvmt import FastVMT
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from methods.backbones.interface import BackboneConfig
 
 OPERATIONS = ("loop", "dense", "window")
 
@@ -68,13 +67,8 @@ def size_of(job: Job) -> Size:
             f"method.tile={list(method.tile)}: the loop of action=amf needs tiles that divide the "
             f"{grid.height}x{grid.width} token grid; set method.tile"
         )
-    channels = _head_dim(job.backbone)
+    channels = job.backbone.attention_shape()[1]
     return Size(*grid, channels, method.span, method.window, method.tile, method.temperature)
-
-
-def _head_dim(backbone: BackboneConfig) -> int:
-    """The width of an attention head, from the networks without their weights; InputError without them."""
-    return int(backbone.meta().head_dim)
 
 
 def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
