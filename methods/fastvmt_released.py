@@ -22,6 +22,7 @@ from methods.fastvmt import Attention, FastVMT, FastVMTLoss
 from methods.interface import Observer
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from methods.motion_flow.flow import MotionFlow
@@ -258,13 +259,9 @@ def released_motion(
     itself = FramePairs(*(part[same] for part in all_pairs))
     positions = frame_positions(height, width, queries)
     split = tiles(height, width, tile, device)
-    centre_tokens = split.centres
-    if windows.tile_centre == "half":
-        row, column = (
-            (torch.arange(0, size, step, device=device) + step // 2).clamp(max=size - 1)
-            for size, step in ((height, tile[0]), (width, tile[1]))
-        )
-        centre_tokens = (row[:, None] * width + column).flatten()
+    centre_tokens = half_centres(height, width, tile, device)
+    if windows.tile_centre == "floor":
+        centre_tokens = split.centres
     in_row = torch.arange(window, device=device)
     counted = torch.ones(window * window, device=device, dtype=queries.dtype)
     if windows.checkerboard:
@@ -298,20 +295,48 @@ def released_motion(
         displacement = torch.cat([of_itself, displacement])[order]
 
     window_keys = None
-    target = apart.target.to(device)
-    if window_average == "channels":
-        cells = cell_tokens(rows, columns, width)
-        window_keys = keys.mean(-1)[target].gather(-1, cells.flatten(1)).view_as(cells)
-    elif window_average == "window":
-        # How often each token is a cell of the window: more than once where cells coincide.
-        often = (
-            torch.nn.functional.one_hot(cells, size).sum(-2).to(keys)
-            for cells, size in ((rows, height), (columns, width))
-        )
-        row_share, column_share = (share / window for share in often)
-        share = (row_share[..., :, None] * column_share[..., None, :]).flatten(-2)
-        window_keys = share @ keys[target]
+    if window_average is not None:
+        target = apart.target.to(device)
+        window_keys = average_keys(keys, target, rows, columns, (height, width), window_average)
     return amf.MotionFlow(displacement, window_keys, all_pairs)
+
+
+def half_centres(height: int, width: int, tile: tuple[int, int], device: torch.device) -> Tensor:
+    """The token (N,) at half of each tile's size, which is not counted on the part that is cut off."""
+    import torch
+
+    row, column = (
+        (torch.arange(0, size, step, device=device) + step // 2).clamp(max=size - 1)
+        for size, step in ((height, tile[0]), (width, tile[1]))
+    )
+    return (row[:, None] * width + column).flatten()
+
+
+def average_keys(
+    keys: Tensor,
+    target: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    size: tuple[int, int],
+    average: Literal["channels", "window"],
+) -> Tensor:
+    """Keys (F, S, C) of the windows in frames ``target`` (P,), averaged: (P, N, l * l) or (P, N, C).
+
+    ``rows`` and ``columns`` (P, N, l) int64 of the windows' cells; ``size``: tokens down and across.
+    """
+    import torch
+
+    if average == "channels":
+        cells = cell_tokens(rows, columns, size[1])
+        return keys.mean(-1)[target].gather(-1, cells.flatten(1)).view_as(cells)
+    # How often each token is a cell of the window: more than once where cells coincide.
+    often = (
+        torch.nn.functional.one_hot(cells, whole).sum(-2).to(keys)
+        for cells, whole in zip((rows, columns), size, strict=True)
+    )
+    row_share, column_share = (share / rows.shape[-1] for share in often)
+    share = (row_share[..., :, None] * column_share[..., None, :]).flatten(-2)
+    return share @ keys[target]
 
 
 def window_cells(centres: Tensor, window: int, size: int, options: WindowOptions) -> Tensor:
