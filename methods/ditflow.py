@@ -51,7 +51,7 @@ class DiTFlow(SampledMethod, kind="ditflow"):
     injection: Annotated[int, Field(ge=0)] | None
     optimiser: Optimiser
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when a block is not the backbone's, or the clip has one latent frame."""
@@ -113,22 +113,16 @@ def displacements(
     import torch
 
     from methods.motion_flow import flow as amf
-    from methods.motion_flow.pairs import FramePairs
     from methods.motion_flow.soft_argmax import frame_positions, soft_argmax
 
     queries, keys, scale = amf.reduce_heads(queries, keys, "concat", temperature)
     positions = frame_positions(height, width, queries)
-    source, target = torch.cartesian_prod(*(torch.arange(len(queries)),) * 2).unbind(1)
-    pairs = FramePairs(source, target, torch.ones(len(source)))
-
-    def everywhere(pair: Tensor, query: Tensor) -> tuple[None, Tensor]:
-        return None, positions
-
     if soft:
-        return soft_argmax(queries, keys, pairs, everywhere, scale).positions - positions
+        every = [soft_argmax(one.expand_as(keys), keys, positions, scale) for one in queries]
+        return torch.cat(every) - positions
     with torch.no_grad():
-        both = zip(source.tolist(), target.tolist(), strict=True)
-        return torch.stack([positions[(queries[i] @ keys[j].mT).argmax(-1)] for i, j in both]) - positions
+        best = [(one @ key.mT).argmax(-1) for one in queries for key in keys]
+        return positions[torch.stack(best)] - positions
 
 
 def masked_loss(generated: Tensor, reference: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class DiTFlowRope(DiTFlow, kind="ditflow_rope"):
     tables: Literal["own", "shared"]
     source_prompt: str
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     needs: ClassVar[Sequence[str]] = ("rotary",)
 
     def hook(self) -> Hook:

@@ -8,7 +8,7 @@ reuse (``methods/guidance/gradient_reuse.py``).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from methods.motion_flow.flow import MotionFlow
-
-
-class Attention(NamedTuple):
-    """Queries and keys (F, S, heads, d) of one block, differentiable, and their token grid."""
-
-    queries: Tensor
-    keys: Tensor
-    grid: Grid
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -62,7 +54,7 @@ class FastVMT(SampledMethod, kind="fastvmt"):
     optimiser: Optimiser
     reference: ReferenceNoise
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """Raises InputError when block, window or tile do not fit the backbone's token grid."""
@@ -88,17 +80,12 @@ class FastVMT(SampledMethod, kind="fastvmt"):
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
-    ) -> MotionFlow | Attention:
-        """Attention motion flow of a latent; with ``grad`` what it is made of, for ``losses``."""
-        queries, keys = backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad)
-        attention = Attention(queries, keys, backbone.grid(latent))
-        return attention if grad else self.motion(attention)
-
-    def motion(self, attention: Attention, towards: Tensor | None = None) -> MotionFlow:
-        """Attention motion flow; with ``towards``, a reference's displacements, its error and window keys."""
+    ) -> MotionFlow:
+        """Attention motion flow of a latent; with ``grad`` also window keys, if their loss has a weight."""
         from methods.motion_flow.flow import extract_motion
 
-        queries, keys, grid = attention
+        queries, keys = backbone.queries_keys(latent, timestep, prompt, self.block, grad=grad)
+        grid = backbone.grid(latent)
         return extract_motion(
             queries,
             keys,
@@ -110,24 +97,19 @@ class FastVMT(SampledMethod, kind="fastvmt"):
             span=self.span,
             window=self.window,
             tile=self.tile,
-            with_window_keys=towards is not None and self.loss.window_weight > 0,
-            towards=towards,
+            with_window_keys=grad and self.loss.window_weight > 0,
         )
 
-    def losses(
-        self, generated: MotionFlow | Attention, reference: MotionFlow | Attention
-    ) -> dict[str, Tensor]:
+    def losses(self, generated: MotionFlow, reference: MotionFlow) -> dict[str, Tensor]:
         """The weighted terms ``amf`` and, where it has a weight, ``window``."""
+        from methods.motion_flow.flow import amf_loss
         from methods.motion_flow.window_loss import window_loss
 
-        assert isinstance(generated, Attention)
-        assert not isinstance(reference, Attention)
-        motion = self.motion(generated, reference.displacement)
-        assert motion.error is not None
-        terms = {"amf": self.loss.amf_weight * motion.error}
-        if motion.window_keys is not None:
-            terms["window"] = self.loss.window_weight * window_loss(motion.window_keys, motion.pairs)
+        amf = amf_loss(generated.displacement, reference.displacement, generated.pairs.weight)
+        terms = {"amf": self.loss.amf_weight * amf}
+        if generated.window_keys is not None:
+            terms["window"] = self.loss.window_weight * window_loss(generated.window_keys, generated.pairs)
         return terms
 
 
-__all__ = ["Attention", "FastVMT", "FastVMTLoss"]
+__all__ = ["FastVMT", "FastVMTLoss"]

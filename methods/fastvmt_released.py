@@ -18,7 +18,7 @@ from pydantic import Field
 
 from datasets.errors import InputError
 from methods.backbones.interface import Backbone, Grid
-from methods.fastvmt import Attention, FastVMT, FastVMTLoss
+from methods.fastvmt import FastVMT, FastVMTLoss
 from methods.interface import Observer
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Released(FastVMT, kind="fastvmt_released"):
     pairs: PairOptions
     depth: Annotated[int, Field(ge=1)] | None
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """As ``FastVMT.check``; InputError also for options that do not go together."""
@@ -140,13 +140,9 @@ class Released(FastVMT, kind="fastvmt_released"):
             window_average=self.loss.window_average if window_keys else None,
         )
 
-    def losses(
-        self, generated: MotionFlow | Attention, reference: MotionFlow | Attention
-    ) -> dict[str, Tensor]:
+    def losses(self, generated: MotionFlow, reference: MotionFlow) -> dict[str, Tensor]:
         from methods.motion_flow.flow import amf_loss
 
-        assert not isinstance(generated, Attention)
-        assert not isinstance(reference, Attention)
         loss = summed_amf_loss if self.loss.amf_reduction == "sum" else amf_loss
         amf = loss(generated.displacement, reference.displacement, generated.pairs.weight)
         terms = {"amf": self.loss.amf_weight * amf}
@@ -262,35 +258,27 @@ def released_motion(
     centre_tokens = half_centres(height, width, tile, device)
     if windows.tile_centre == "floor":
         centre_tokens = split.centres
-    in_row = torch.arange(window, device=device)
-    counted = torch.ones(window * window, device=device, dtype=queries.dtype)
-    if windows.checkerboard:
-        counted[1::2] = 0
 
-    def everywhere(pair: Tensor, query: Tensor) -> tuple[None, Tensor]:
-        return None, positions
-
-    def in_window(pair: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        row, column = (cells[pair, split.of_token[query]] for cells in (rows, columns))
-        index = cell_tokens(row, column, width)
-        if windows.positions == "window":
-            row = column = in_row
-        row, column = row[..., :, None], column[..., None, :]
-        grid = torch.stack([row.expand_as(row + column), column.expand_as(row + column)], -1)
-        return index, grid.flatten(-3, -2) * counted[:, None]
+    def everywhere(queries: Tensor, pairs: FramePairs) -> Tensor:
+        source, target = pairs.source.to(device), pairs.target.to(device)
+        return soft_argmax(queries[source], keys[target], positions, scale)
 
     with torch.no_grad():
-        centres = soft_argmax(queries[:, centre_tokens], keys, apart, everywhere, scale).positions
+        centres = everywhere(queries[:, centre_tokens], apart)
     rows = window_cells(centres[..., 0], window, height, windows)
     columns = window_cells(centres[..., 1], window, width, windows)
-    repeats = windows.clamp == "cells"
-    expected = soft_argmax(queries, keys, apart, in_window, scale, repeats=repeats).positions
-    origin = positions
+    cells = cell_tokens(rows, columns, width)
+    origin, at = positions, positions[cells]
     if windows.positions == "window":
         origin = positions % torch.tensor(tile, device=device)
-    displacement = expected - origin
+        at = frame_positions(window, window, queries).expand_as(at)
+    if windows.checkerboard:
+        counted = torch.ones(window * window, 1, device=device, dtype=queries.dtype)
+        counted[1::2] = 0
+        at = at * counted
+    displacement = in_windows(queries, keys, apart, cells, at, (height, width), tile, scale) - origin
     if len(itself.source):
-        of_itself = soft_argmax(queries, keys, itself, everywhere, scale).positions - positions
+        of_itself = everywhere(queries, itself) - positions
         order = torch.cat([same.nonzero(), (~same).nonzero()])[:, 0].argsort().to(device)
         displacement = torch.cat([of_itself, displacement])[order]
 
@@ -310,6 +298,45 @@ def half_centres(height: int, width: int, tile: tuple[int, int], device: torch.d
         for size, step in ((height, tile[0]), (width, tile[1]))
     )
     return (row[:, None] * width + column).flatten()
+
+
+def in_windows(
+    queries: Tensor,
+    keys: Tensor,
+    pairs: FramePairs,
+    cells: Tensor,
+    at: Tensor,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """``soft_argmax`` of the queries of each tile over the ``cells`` of its window, (P, S, 2).
+
+    Queries and keys (F, S, C); ``cells`` (P, N, l * l) int64, tokens of the target frame, one of them
+    possibly several times; ``at`` (P, N, l * l, 2): the position that each cell counts as. ``size``: tokens
+    down and across.
+    """
+    import torch
+
+    from methods.motion_flow.soft_argmax import soft_argmax
+
+    # A tile's tokens (N, n); in a tile that is cut off at the border those of the last row or column repeat.
+    rows, columns = (
+        torch.arange(-(-whole // part) * part, device=keys.device).view(-1, part).clamp(max=whole - 1)
+        for whole, part in zip(size, tile, strict=True)
+    )
+    members = (rows[:, None, :, None] * size[1] + columns[None, :, None, :]).flatten(2).flatten(0, 1)
+    # Where each token (S,) stands among them; of those that repeat, one.
+    place = torch.empty(size[0] * size[1], dtype=torch.int64, device=keys.device)
+    place[members.flatten()] = torch.arange(members.numel(), device=keys.device)
+    of_frame, of_target = queries.unbind(), keys.unbind()
+    found = [queries.new_zeros(0, len(place), 2)]
+    for pair, (i, j) in enumerate(zip(pairs.source.tolist(), pairs.target.tolist(), strict=True)):
+        seeking = of_frame[i].index_select(0, members.flatten()).view(*members.shape, -1)
+        seen = of_target[j].index_select(0, cells[pair].flatten()).view(*cells[pair].shape, -1)
+        expected = soft_argmax(seeking, seen, at[pair], scale)
+        found.append(expected.flatten(0, 1).index_select(0, place)[None])
+    return torch.cat(found)
 
 
 def average_keys(

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from datasets.errors import InputError
 from methods.backbones.interface import Backbone, Grid
-from methods.fastvmt import Attention, FastVMT
+from methods.fastvmt import FastVMT
 from methods.guidance.loop import Velocities
 from methods.guidance.passes import Caching, Unconditional, passes
 
@@ -46,7 +46,7 @@ class Turbo(FastVMT, kind="fastvmt_turbo"):
     unconditional: Unconditional
     caching: Caching
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """As ``FastVMT.check``, on the coarse grid, which must divide the token grid."""
@@ -73,16 +73,10 @@ class Turbo(FastVMT, kind="fastvmt_turbo"):
 
     def extract(
         self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
-    ) -> MotionFlow | Attention:
+    ) -> MotionFlow:
         """As ``FastVMT.extract``, of the coarse latent."""
         latent, timestep = coarsen(self.coarse, backbone, latent, timestep)
         return FastVMT.extract(self._shrunk(), backbone, latent, timestep, prompt, grad=grad)
-
-    def losses(
-        self, generated: MotionFlow | Attention, reference: MotionFlow | Attention
-    ) -> dict[str, Tensor]:
-        """As ``FastVMT.losses``, on the coarse grid."""
-        return FastVMT.losses(self._shrunk(), generated, reference)
 
     def _shrunk(self) -> Turbo:
         """With window, tile and span in units of the coarse grid."""

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pydantic
 
-from methods.backbones.interface import Grid
-from methods.fastvmt import Attention, FastVMT
+from methods.backbones.interface import Backbone, Grid
+from methods.fastvmt import FastVMT
 from methods.motion_flow.reframing import Reframing, check_reframing, warp_displacement
 
 if TYPE_CHECKING:
@@ -43,19 +43,21 @@ class Reframe(FastVMT, kind="reframe"):
 
     reframing: Reframing
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """As ``FastVMT.check``, and ``check_reframing``."""
         FastVMT.check(self, grid, num_blocks)
         check_reframing(self.reframing, grid, self.start)
 
-    def motion(self, attention: Attention, towards: Tensor | None = None) -> MotionFlow:
-        """As ``FastVMT.motion``; the reference's, without ``towards``, reframed and NaN where it has none."""
-        motion = FastVMT.motion(self, attention, towards)
-        if towards is not None:
+    def extract(
+        self, backbone: Backbone, latent: Tensor, timestep: Tensor, prompt: Tensor, *, grad: bool
+    ) -> MotionFlow:
+        """As ``FastVMT.extract``; the reference's, without ``grad``, reframed and NaN where it has none."""
+        motion = FastVMT.extract(self, backbone, latent, timestep, prompt, grad=grad)
+        if grad:
             return motion
-        grid = attention.grid
+        grid = backbone.grid(latent)
         warped, valid = warp_displacement(motion.displacement, self.reframing, grid.height, grid.width)
         return motion._replace(displacement=warped.masked_fill(~valid[:, None], float("nan")))
 

@@ -3,8 +3,8 @@
 One run on one machine, on random queries and keys of the size that method, backbone and frames
 ask for: seconds of the forward and the backward pass (medians), and the most memory they need
 beyond their input. Each goes from queries and keys to guidance's two losses, towards a reference that
-stands still, and to their gradient. Needs no weights. The loop (``harness/actions/amf_loop.py``) works
-as FastVMT's release does and gives the same motion as ``window``.
+stands still, and to their gradient. Needs no weights. The loop (``harness/actions/amf_loop.py``) works as
+FastVMT's release does and gives the same motion as ``window``.
 """
 
 from __future__ import annotations
@@ -86,7 +86,6 @@ def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
         still = queries.new_zeros(len(pairs.source), size.height * size.width, 2)
         if name == "loop":
             motion = extract_motion_by_loop(queries, keys, size.height, size.width, **options)
-            error: Any = amf_loss(motion.displacement, still, pairs.weight)
         else:
             motion = extract_motion(
                 queries[:, :, None],
@@ -96,12 +95,10 @@ def operation(name: str, size: Size) -> Callable[[Tensor, Tensor], Tensor]:
                 extractor="dense" if name == "dense" else "window",
                 reduction="head_mean",
                 with_window_keys=True,
-                towards=still,
                 **options,
             )
-            error = motion.error
         window: Any = motion.window_keys
-        total: Tensor = error + window_loss(window, pairs)
+        total: Tensor = amf_loss(motion.displacement, still, pairs.weight) + window_loss(window, pairs)
         return total
 
     return losses

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.motion_flow.pairs import FramePairs, frame_pairs, tiles
-from methods.motion_flow.soft_argmax import Goal, frame_positions, soft_argmax, window_soft_argmax
+from methods.motion_flow.soft_argmax import frame_positions, soft_argmax, window_soft_argmax
 
 Extractor = Literal["window", "dense"]
 Reduction = Literal["head_mean", "concat"]
@@ -30,14 +30,12 @@ class MotionFlow(NamedTuple):
     """What is extracted from the queries and keys of one video.
 
     ``displacement`` (P, S, 2) in tokens; ``window_keys`` (P, N, C), the mean key of each tile's
-    window in the pair's target frame, or None where nobody asked for it; ``error`` (0-d), the ``amf_loss``
-    to the motion that was asked for, None without one.
+    window in the pair's target frame, or None where nobody asked for it.
     """
 
     displacement: Tensor
     window_keys: Tensor | None
     pairs: FramePairs
-    error: Tensor | None = None
 
 
 def reduce_heads(
@@ -70,7 +68,6 @@ def extract_motion(
     window: int,
     tile: tuple[int, int],
     with_window_keys: bool,
-    towards: Tensor | None = None,
 ) -> MotionFlow:
     """AMF of one video from the queries and keys (F, S, heads, d) of one attention block.
 
@@ -79,36 +76,29 @@ def extract_motion(
     the whole target frame, rounded to a token and clamped so that the window fits in the frame;
     no gradient flows through it. With ``dense`` the displacements need no windows, and where
     their keys are asked for, the dense displacement of the tile-centre query places them.
-
-    ``towards`` (P, S, 2): displacements of a reference, NaN where it has none. The motion then has its
-    ``error``, which is differentiable; its displacements may not be.
     """
     queries, keys, scale = reduce_heads(queries, keys, reduction, temperature)
     pairs = frame_pairs(len(queries), span)
     positions = frame_positions(height, width, queries)
     split = tiles(height, width, tile, queries.device)
-    goal = None if towards is None else amf_goal(towards + positions, pairs.weight)
-
-    def everywhere(pair: Tensor, query: Tensor) -> tuple[None, Tensor]:
-        return None, positions
-
+    # (P, S, C): the queries of each pair's source frame, and the keys of its target frame.
+    seeking = queries.index_select(0, pairs.source.to(queries.device))
+    seen = keys.index_select(0, pairs.target.to(keys.device))
     if extractor == "dense":
-        expected, error = soft_argmax(queries, keys, pairs, everywhere, scale, goal=goal)
+        expected = soft_argmax(seeking, seen, positions, scale)
         centres = expected[:, split.centres]
     else:
         with torch.no_grad():
-            centres = soft_argmax(queries[:, split.centres], keys, pairs, everywhere, scale).positions
+            centres = soft_argmax(seeking[:, split.centres], seen, positions, scale)
     if extractor == "window" or with_window_keys:
         corners = window_corners(centres, window, height, width)
     if extractor == "window":
-        corners_of_tokens = corners[:, split.of_token]
-        expected, error = window_soft_argmax(
-            queries, keys, pairs, corners_of_tokens, window, height, width, scale, goal
-        )
+        of_token = corners[:, split.of_token]
+        expected = window_soft_argmax(seeking, seen, of_token, window, height, width, scale)
     window_keys = (
         mean_window_keys(keys, pairs.target, corners, window, height, width) if with_window_keys else None
     )
-    return MotionFlow(expected - positions, window_keys, pairs, error)
+    return MotionFlow(expected - positions, window_keys, pairs)
 
 
 def window_corners(centres: Tensor, window: int, height: int, width: int) -> Tensor:
@@ -139,14 +129,10 @@ def amf_loss(generated: Tensor, reference: Tensor, weight: Tensor) -> Tensor:
     weighted mean divides by the sum of the weights. Tokens whose reference is NaN do not count. Unit:
     tokens squared.
     """
-    return amf_goal(reference, weight).error(generated)
-
-
-def amf_goal(reference: Tensor, weight: Tensor) -> Goal:
-    """What makes ``amf_loss`` of a reference (P, S, 2), NaN where it does not count, and ``weight`` (P,)."""
-    counts = reference.isfinite().all(-1).to(reference)
-    share = weight.to(reference) / weight.sum()
-    return Goal(reference.nan_to_num(), share[:, None] * counts / counts.sum(-1, keepdim=True))
+    counts = reference.isfinite().all(-1)
+    error = (generated - reference.nan_to_num()).square().sum(-1) * counts
+    weight = weight.to(error)
+    return (weight * error.sum(-1) / counts.sum(-1)).sum() / weight.sum()
 
 
 __all__ = ["Extractor", "MotionFlow", "Reduction", "amf_loss", "extract_motion"]

@@ -27,7 +27,6 @@ from methods.fastvmt_released import (
     token_mean,
 )
 from methods.guidance.latent_guidance import Optimiser
-from methods.motion_flow import soft_argmax
 from methods.motion_flow.flow import amf_loss, extract_motion
 from methods.motion_flow.window_loss import window_loss
 
@@ -72,16 +71,7 @@ def motion(queries, keys, height, width, options, **others):
     )
 
 
-@pytest.fixture(params=["at once", "in blocks"])
-def scores(request, monkeypatch):
-    """All scores of all pairs of frames together, or those of a few queries at a time."""
-    if request.param == "in blocks":
-        monkeypatch.setattr(soft_argmax, "KEPT_ELEMENTS", 0)
-        monkeypatch.setitem(soft_argmax.BLOCK_ELEMENTS, "cpu", 500)
-
-
 @pytest.mark.parametrize("case", "abc")
-@pytest.mark.usefixtures("scores")
 def test_amf_losses_and_gradients_are_those_of_the_released_functions(case):
     golden = np.load(DATA / f"released_amf_{case}.npz")
     frames, height, width, channels = golden["q"].shape
@@ -186,7 +176,6 @@ def plain_motion(q, k, height, width, span, window, tile, options):
 
 @pytest.mark.parametrize("start", ["released", "paper"])
 @pytest.mark.parametrize("flipped", [None, *RELEASED])
-@pytest.mark.usefixtures("scores")
 def test_every_option_agrees_with_plain_loops(start, flipped):
     options, other = (RELEASED, PAPER) if start == "released" else (PAPER, RELEASED)
     options = options | ({} if flipped is None else {flipped: other[flipped]})
@@ -200,7 +189,6 @@ def test_every_option_agrees_with_plain_loops(start, flipped):
 
 
 @pytest.mark.parametrize("tile, window", [((2, 3), 3), ((3, 4), 4)])
-@pytest.mark.usefixtures("scores")
 def test_with_the_papers_options_it_is_the_papers_method(tile, window):
     """Ragged tiles and even windows too."""
     generator = torch.Generator().manual_seed(6)
