@@ -18,7 +18,7 @@ from harness.cells.environment import device_model
 from harness.cells.job import Needs
 from harness.cells.measure import Meter
 from harness.command.interface import Action, Prepared, Start, plans_of
-from harness.command.terminal import say
+from harness.command.terminal import say, say_left_out
 from harness.records import store
 from methods.interface import LatentMethod
 
@@ -150,6 +150,7 @@ class PrintProfile(Action):
     def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
         code = 0
         for plan, parts in plans_of(prepared):
+            say_left_out(plan)
             try:
                 print_profiles(plan, parts)
             except InputError as error:

@@ -11,7 +11,7 @@ from harness.cells.generate import Loaded
 from harness.cells.job import Needs
 from harness.cells.score import Outcome
 from harness.command.interface import Action, Ended, Prepared, Start, plans_of
-from harness.command.terminal import say
+from harness.command.terminal import say, say_left_out
 from harness.records import store
 
 
@@ -24,8 +24,7 @@ class Run(Action):
 
     def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
         for plan, parts in plans_of(prepared):
-            for one in plan.variants_out:
-                say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
+            say_left_out(plan)
             store.save_plan(parts[0][0].results, plan)
         ended, code = (start or self.work)(prepared)
         if ended:

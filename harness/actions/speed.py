@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cells.job import Needs
 from harness.command.interface import Action, Prepared, Start, plans_of
-from harness.command.terminal import say
+from harness.command.terminal import say, say_left_out
 from harness.cost.cards import GPUS, gpu_named
 from harness.cost.meta import with_checkpoint
 from harness.cost.model import cost_report, roofline
@@ -340,10 +340,13 @@ class PrintSpeed(Action):
     needs = Needs(weights=False)
 
     def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
-        lines = [line for plan, parts in plans_of(prepared) for line in print_speed(plan, parts)]
-        for line in lines:
-            say(line)
-        return 2 if lines else 0
+        code = 0
+        for plan, parts in plans_of(prepared):
+            say_left_out(plan)
+            for line in print_speed(plan, parts):
+                say(line)
+                code = 2
+        return code
 
 
 __all__ = [

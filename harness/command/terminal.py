@@ -7,6 +7,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.records.record import Plan
 
 HOME = Path(__file__).resolve().parents[2]
 PACKAGES = ("datasets", "methods", "metrics", "reports")
@@ -48,6 +52,12 @@ Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
 def say(text: str) -> None:
     """One line on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def say_left_out(plan: Plan) -> None:
+    """A line for each variant of an experiment that its plan leaves out."""
+    for one in plan.variants_out:
+        say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
 
 
 def misplaced() -> str | None:

@@ -26,7 +26,7 @@ class Video(VideoMethod):
 def job(method: Method, listing: Any) -> Any:
     dataset = SimpleNamespace(name="clips", listing=listing)
     return SimpleNamespace(
-        method=method, backbone=TINY, dataset=dataset, frames=FRAMES, seeds=[0, 1], limit=2, part=None
+        method=method, backbone=TINY, dataset=dataset, frames=FRAMES, seeds=[0, 1], limit=2, label=method.name
     )
 
 

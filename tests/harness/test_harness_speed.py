@@ -16,7 +16,8 @@ from harness import __main__ as cli
 from harness.actions import speed
 from harness.cost import cards
 from harness.cost import model as cost
-from harness.records.record import RECOMPUTED, Flops, Memory, Record, Source, Timing, save
+from harness.records import store
+from harness.records.record import RECOMPUTED, Flops, Memory, Record, Source, Timing
 
 CARD = "NVIDIA H100 80GB HBM3"
 
@@ -43,7 +44,7 @@ def keep(results: Path, path: str, device: str, stages: dict[str, float], **give
         memory={"guide": Memory(allocated=5_000_000_000), "denoise": Memory(allocated=2_000_000_000)},
         environment={"device": device},
     )
-    save(results / path / "record.json", record)
+    store.save_record(results / path, record)
     return SimpleNamespace(path=path)
 
 
@@ -53,7 +54,7 @@ def job(results: Path, **given: Any) -> Any:
         "backbone": TINY,
         "frames": FRAMES,
         "results": results,
-        "part": None,
+        "label": "toy",
         "full_steps": None,
     } | given
     return SimpleNamespace(**made)
@@ -181,9 +182,9 @@ def test_a_method_without_steps_says_so_and_is_not_set_beside_those_that_are_mul
     (without,) = measured(job(tmp_path, full_steps=50), cells)
     assert without.full is None and without.stages[0].executed_flops == counted("guide")
     assert "toy has no steps to multiply" in speed.lines(without)[1]
-    labels = [SimpleNamespace(label=label) for label in ("slow", "quick")]
+    labels = ["slow", "quick"]
     slow, quick = (
-        measured(job(tmp_path, method=Steps(), full_steps=50, part=part), cells)[0] for part in labels
+        measured(job(tmp_path, method=Steps(), full_steps=50, label=label), cells)[0] for label in labels
     )
     assert [line.split()[0] for line in speed.ratios([slow, without, quick], "slow")[2:]] == ["slow", "quick"]
     assert speed.ratios([slow, without], "slow") == []
@@ -195,7 +196,7 @@ def test_variants_are_set_beside_the_baseline_by_time_and_by_flops(
     plan: Any = SimpleNamespace(name="mine", baseline="slow")
     parts = [
         (
-            job(tmp_path, part=SimpleNamespace(label=label)),
+            job(tmp_path, label=label),
             [keep(tmp_path, label, CARD, {"guide": seconds - 1}, executed=flops)],
         )
         for label, seconds, flops in (("slow", 30.0, 8e15), ("quick", 10.0, 4e15))
@@ -220,11 +221,11 @@ def test_what_has_not_run_is_named_and_the_rest_is_printed(
     plan: Any = SimpleNamespace(name="mine", baseline=None)
     done = (job(tmp_path), [keep(tmp_path, "a", CARD, {"guide": 1.0})])
     elsewhere = (
-        job(tmp_path, part=SimpleNamespace(label="elsewhere")),
+        job(tmp_path, label="elsewhere"),
         [keep(tmp_path, "c", CARD, {}, total=None)],
     )
     failed = (
-        job(tmp_path, part=SimpleNamespace(label="other")),
+        job(tmp_path, label="other"),
         [keep(tmp_path, "b", CARD, {}, status="failed"), SimpleNamespace(path="nowhere")],
     )
     (line,) = speed.print_speed(plan, [done, elsewhere, failed])

@@ -324,7 +324,7 @@ def count_right(sample: Sample) -> float:
 def _of(frames: np.ndarray, prompt: str = "", truth=None, n: int = 24, seed: int = 0) -> Sample:
     sample = Sample("a", frames, np.zeros_like(frames), prompt, NoTracker(), truth=truth)
     rng = np.random.default_rng([seed, 1])
-    sample.generated_tracks, sample.reference_tracks = walks(rng, n), walks(rng, n)
+    sample.tracks.update(generated=walks(rng, n), reference=walks(rng, n))
     return sample
 
 
@@ -355,7 +355,7 @@ def _tracks(seed: int) -> Sample:
         points = start + ways[:, (start[:, 0] // 21.1).astype(int)] + rng.normal(0, 0.25, (T, 90, 2))
         return Tracks(points.astype(np.float32), rng.random((T, 90)) > 0.03)
 
-    sample.generated_tracks, sample.reference_tracks = crowds(), crowds()
+    sample.tracks.update(generated=crowds(), reference=crowds())
     return sample
 
 
