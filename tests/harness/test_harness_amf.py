@@ -36,8 +36,8 @@ def test_at_wan_s_frame_size_the_loop_is_slower_and_needs_more_memory() -> None:
     size = amf.Size(5, 30, 52, 128, span=2, window=21, tile=(3, 4), temperature=1.0)
     loop, dense, window = amf.measure(size, 1, "cpu")
     seconds = {one.operation: one.forward + one.backward for one in (loop, dense, window)}
-    assert 5 * seconds["dense"] < seconds["loop"]
-    assert 2 * seconds["window"] < seconds["loop"]
+    assert 2 * seconds["dense"] < seconds["loop"]
+    assert 1.5 * seconds["window"] < seconds["loop"]
     if loop.memory is None or dense.memory is None or window.memory is None:
         pytest.skip("the kernel does not let the peak be reset")
     assert 1.5 * max(dense.memory, window.memory) < loop.memory
