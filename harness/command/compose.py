@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from datasets.errors import InputError
+from datasets.errors import InputError, nearest
 from harness.command.terminal import HOME
 
 if TYPE_CHECKING:
@@ -36,7 +36,17 @@ def _flags_last(arguments: Sequence[str]) -> list[str]:
     flags = list(arguments)
     for override in overrides:
         flags.remove(override)
+        _check_group(override)
     return [*overrides, *flags]
+
+
+def _check_group(override: str) -> None:
+    """InputError for a group that is given no option, which Hydra answers with a traceback."""
+    group, _, value = override.partition("=")
+    folder = HOME / "conf" / group.lstrip("+")
+    if value == "null" and folder.is_dir():
+        names = [path.stem for path in folder.glob("*.yaml")]
+        raise InputError(f"{override}: name one of its options; {nearest('', names)}")
 
 
 @contextlib.contextmanager
