@@ -35,9 +35,11 @@ def test_the_first_step_is_profiled_by_stage(
         return int(stages[stage]["operators"].get(operator, {"calls": 0})["calls"])
 
     attention = "aten::_scaled_dot_product_flash_attention_for_cpu"
-    # Two attentions in each block before the third; a true gradient at the iterations 0 and 2.
-    assert calls("extract", attention) == 2 * 3
-    assert calls("guide", attention) == calls("guide", f"{attention}_backward") == 2 * 2 * 3
+    # Two attentions in each block before the third, and two of attention motion flow: the windows' centres,
+    # which have no gradient, and what is in the windows. A true gradient at the iterations 0 and 2.
+    assert calls("extract", attention) == 2 * 3 + 2
+    assert calls("guide", attention) == 2 * (2 * 3 + 2)
+    assert calls("guide", f"{attention}_backward") == 2 * (2 * 3 + 1)
     # Eight blocks; both passes of classifier-free guidance go together.
     assert calls("denoise", attention) == 2 * 8
     assert calls("denoise", f"{attention}_backward") == 0
