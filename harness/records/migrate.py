@@ -98,7 +98,15 @@ def _record_from_1(data: Data) -> Data:
     }
     # Without an identity (records of hand-made tests) the id stays: it was never a hash.
     new_id = short_id(identity) if identity else data.get("id")
-    return {**data, "schema": 2, "id": new_id, "identity": identity, "metrics": metrics}
+    former_id = data.get("id") if identity else None
+    return {
+        **data,
+        "schema": 2,
+        "id": new_id,
+        "former_id": former_id,
+        "identity": identity,
+        "metrics": metrics,
+    }
 
 
 def plan(data: Any, read: Callable[[str], Data | None]) -> Data:

@@ -119,10 +119,15 @@ class Source(Strict):
 
 
 class Record(Strict):
-    """One cell, as it ended. ``notes`` are lines a reader should know (resized, cut, repeats that differ)."""
+    """One cell, as it ended.
+
+    ``former_id``: what an older schema called it, as its folder still does. ``notes`` are lines a reader
+    should know (resized, cut, repeats that differ).
+    """
 
     schema_: int = Field(SCHEMA, alias="schema")
     id: str
+    former_id: str | None = None
     status: Status
     method: Source
     backbone: Source

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from harness.records import migrate
 from harness.records.migrate import Unreadable
-from harness.records.record import SCHEMA, Plan, Record
+from harness.records.record import Plan, Record
 
 RECORD = "record.json"
 VIDEO = "video.mp4"
@@ -184,11 +184,12 @@ def older_cells(results: Path, folder: str) -> dict[str, str]:
     for path in sorted((results / folder).glob(f"*/{RECORD}")):
         name = path.parent.name.partition("@")[0]
         try:
-            data = _data(path)
-            if migrate.schema_of(data) == SCHEMA and name.endswith(f"-{data['id']}"):
-                continue
-            cell_id = migrate.record(data)["id"]
+            data = migrate.record(_data(path))
+            former, cell_id = data.get("former_id"), data["id"]
         except (OSError, ValueError, KeyError):
+            continue
+        # A record in a folder that is not its own is not looked for.
+        if former is None or not name.endswith(f"-{former}"):
             continue
         if not (results / folder / name).with_name(f"{name.rpartition('-')[0]}-{cell_id}").exists():
             found.setdefault(cell_id, f"{folder}/{name}")

@@ -193,6 +193,19 @@ def test_a_record_that_is_not_ours_to_delete_is_set_aside_with_one_line(
     assert folder.with_name(f"{folder.name}.aside-2").is_dir() and aside.is_dir()
 
 
+def test_a_record_in_another_cell_s_folder_is_not_taken_for_a_cell_of_its_own(tmp_path: Path) -> None:
+    """Two cells, the record of one lying in the folder of the other as well: each ends with its own."""
+    job = make_job(tmp_path)
+    plan, cells = planned(job)
+    run.run(job, plan, cells)
+    folders = [tmp_path / cell.path for cell in cells]
+    (folders[0] / "record.json").write_bytes((folders[1] / "record.json").read_bytes())
+    shutil.rmtree(folders[1])
+    again = run.run(job, *planned(job))
+    assert again.computed == 2 and again.ok
+    assert [store.load_record(folder).id for folder in folders] == [cell.id for cell in cells]
+
+
 @pytest.mark.parametrize("place", ["beside", "here"])
 def test_moving_between_devices_deletes_no_record_that_cannot_be_read(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
