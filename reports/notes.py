@@ -164,7 +164,7 @@ def _ranking_notes(ranking: Ranking) -> Iterator[str]:
     if any(mark in TIES for of_row in ranking.marks.values() for mark in of_row.values()):
         yield (
             "Best and second are marked where the paired 95 % interval over clips leaves no doubt; "
-            "=1 and =2: not told from the first, from the second."
+            "=1: tied with the best; =2: tied with the second."
         )
 
 

@@ -150,25 +150,23 @@ def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: R
         device=job.device,
         folder=(job.results / cell.path / store.PROGRAM).absolute(),
     )
-    frames, seconds = method.video(request)
-    record.timing = Timing(total=seconds)
+    repeats = job.repeats if method.made_here else 1
+    runs = [method.video(request) for _ in range(repeats)]
+    frames = runs[0][0]
+    known = [seconds for _, seconds in runs if seconds is not None]
+    # The time of some runs is not that of all.
+    total = statistics.median(known) if len(known) == repeats else None
+    record.timing = Timing(total=total)
     record.flops = Flops(reason=method.uncounted)
-    if method.made_here and seconds is not None:
-        values = [{"total": seconds}]
-        different = 0
-        for _ in range(job.repeats - 1):
-            again, seconds = method.video(request)
-            values.append({"total": seconds or 0.0})
-            different += not np.array_equal(frames, again)
-        total = statistics.median(value["total"] for value in values)
-        record.timing = Timing(total=total, repeats=job.repeats, values=values)
+    if method.made_here:
+        values = [{"total": seconds} for seconds in known]
+        record.timing = Timing(total=total, repeats=repeats, values=values)
+        different = sum(not np.array_equal(frames, again) for again, _ in runs[1:])
         record.notes.append(
             "the time is the whole program's: its start and the loading of its weights are in it"
         )
         if different:
-            record.notes.append(
-                f"{different} of {job.repeats - 1} repeats gave other frames than the first run"
-            )
+            record.notes.append(f"{different} of {repeats - 1} repeats gave other frames than the first run")
     return _fitted(frames, clip, record)
 
 

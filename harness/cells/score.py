@@ -8,7 +8,7 @@ import json
 import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,14 +154,7 @@ def _value(metric: Metric, version: str, score: Score) -> MetricValue:
     return MetricValue(
         value=value,
         version=version,
-        unit=metric.column.unit,
-        label=metric.column.label,
-        higher_is_better=metric.column.higher_is_better,
-        digits=metric.column.digits,
-        primary=metric.column.primary,
-        sees_motion=metric.column.sees_motion,
-        beside_motion=metric.column.beside_motion,
-        truth=metric.column.truth,
+        **asdict(metric.column),
         reason=reason,
         per_frame=None if score.per_frame is None else list(score.per_frame),
         details=dict(score.details),
