@@ -151,9 +151,13 @@ def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: R
         folder=(job.results / cell.path / store.PROGRAM).absolute(),
     )
     repeats = job.repeats if method.made_here else 1
-    runs = [method.video(request) for _ in range(repeats)]
-    frames = runs[0][0]
-    known = [seconds for _, seconds in runs if seconds is not None]
+    frames, seconds = method.video(request)
+    timed, different = [seconds], 0
+    for _ in range(repeats - 1):
+        again, seconds = method.video(request)
+        timed.append(seconds)
+        different += not np.array_equal(frames, again)
+    known = [seconds for seconds in timed if seconds is not None]
     # The time of some runs is not that of all.
     total = statistics.median(known) if len(known) == repeats else None
     record.timing = Timing(total=total)
@@ -161,7 +165,6 @@ def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: R
     if method.made_here:
         values = [{"total": seconds} for seconds in known]
         record.timing = Timing(total=total, repeats=repeats, values=values)
-        different = sum(not np.array_equal(frames, again) for again, _ in runs[1:])
         record.notes.append(
             "the time is the whole program's: its start and the loading of its weights are in it"
         )

@@ -92,6 +92,9 @@ def test_the_command_of_a_measured_block_is_one_that_works(
         assert words[:2] == ["python", "-m"]
         given = arguments(words)
         if words[2] == "harness":
+            if "-m" in given:
+                # A grid: its first job.
+                given = [word.partition(",")[0] for word in given if word != "-m"]
             with initialize_config_module("conf", version_base=None):
                 compose("config", given)
         elif words[2] == "reports":

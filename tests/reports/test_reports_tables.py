@@ -251,7 +251,7 @@ def test_what_the_paired_interval_does_not_tell_apart_is_tied(tmp_path):
     assert marks_of(table, "clip_t") == {"z": "", "w": "", "x": "best", "y": "second"}
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1]])])
     assert marks_of(table, "clip_t") == {"z": "tied", "w": "tied"}
-    assert any("=1 and =2" in note for note in table.notes)
+    assert any("=1: tied with the best" in note for note in table.notes)
     assert re.search(r"\| z +\| +\.\d{4} =1 \[", to_markdown(table))
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1], rows[2]])])
     assert marks_of(table, "clip_t") == {"z": "tied second", "w": "tied second", "x": "best"}
