@@ -31,7 +31,7 @@ VIDEO_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 _LOSSLESS = {"level": "3", "slicecrc": "1"}
-_FOR_PEOPLE = {"crf": "18", "preset": "medium", "movflags": "+faststart"}
+_FOR_PEOPLE = {"preset": "medium", "movflags": "+faststart"}
 
 
 @contextmanager
@@ -139,17 +139,18 @@ def _enlarged(frames: Frames, min_side: int) -> Frames:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2) if factor > 1 else frames
 
 
-def write_h264(path: Path | str, frames: Frames, fps: float, min_side: int = 256) -> None:
+def write_h264(path: Path | str, frames: Frames, fps: float, min_side: int = 256, crf: int = 18) -> None:
     """Write an H.264 yuv420p video for people to watch: (T, H, W, 3) uint8 RGB.
 
     Videos whose shorter side is below ``min_side`` pixels are enlarged by a whole
     number, pixels repeated, so that 64x64 can be watched (1 keeps the size). An
-    odd side grows by one repeated row or column, as yuv420p asks.
+    odd side grows by one repeated row or column, as yuv420p asks. ``crf``: x264's constant rate factor, from 0
+    (lossless) to 51.
     """
     frames = _enlarged(_checked(frames), min_side)
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    _encode(Path(path), frames, fps, "libx264", "yuv420p", _FOR_PEOPLE)
+    _encode(Path(path), frames, fps, "libx264", "yuv420p", {**_FOR_PEOPLE, "crf": str(crf)})
 
 
 def write_ffv1(path: Path | str, frames: Frames, fps: float) -> None:

@@ -1,4 +1,4 @@
-"""``python -m metrics.validate``: metrics against the truth; ``tracker``, ``overlay``: a tracker."""
+"""``python -m metrics.validate``: metrics against the truth, on footage, and trackers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,13 @@ def _parser() -> argparse.ArgumentParser:
         help="each object at half the speed it was drawn with, not all at the same",
     )
     parser.set_defaults(command=_metrics)
-    actions = parser.add_subparsers(metavar="tracker | overlay")
+    actions = parser.add_subparsers(metavar="footage | tracker | overlay")
+    footage = actions.add_parser("footage", parents=[common], help="motion metrics on pairs of real videos")
+    footage.add_argument("pairs", type=Path, help="CSV: scene, reference, generated (paths relative to it)")
+    footage.add_argument("--json", type=Path, help="write AUC, interval and n by metric and perturbation")
+    footage.add_argument("--csv", type=Path, help="also write all single values to this file")
+    footage.add_argument("--picture", type=Path, help="PNG to write: the motion of the worst pairs")
+    footage.set_defaults(command=_footage)
     actions.add_parser("tracker", parents=[world]).set_defaults(command=_tracker)
     overlay = actions.add_parser("overlay", parents=[common])
     overlay.add_argument("video", type=Path, help="a video file or a folder of frames")
@@ -77,6 +83,36 @@ def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
         within = ranking.correlations(frame, moves, metrics, within_clips=True)
         _print(within, f"{title}, among the pairs of one clip, mean of clips")
     _keep(frame, options.csv)
+
+
+def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
+    import json
+
+    from metrics.validate import footage, ranking, separation
+
+    pairs = footage.read_pairs(options.pairs)
+    metrics = [
+        metric for metric in ranking.motion_metrics() if metric.column.sees_motion and not metric.column.truth
+    ]
+    values = footage.measure(pairs, metrics, tracker)
+    found = {metric.name: values[values["metric"] == metric.name] for metric in metrics}
+    scenes = len({pair.scene for pair in pairs})
+    for title, table in separation.tables(found).items():
+        _print(table, f"{title} ({len(pairs)} pairs of {scenes} scenes)")
+    for name, rows in found.items():
+        _print(
+            separation.worst(rows).set_index("generated"), f"{name}: the pairs that most wrong values reach"
+        )
+    if options.json is not None:
+        shares = {
+            name: {kind: share._asdict() for kind, share in separation.shares(rows).items()}
+            for name, rows in found.items()
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(shares, indent=2) + "\n")
+    if options.picture is not None:
+        footage.picture(pairs, separation.worst(found[metrics[0].name])["generated"], options.picture)
+    _keep(values, options.csv)
 
 
 def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:

@@ -51,3 +51,21 @@ def draw(frames: NDArray[np.uint8], tracks: Tracks, count: int = 3) -> NDArray[n
             cv2.circle(picture, (x, y), size, colours[i], -1, cv2.LINE_AA)
         pictures.append(picture)
     return np.concatenate(pictures, 1)
+
+
+def draw_flow(frame: NDArray[np.uint8], grid: NDArray[np.float32], steps: float = 8) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) uint8 RGB, greyed, with an arrow from each cell of a flow grid (rows, columns, 2).
+
+    Arrows show where the motion would lead in so many steps; cells that are unknown or rest have none.
+    """
+    import cv2
+
+    height, width = frame.shape[:2]
+    picture = cv2.cvtColor(cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    rows, columns = grid.shape[:2]
+    for row, column in np.argwhere(np.linalg.norm(np.nan_to_num(grid), axis=-1) > 0.001):
+        start = np.array([(column + 0.5) * width / columns, (row + 0.5) * height / rows])
+        end = start + grid[row, column] * steps * min(height, width)
+        ends = [tuple(np.round(at).astype(int).tolist()) for at in (start, end)]
+        cv2.arrowedLine(picture, ends[0], ends[1], (255, 80, 0), 1, cv2.LINE_AA, tipLength=0.3)
+    return np.asarray(picture, np.uint8)

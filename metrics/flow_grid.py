@@ -1,0 +1,142 @@
+"""Motion by place: the optical flow of a video, read in the cells of a grid.
+
+Nothing is followed through time, so that nothing is lost: what appears late is seen as well as what was there
+from the start. The flow is DIS (``datasets.flow``), checked there and back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datasets.flow import Floats, Grey, colour_planes, dis_medium, inconsistent, outside, pixel_grid
+
+SIDE = 256
+"""Shorter side, in pixels, at which flow is computed, whatever the video's own size."""
+BLUR = 2.0
+"""Standard deviation, in those pixels, of the Gaussian that takes noise and boiling textures out."""
+CELLS = 16
+"""Cells along the shorter side."""
+KNOWN = 0.25
+"""Share of a cell's pixels whose flow must pass the check, else the cell is unknown."""
+ALIKE = 17
+"""Side, in pixels, of the window over which two flows of a pixel are judged by what they make meet."""
+KEPT = 512
+"""Grids kept in memory, of about 100 kB each."""
+
+Size = tuple[int, int]
+
+_kept: OrderedDict[tuple[str, Size], Floats] = OrderedDict()
+
+
+def flow_grid(frames: NDArray[np.uint8], size: Size) -> Floats:
+    """Motion of frames (T, H, W, 3) uint8 RGB shown at ``size`` (height, width).
+
+    (T - 1, rows, columns, 2) float32 x, y in shorter sides a step: the median flow of each cell of a grid
+    with ``CELLS`` cells along the shorter side; NaN where it is unknown. Kept in memory by content.
+    """
+    key = (hashlib.sha256(np.ascontiguousarray(frames)).hexdigest(), size)
+    if key not in _kept:
+        _kept[key] = _grid(frames, size)
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return _kept[key]
+
+
+def grid_shape(size: Size) -> Size:
+    """Rows and columns of the grid over frames of ``size`` (height, width)."""
+    short = min(size)
+    return max(1, round(CELLS * size[0] / short)), max(1, round(CELLS * size[1] / short))
+
+
+def mask_grid(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Share of each cell that is inside masks (T, H, W): (T, rows, columns) in 0..1."""
+    rows, columns = grid_shape((masks.shape[1], masks.shape[2]))
+    down, across = _edges(masks.shape[1], rows), _edges(masks.shape[2], columns)
+    shares = [
+        [masks[:, top:bottom, left:right].mean((1, 2)) for left, right in pairwise(across)]
+        for top, bottom in pairwise(down)
+    ]
+    return np.asarray(shares, np.float32).transpose(2, 0, 1)
+
+
+def _edges(length: int, parts: int) -> list[int]:
+    return [int(at) for at in np.linspace(0, length, parts + 1).round()]
+
+
+def _grid(frames: NDArray[np.uint8], size: Size) -> Floats:
+    scale = SIDE / min(size)
+    images = _shown(frames, round(size[0] * scale), round(size[1] * scale))
+    rows, columns = grid_shape(size)
+    grid = np.full((len(frames) - 1, rows, columns, 2), np.nan, np.float32)
+    planes = colour_planes(images, 2)
+    if not planes:
+        return grid
+    for t, (first, second) in enumerate(pairwise(images)):
+        flow = _flow([(plane[t], plane[t + 1]) for plane in planes], first, second)
+        grid[t] = _medians(flow, rows, columns) / SIDE
+    return grid
+
+
+def _shown(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Frames at another size, under the Gaussian."""
+    import cv2
+
+    smaller = height < frames.shape[1]
+    images = [
+        cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+        for frame in frames
+    ]
+    return np.stack([cv2.GaussianBlur(image, (0, 0), BLUR) for image in images]).astype(np.uint8, copy=False)
+
+
+def _flow(planes: list[tuple[Grey, Grey]], first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Floats:
+    """Flow (H, W, 2) from one frame to the next; NaN where it fails the check there and back.
+
+    Of the flows on several colour planes a pixel takes the one that makes the more alike surroundings meet.
+    """
+    import cv2
+
+    dis = dis_medium()
+    height, width = first.shape[:2]
+    pixels = pixel_grid(height, width)
+    flows, unlike = [], []
+    for before, after in planes:
+        forward, backward = dis(before, after, None), dis(after, before, None)
+        there = pixels + forward
+        home, met = (_at(field, there) for field in (backward, second.astype(np.float32)))
+        failed = inconsistent(forward, home) | outside(there, height, width)
+        differs = cv2.blur(np.abs(met - first).mean(-1), (ALIKE, ALIKE))
+        flows.append(forward)
+        unlike.append(np.where(failed, np.inf, differs))
+    best = np.argmin(unlike, axis=0)
+    chosen = np.take_along_axis(np.stack(flows), best[None, ..., None], 0)[0]
+    chosen[np.isinf(np.min(unlike, axis=0))] = np.nan
+    return np.asarray(chosen, np.float32)
+
+
+def _at(field: Floats, places: Floats) -> Floats:
+    """Bilinear values of a field (H, W, C) at places (H, W, 2) x, y; beyond the border, the border's."""
+    import cv2
+
+    # Any: OpenCV's stub does not know that the second map may be None.
+    remap: Any = cv2.remap
+    return np.asarray(remap(field, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _medians(flow: Floats, rows: int, columns: int) -> Floats:
+    medians = np.full((rows, columns, 2), np.nan, np.float32)
+    down, across = _edges(flow.shape[0], rows), _edges(flow.shape[1], columns)
+    for row, (top, bottom) in enumerate(pairwise(down)):
+        for column, (left, right) in enumerate(pairwise(across)):
+            cell = flow[top:bottom, left:right].reshape(-1, 2)
+            known = cell[~np.isnan(cell[:, 0])]
+            if len(known) >= KNOWN * len(cell):
+                medians[row, column] = np.median(known, 0)
+    return medians
