@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic.dataclasses import dataclass
 
 from datasets import davis_download, video
@@ -28,6 +29,7 @@ from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
 Row = dict[str, str]
 
 PROMPT_SETS = ("caption", "subject", "scene")
+FPS = 24.0
 
 
 def _table(path: Path, columns: Sequence[str]) -> dict[str, Row]:
@@ -74,8 +76,8 @@ class Davis(Footage, kind="davis"):
     happens is changed) or ``all`` three. ``prompts`` names a CSV file (sequence,caption,subject,scene) whose
     rows come before ours. Other fields as in ``Footage``.
 
-    The mask is every annotated object (id above 0) of the first frame used, or None without annotation or
-    when nothing of it is left after cropping.
+    The masks are every annotated object (id above 0) of the frames used, or None without any annotation or
+    when nothing of them is left after cropping.
     """
 
     name: str = "davis"
@@ -131,10 +133,9 @@ class Davis(Footage, kind="davis"):
         if len(pictures) < self.frames:
             raise InputError(f"dataset.root={root}: {name} has too few frames; see action=plan")
         frames = video.read_pictures(pictures)
-        annotation = self._annotation(root, pictures)
-        mask = self.resized_mask(annotation, frames) if annotation else None
+        masks = self.resized_masks(self._annotations(root, pictures), frames)
         info = self._info(root, name, self._texts()[name])
-        return Clip(info, self.resized(frames), mask)
+        return Clip(info, self.resized(frames), masks, times=np.arange(self.frames) / info.fps)
 
     def _root(self) -> Path:
         return Path(self.root or os.environ.get("DAVIS_ROOT") or "data/DAVIS").expanduser()
@@ -188,19 +189,20 @@ class Davis(Footage, kind="davis"):
     def _used(self, root: Path, name: str) -> list[Path]:
         return self._pictures(root, name)[self.used]
 
-    def _annotation(self, root: Path, pictures: Sequence[Path]) -> Path | None:
-        first = pictures[0]
-        path = root / "Annotations/480p" / first.parent.name / f"{first.stem}.png"
-        return path if path.is_file() else None
+    def _annotations(self, root: Path, pictures: Sequence[Path]) -> dict[int, Path]:
+        """The annotations there are, by the place of their picture."""
+        folder = root / "Annotations/480p"
+        paths = {place: folder / one.parent.name / f"{one.stem}.png" for place, one in enumerate(pictures)}
+        return {place: path for place, path in paths.items() if path.is_file()}
 
     def _info(self, root: Path, name: str, row: Row) -> ClipInfo:
         pictures = self._used(root, name)
-        annotation = self._annotation(root, pictures)
         kinds = PROMPT_SETS if self.prompt_set == "all" else (self.prompt_set,)
         return ClipInfo(
             name=name,
-            content=files_sha256([*pictures, *([annotation] if annotation else [])]),
+            content=files_sha256(pictures),
             prompts=tuple(Prompt(row[kind], kind) for kind in kinds),
             caption=row["caption"],
-            fps=24.0,
+            fps=FPS / self.stride,
+            masks=self.masks_sha256(self._annotations(root, pictures)),
         )

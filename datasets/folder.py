@@ -31,7 +31,8 @@ class Folder(Footage, kind="folder"):
     ``clip,prompt`` and, optionally, ``caption`` (what the clip shows) and ``kind`` (caption, subject, scene
     or target); a clip may have several rows. ``prompt`` gives one prompt for all clips and takes the place of
     those in ``prompts.csv``. ``<clip>_mask.png`` marks the object in the first frame used (any pixel above
-    0); one that shows nothing after cropping counts as none. Other fields as in ``Footage``.
+    0), so that the other frames' masks are empty; one that shows nothing after cropping counts as none.
+    Other fields as in ``Footage``.
     """
 
     name: str = "folder"
@@ -68,17 +69,16 @@ class Folder(Footage, kind="folder"):
         root = self._root()
         source = self._sources(root)[name]
         info = self._info(root, name, source, self._rows(root))
+        times = None
         if source.is_dir():
-            used = _pictures(source)[self.used]
-            frames = video.read_pictures(used)
+            frames = video.read_pictures(_pictures(source)[self.used])
         else:
-            frames, fps = video.read_video(source, self.start, self.frames, self.stride)
+            frames, times, fps = video.read_timed(source, self.start, self.frames, self.stride)
             info = replace(info, fps=fps)
         if len(frames) < self.frames:
             raise InputError(f"{source}: only {len(frames)} of {self.frames} frames can be decoded")
-        path = root / f"{name}{MASK}"
-        mask = self.resized_mask(path, frames) if path.is_file() else None
-        return Clip(info, self.resized(frames), mask)
+        masks = self.resized_masks(_masks(root, name), frames)
+        return Clip(info, self.resized(frames), masks, times=times)
 
     def _root(self) -> Path:
         if not self.root:
@@ -154,20 +154,27 @@ class Folder(Footage, kind="folder"):
                 f"{root / 'prompts.csv'}: no prompt for {name}; write the header {HEADER} (the last two "
                 "optional) and a row for each clip, or set dataset.prompt"
             )
-        mask = root / f"{name}{MASK}"
         used = [source]
         if source.is_dir():
             used = _pictures(source)[self.used]
         return ClipInfo(
             name=name,
-            content=files_sha256([*used, *([mask] if mask.is_file() else [])]),
+            content=files_sha256(used),
             prompts=prompts,
             caption=next((row["caption"] for row in own if row.get("caption")), None),
+            fps=24.0 / self.stride,
+            masks=self.masks_sha256(_masks(root, name)),
         )
 
 
 def _clip_name(path: Path) -> str:
     return path.stem if path.suffix.lower() in video.VIDEO_SUFFIXES else path.name
+
+
+def _masks(root: Path, name: str) -> dict[int, Path]:
+    """The mask of the first frame used, where there is one."""
+    path = root / f"{name}{MASK}"
+    return {0: path} if path.is_file() else {}
 
 
 def _pictures(folder: Path) -> list[Path]:

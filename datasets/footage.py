@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from datasets import video
 from datasets.errors import InputError
+from datasets.hashing import named_files_sha256
 from datasets.interface import ClipInfo, Dataset, LeftOut, Listing
 
 # Clips asked for by name: a list, or one name (``dataset.names=lucia``).
@@ -83,14 +85,23 @@ class Footage(Dataset):
         """Frames (T, H, W, 3) at the dataset's size."""
         return video.resize_crop(frames, self.height, self.width)
 
-    def resized_mask(self, path: Path, frames: video.Frames) -> video.Mask | None:
-        """The mask in ``path``, drawn for ``frames``, cropped as they are; None when nothing of it is left.
+    def resized_masks(self, paths: Mapping[int, Path], frames: video.Frames) -> video.Mask | None:
+        """Masks (T, H, W) of ``frames``, cropped as they are, from those there are by frame; None if all empty.
 
-        InputError when it cannot be read or has another size than ``frames``.
+        A frame without one has an empty mask: where the object is then, nobody has said, and another
+        frame's mask would lie where it no longer is. InputError when one cannot be read or has another size
+        than ``frames``.
         """
-        mask = video.read_mask(path)
-        if mask.shape != frames.shape[1:3]:
-            sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames.shape[1:3])]
-            raise InputError(f"{path}: is {sizes[0]}, its clip {sizes[1]}; give it the clip's size")
-        mask = video.resize_crop(mask, self.height, self.width)
-        return mask if mask.any() else None
+        masks = np.zeros((len(frames), self.height, self.width), bool)
+        for frame, path in paths.items():
+            mask = video.read_mask(path)
+            if mask.shape != frames.shape[1:3]:
+                sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames.shape[1:3])]
+                raise InputError(f"{path}: is {sizes[0]}, its clip {sizes[1]}; give it the clip's size")
+            masks[frame] = video.resize_crop(mask, self.height, self.width)
+        return masks if masks.any() else None
+
+    @staticmethod
+    def masks_sha256(paths: Mapping[int, Path]) -> str:
+        """Digest of the masks by frame, as ``ClipInfo.masks`` has it; empty without any."""
+        return named_files_sha256({str(frame): path for frame, path in paths.items()}) if paths else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -27,7 +27,9 @@ class ClipInfo:
 
     ``content`` is a sha256 hex digest of whatever determines the frames (file
     bytes of the frames used, or a renderer's version and seed); it enters the
-    cell id. ``caption`` describes the reference itself, or is None.
+    cell id. ``masks`` is one of the object masks, empty where there are none: values
+    depend on them, videos do not. ``caption`` describes the reference itself, or is
+    None. ``fps``: frames used a second.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ClipInfo:
     prompts: tuple[Prompt, ...]
     caption: str | None = None
     fps: float = 24.0
+    masks: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,28 @@ class Listing(NamedTuple):
 class Clip:
     """A decoded reference clip.
 
-    ``frames``: (T, H, W, 3) uint8 RGB. ``mask``: (H, W) bool of the object in
-    frame 0, or None. ``truth``: what only a rendered world knows (for sprites a
+    ``frames``: (T, H, W, 3) uint8 RGB. ``masks``: (T, H, W) bool of the objects, or None; a frame without
+    an annotation has an empty one. ``times``: (T,) float64 seconds since the first frame, or None where
+    nothing says when the frames were taken. ``truth``: what only a rendered world knows (for sprites a
     ``datasets.sprites.world.Truth``), or None.
     """
 
     info: ClipInfo
     frames: NDArray[np.uint8]
-    mask: NDArray[np.bool_] | None = None
+    masks: NDArray[np.bool_] | None = None
     truth: Any = None
+    times: NDArray[np.float64] | None = None
+
+    def at(self, frames: Sequence[int]) -> Clip:
+        """The clip of these frames alone; its truth stays only where they are its first ones."""
+        chosen = list(frames)
+        return replace(
+            self,
+            frames=self.frames[chosen],
+            masks=None if self.masks is None else self.masks[chosen],
+            times=None if self.times is None else self.times[chosen],
+            truth=self.truth if chosen == list(range(len(chosen))) else None,
+        )
 
 
 class Dataset(Plugin):

@@ -30,6 +30,9 @@ Mask = NDArray[np.bool_]
 VIDEO_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
+_ROUNDED = 0.005
+"""Seconds by which a steady rate's times may be off: GIF counts hundredths, Matroska thousandths."""
+
 _LOSSLESS = {"level": "3", "slicecrc": "1"}
 _FOR_PEOPLE = {"preset": "medium", "movflags": "+faststart"}
 
@@ -92,16 +95,42 @@ def read_video(
     video ends before. Raises InputError naming the file when it cannot be
     decoded or holds no frame from ``start`` on.
     """
-    path = Path(path)
+    frames, _, rate = _decoded(Path(path), start, count, stride)
+    return frames, rate
+
+
+def read_timed(
+    path: Path | str, start: int = 0, count: int | None = None, stride: int = 1
+) -> tuple[Frames, NDArray[np.float64], float]:
+    """As ``read_video``, with the frames' times (T,) in seconds since the first, and *these* frames a second.
+
+    Times are those the file states; where they are a steady rate's but for rounding, the rate's own.
+    """
+    frames, stated, rate = _decoded(Path(path), start, count, stride)
+    steady = np.arange(len(frames)) * stride / rate
+    if any(time is None for time in stated):
+        return frames, steady, rate / stride
+    times = np.array(stated, float) - float(stated[0] or 0)
+    if np.abs(times - steady).max() <= _ROUNDED or (np.diff(times) <= 0).any():
+        return frames, steady, rate / stride
+    return frames, times, (len(times) - 1) / float(times[-1])
+
+
+def _decoded(
+    path: Path, start: int, count: int | None, stride: int
+) -> tuple[Frames, list[float | None], float]:
+    """Frames, the times that the file states, and its frames a second."""
     stop = None if count is None else start + (count - 1) * stride + 1
     with _opened(path) as (container, stream):
-        frames = [_rgb(frame) for frame in islice(container.decode(stream), start, stop, stride)]
+        chosen = [
+            (_rgb(frame), frame.time) for frame in islice(container.decode(stream), start, stop, stride)
+        ]
         rate = stream.average_rate or stream.guessed_rate
-    if not frames:
+    if not chosen:
         raise InputError(f"{path}: holds no frame from frame {start} on; replace or remove it")
-    if len({frame.shape for frame in frames}) > 1:
+    if len({frame.shape for frame, _ in chosen}) > 1:
         raise InputError(f"{path}: its frames differ in size; convert it to one size")
-    return np.stack(frames), float(rate) if rate else 24.0
+    return np.stack([frame for frame, _ in chosen]), [time for _, time in chosen], float(rate or 24)
 
 
 def count_frames(path: Path | str) -> int:
@@ -206,7 +235,7 @@ def read_mask(path: Path | str) -> Mask:
 
 
 def resize_crop(frames: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Bring frames (T, H, W, 3) uint8, or a mask (H, W) bool, to ``height`` x ``width``.
+    """Bring frames (T, H, W, 3) uint8, or one mask (H, W) bool, to ``height`` x ``width``.
 
     The rule: take the largest centred rectangle of the source that has the
     target's aspect ratio (so the picture is scaled alike in both directions,

@@ -74,8 +74,8 @@ class Sample:
     """A generated video beside its reference.
 
     ``generated``, ``reference``: (T, H, W, 3) uint8 RGB of the same T (and the
-    same H, W unless the video was made elsewhere). ``truth`` is the reference
-    clip's ``Clip.truth``. Tracks are computed once, when first asked for, and kept in ``tracks`` as
+    same H, W unless the video was made elsewhere). ``masks`` and ``truth`` are the
+    reference clip's (``Clip``), masks of those same T frames. Tracks are computed once, when first asked for, and kept in ``tracks`` as
     ``generated`` and ``reference``; who has them already puts them there.
     """
 
@@ -85,7 +85,7 @@ class Sample:
     prompt: str
     tracker: Tracker
     caption: str | None = None
-    mask: NDArray[np.bool_] | None = None
+    masks: NDArray[np.bool_] | None = None
     truth: Any = None
     tracks: dict[str, Tracks] = field(default_factory=dict, repr=False)
 
@@ -99,7 +99,7 @@ class Sample:
 
     def _tracked(self, name: str, frames: NDArray[np.uint8]) -> Tracks:
         if name not in self.tracks:
-            self.tracks[name] = self.tracker.track(frames, self.mask)
+            self.tracks[name] = self.tracker.track(frames, None if self.masks is None else self.masks[0])
         return self.tracks[name]
 
 
@@ -127,10 +127,11 @@ class Metric(Weighted):
     """A metric plug-in.
 
     ``quality`` metrics are null for ``weights=random``. ``uses_tracks`` makes the tracker part of its
-    version.
+    version. ``uses_masks``: it is scored anew where masks change, as one that uses tracks always is.
     """
 
     uses_tracks: ClassVar[bool] = False
+    uses_masks: ClassVar[bool] = False
     quality: ClassVar[bool] = True
 
     @property

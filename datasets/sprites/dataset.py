@@ -78,4 +78,4 @@ class Sprites(Dataset, kind="sprites"):
         """Render one clip of the listing."""
         seed = HELD_OUT + int(name.rsplit("-", 1)[1])
         frames, truth = _last_rendered(seed, self.frames, self.height, self.width)
-        return Clip(self._info(name, seed), frames.copy(), truth=truth)
+        return Clip(self._info(name, seed), frames.copy(), truth=truth, times=np.arange(len(frames)) / FPS)

@@ -209,22 +209,55 @@ def test_frames_are_those_asked_for(root):
     assert clip.frames.dtype == np.uint8
     for frame, index in zip(clip.frames, (1, 5, 9), strict=True):
         assert np.abs(frame.astype(int) - picture(index)).mean() < 3
-    assert clip.mask is None
-    assert clip.info.fps == 24
+    assert clip.masks is None and clip.info.masks == ""
+    assert clip.info.fps == 24 / 4
+    assert np.allclose(clip.times, [0, 4 / 24, 8 / 24])
 
 
-def test_the_mask_covers_every_object_and_is_cropped_with_the_frames(root):
-    mask = davis(root, height=48, width=64).load("snowboard").mask
-    assert mask.sum() == 30 * 20 and mask[10:40, 20:40].all()
-    cropped = davis(root, height=24, width=24).load("snowboard").mask
+def test_masks_cover_every_object_and_are_cropped_with_the_frames(root):
+    masks = davis(root, height=48, width=64).load("snowboard").masks
+    assert masks.shape == (5, 48, 64) and masks.dtype == bool
+    assert (masks.sum((1, 2)) == 30 * 20).all() and masks[:, 10:40, 20:40].all()
+    cropped = davis(root, height=24, width=24).load("snowboard").masks[4]
     assert np.array_equal(np.argwhere(cropped).min(axis=0), [5, 6])
     assert np.array_equal(np.argwhere(cropped).max(axis=0), [19, 15])
 
 
-def test_a_mask_that_the_crop_loses_counts_as_none(root):
+def test_each_frame_has_its_own_mask_and_one_without_annotation_an_empty_one(root):
+    folder = root / "Annotations/480p/snowboard"
+    for index in range(10):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[:, index * 4 : index * 4 + 4] = 3
+        Image.fromarray(mask).save(folder / f"{index:05d}.png")
+    (folder / "00004.png").unlink()
+    masks = davis(root, height=48, width=64, frames=3, start=1, stride=3).load("snowboard").masks
+    columns = [np.flatnonzero(mask.any(0)).tolist() for mask in masks]
+    assert columns == [[4, 5, 6, 7], [], [28, 29, 30, 31]]
+
+
+def test_masks_that_the_crop_loses_count_as_none(root):
     for path in (root / "Annotations/480p/snowboard").iterdir():
         Image.fromarray(np.zeros(SIZE, np.uint8)).save(path)
-    assert davis(root).load("snowboard").mask is None
+    assert davis(root).load("snowboard").masks is None
+
+
+def test_a_changed_annotation_is_told_by_the_masks_and_leaves_the_content(root):
+    def info():
+        return davis(root, names="snowboard").listing().clips[0]
+
+    before, folder = info(), root / "Annotations/480p/snowboard"
+    Image.fromarray(np.ones(SIZE, np.uint8)).save(folder / "00009.png")
+    assert info() == before, "no frame used is annotated there"
+    Image.fromarray(np.ones(SIZE, np.uint8)).save(folder / "00003.png")
+    changed = info()
+    (folder / "00003.png").unlink()
+    (folder / "00004.png").unlink()
+    fewer = info()
+    assert len({before.masks, changed.masks, fewer.masks}) == 3
+    assert before.content == changed.content == fewer.content
+    for path in folder.iterdir():
+        path.unlink()
+    assert info().masks == ""
 
 
 def test_content_follows_the_bytes_of_the_frames_used_only(root):
@@ -235,10 +268,7 @@ def test_content_follows_the_bytes_of_the_frames_used_only(root):
     Image.fromarray(picture(77)).save(root / "JPEGImages/480p/snowboard/00009.jpg")
     assert content() == before
     Image.fromarray(picture(77)).save(root / "JPEGImages/480p/snowboard/00004.jpg")
-    changed = content()
-    assert changed != before
-    (root / "Annotations/480p/snowboard/00000.png").unlink()
-    assert content() not in (before, changed)
+    assert content() != before
     assert davis(root, names="lucia").load("lucia").info.content == files_sha256(
         sorted((root / "JPEGImages/480p/lucia").iterdir())[:5]
     )

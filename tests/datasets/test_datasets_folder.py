@@ -73,31 +73,35 @@ def test_frames_are_those_asked_for(root):
     dataset = folder(root, frames=3, start=1, stride=2)
     clip = dataset.load("film")
     assert np.array_equal(clip.frames, frames_of(9)[1:6:2])
-    assert clip.info.fps == 12
-    assert np.array_equal(dataset.load("stills").frames, frames_of(7, seed=1)[1:6:2])
+    assert clip.info.fps == 12 / 2
+    assert np.allclose(clip.times, [0, 2 / 12, 4 / 12])
+    stills = dataset.load("stills")
+    assert np.array_equal(stills.frames, frames_of(7, seed=1)[1:6:2])
+    assert stills.times is None, "nothing says when pictures were taken"
 
 
 def test_a_mask_is_read_and_must_fit_its_clip(root):
     mask = np.zeros((32, 48), np.uint8)
     mask[4:8, 10:20] = 255
     Image.fromarray(mask).save(root / "film_mask.png")
-    assert np.array_equal(folder(root).load("film").mask, mask > 0)
-    assert folder(root).load("stills").mask is None
+    masks = folder(root).load("film").masks
+    assert np.array_equal(masks[0], mask > 0) and not masks[1:].any()
+    assert folder(root).load("stills").masks is None
     Image.fromarray(mask[:16]).save(root / "film_mask.png")
     with pytest.raises(InputError, match=r"film_mask\.png: is 48x16, its clip 48x32"):
         folder(root).load("film")
 
 
-def test_content_follows_file_and_mask(root):
-    def content():
-        return folder(root, names="film").listing().clips[0].content
+def test_content_follows_the_file_and_masks_are_told_apart_from_it(root):
+    def info():
+        return folder(root, names="film").listing().clips[0]
 
-    before = content()
+    before = info()
     Image.fromarray(np.ones((32, 48), np.uint8)).save(root / "film_mask.png")
-    masked = content()
-    (root / "film_mask.png").unlink()
+    masked = info()
+    assert before.masks == "" != masked.masks and masked.content == before.content
     video.write_ffv1(root / "film.mkv", frames_of(9, seed=5), 12)
-    assert len({before, masked, content()}) == 3
+    assert info().content != before.content and info().masks == masked.masks
 
 
 def test_a_missing_prompt_shows_the_header_to_write(root):

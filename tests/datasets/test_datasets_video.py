@@ -27,6 +27,41 @@ def test_ffv1_gives_back_the_same_bytes(tmp_path):
     assert video.frames_sha256(again) == video.frames_sha256(frames)
 
 
+def write_at(path, frames, times, unit=1000):
+    """A lossless video whose frames are shown at these times, in seconds rounded to 1 / ``unit``."""
+    from fractions import Fraction
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
+        stream.codec_context.time_base = Fraction(1, unit)
+        for image, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="bgr0")
+            frame.pts, frame.time_base = round(time * unit), Fraction(1, unit)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("rate", [24, 24000 / 1001, 16, 60])
+def test_a_steady_rate_has_its_own_times_however_the_container_rounds(tmp_path, rate):
+    frames = noise(30)
+    video.write_ffv1(tmp_path / "a.mkv", frames, rate)
+    again, times, fps = video.read_timed(tmp_path / "a.mkv", start=2, stride=3)
+    assert np.array_equal(again, frames[2::3])
+    assert np.allclose(times, np.arange(10) * 3 / rate, atol=1e-4)
+    assert fps == pytest.approx(rate / 3, rel=1e-4)
+
+
+def test_frames_of_a_variable_rate_have_the_times_of_the_file(tmp_path):
+    stated = [*np.arange(8) / 24, *(8 / 24 + np.arange(9) / 4)]
+    write_at(tmp_path / "a.mkv", noise(17), stated)
+    _, times, fps = video.read_timed(tmp_path / "a.mkv")
+    assert np.allclose(times, stated, atol=1e-3)
+    assert fps == pytest.approx(16 / stated[-1], rel=1e-2)
+    _, later, _ = video.read_timed(tmp_path / "a.mkv", start=6, count=4)
+    assert np.allclose(later, np.array(stated[6:10]) - stated[6], atol=2e-3)
+
+
 def test_start_count_and_stride_pick_frames(tmp_path):
     frames = noise(12)
     video.write_ffv1(tmp_path / "a.mkv", frames, 24)

@@ -30,16 +30,17 @@ FORBID: Any = {"extra": "forbid"}
 
 @dataclass(config=FORBID)
 class Squares(Dataset):
-    """Clips of a bright square that moves over noise."""
+    """Clips of a bright square that moves over noise. ``masks``: a digest for each clip that has masks."""
 
     name: str = "squares"
     clips: int = 3
     frames: int = 5
     prompts: tuple[str, ...] = ("a red square",)
     unreadable: tuple[str, ...] = ()
+    masks: dict[str, str] = field(default_factory=dict)
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ("unreadable",)
+    outside_id: ClassVar[Sequence[str]] = ("unreadable", "masks")
     real_footage: ClassVar[bool] = False
 
     def listing(self) -> Listing:
@@ -50,6 +51,7 @@ class Squares(Dataset):
                 tuple(Prompt(text) for text in self.prompts),
                 caption="a square",
                 fps=8.0,
+                masks=self.masks.get(f"clip{i}", ""),
             )
             for i in range(self.clips)
         ]
@@ -62,9 +64,11 @@ class Squares(Dataset):
         frames = np.random.default_rng(index).integers(0, 60, (self.frames, 16, 16, 3), dtype=np.uint8)
         for t in range(self.frames):
             frames[t, 4:8, 2 + t : 6 + t, index % 3] = 255
-        mask = np.zeros((16, 16), dtype=bool)
-        mask[4:8, 2:6] = True
-        return Clip(self.listing().clips[index], frames, mask=mask, truth={"start": (2, 4)})
+        masks = np.zeros((self.frames, 16, 16), dtype=bool)
+        for t, mask in enumerate(masks):
+            mask[4:8, 2 + t : 6 + t] = True
+        info = self.listing().clips[index]
+        return Clip(info, frames, masks if info.masks else None, truth={"start": (2, 4)})
 
 
 @dataclass(config=FORBID)
