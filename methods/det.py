@@ -48,8 +48,13 @@ class PointTracker(Protocol):
         """Changes where its code changes what it finds."""
         ...
 
-    def track(self, frames: NDArray[np.uint8], mask: None = None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Points (T, N, 2) x, y in pixels and whether visible (T, N), of frames (T, H, W, 3) uint8 RGB."""
+    def track(
+        self, frames: NDArray[np.uint8], masks: None = None
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Points (T, N, 2) x, y in pixels, whether visible (T, N), and the frame (N,) that each begins in.
+
+        Of frames (T, H, W, 3) uint8 RGB.
+        """
         ...
 
 
@@ -74,7 +79,7 @@ class DeT(AdapterMethod, kind="det"):
     @property
     def version(self) -> str:
         """With the tracker's: what it finds is part of the result."""
-        return f"1-{self.tracker.version if isinstance(self.tracker, PointTracker) else ''}"
+        return f"2-{self.tracker.version if isinstance(self.tracker, PointTracker) else ''}"
 
     def check(self, grid: Grid, num_blocks: int) -> None:
         """InputError for clips of a single latent frame, an even kernel, or a tracker that is none."""
@@ -97,8 +102,8 @@ class DeT(AdapterMethod, kind="det"):
         tracks = None
         if self.tracking.weight and self.training.steps:
             frames = backbone.decode(clean)
-            points, visible = self.tracker.track(frames)
-            tracks = on_latent(points, visible, clean, frames.shape[1:3], self.tracking.points)
+            points, visible, start = self.tracker.track(frames)
+            tracks = on_latent(points, visible, start, clean, frames.shape[1:3], self.tracking.points)
         with (
             drawing(self.training.seed, clean.device),
             backbone.adapted(self.adapter(), backbone.grid(clean)) as convolutions,
@@ -126,22 +131,28 @@ class LatentTracks(NamedTuple):
 
 
 def on_latent(
-    points: NDArray[Any], visible: NDArray[Any], latent: Tensor, size: Sequence[int], count: int
+    points: NDArray[Any],
+    visible: NDArray[Any],
+    start: NDArray[Any],
+    latent: Tensor,
+    size: Sequence[int],
+    count: int,
 ) -> LatentTracks:
     """At most ``count`` of the tracks, on the cells of ``latent`` (1, C, F, h, w).
 
-    ``points`` (T, N, 2) x, y in pixels of frames of ``size`` (height, width), ``visible`` (T, N). The
-    chosen are those visible in frame 0 whose way differs most from the median point's, frame by frame: an
-    object's, rather than the background's. As in train_cogvideox.py, latent frames are spread evenly over
-    the video's, and a point is in the cell it falls into.
+    ``points`` (T, N, 2) x, y in pixels of frames of ``size`` (height, width), ``visible`` (T, N), ``start``
+    (N,). The chosen are those whose way differs most, in the frames in which they are visible, from the
+    median point's of the same start: an object's, rather than the background's. As in train_cogvideox.py,
+    latent frames are spread evenly over the video's, and a point is in the cell it falls into.
     """
     import numpy as np
     import torch
 
-    way = points - points[:1]
-    apart = np.linalg.norm(way - np.median(way, axis=1, keepdims=True), axis=-1).mean(0)
-    order = np.argsort(-np.where(visible[0], apart, -1.0), kind="stable")
-    chosen = order[: min(count, int(visible[0].sum()))]
+    way = points - points[start, np.arange(len(start))]
+    for begun in np.unique(start):
+        way[:, start == begun] -= np.median(way[:, start == begun], axis=1, keepdims=True)
+    apart = (np.linalg.norm(way, axis=-1) * visible).sum(0) / np.maximum(visible.sum(0), 1)
+    chosen = np.argsort(-apart, kind="stable")[:count]
     frames = np.linspace(0, len(points) - 1, latent.shape[2]).astype(int)
     inside = (points[frames][:, chosen] + 0.5) / np.array(size[::-1])
     cells = np.floor(inside * np.array([latent.shape[4], latent.shape[3]])).astype(np.int64)
@@ -155,8 +166,8 @@ def on_latent(
 def tracking_loss(clean: Tensor, tracks: LatentTracks) -> Tensor:
     """Mean squared change of ``clean`` (1, C, F, h, w) along the tracks from frame to frame (0-d).
 
-    A change counts 0 where the point is not visible in the later frame; 0 without tracks. DeT's dense point
-    tracking loss (Shi-qingyu/DeT:train_cogvideox.py, ``tracking_loss``).
+    A change counts 0 where the point is not visible in both frames; 0 without tracks. DeT's dense point
+    tracking loss (Shi-qingyu/DeT:train_cogvideox.py, ``tracking_loss``), whose points all begin in frame 0.
     """
     import torch
 
@@ -164,7 +175,7 @@ def tracking_loss(clean: Tensor, tracks: LatentTracks) -> Tensor:
         return clean.sum() * 0
     frame = torch.arange(len(tracks.rows), device=clean.device)[:, None]
     along = clean[0][:, frame, tracks.rows, tracks.columns]
-    return (along.diff(dim=1).square() * tracks.visible[1:]).mean()
+    return (along.diff(dim=1).square() * (tracks.visible[1:] & tracks.visible[:-1])).mean()
 
 
 __all__ = ["DeT", "LatentTracks", "PointTracker", "Tracking", "on_latent", "tracking_loss"]

@@ -26,10 +26,19 @@ Details = dict[str, float | int | str]
 
 
 class Tracks(NamedTuple):
-    """``points`` (T, N, 2) float32 x, y in pixels; ``visible`` (T, N) bool."""
+    """``points`` (T, N, 2) float32 x, y in pixels; ``visible`` (T, N) bool; ``start`` (N,) int: the frame
+    that each track begins in, from which it is followed both ways.
+
+    Where a point is not visible its place is unknown: ``points`` holds a guess there.
+    """
 
     points: NDArray[np.float32]
     visible: NDArray[np.bool_]
+    start: NDArray[np.intp]
+
+    def chosen(self, which: NDArray[np.bool_]) -> Tracks:
+        """The tracks for which ``which`` (N,) holds."""
+        return Tracks(self.points[:, which], self.visible[:, which], self.start[which])
 
 
 class Weighted(Plugin):
@@ -50,8 +59,11 @@ class Tracker(Weighted):
     """A point tracker plug-in."""
 
     @abstractmethod
-    def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
-        """Track a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) RGB."""
+    def track(self, frames: NDArray[np.uint8], masks: NDArray[np.bool_] | None = None) -> Tracks:
+        """Tracks through (T, H, W, 3) uint8 RGB of a regular grid of points in several frames.
+
+        ``masks`` (T, H, W; another size is rescaled): the points of a frame are those inside its mask.
+        """
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,8 @@ class Sample:
 
     ``generated``, ``reference``: (T, H, W, 3) uint8 RGB of the same T (and the
     same H, W unless the video was made elsewhere). ``masks`` and ``truth`` are the
-    reference clip's (``Clip``), masks of those same T frames. Tracks are computed once, when first asked for, and kept in ``tracks`` as
+    reference clip's (``Clip``), masks of those same T frames. Tracks are computed once, when first asked for,
+    and kept in ``tracks`` as
     ``generated`` and ``reference``; who has them already puts them there.
     """
 
@@ -99,7 +112,7 @@ class Sample:
 
     def _tracked(self, name: str, frames: NDArray[np.uint8]) -> Tracks:
         if name not in self.tracks:
-            self.tracks[name] = self.tracker.track(frames, None if self.masks is None else self.masks[0])
+            self.tracks[name] = self.tracker.track(frames, self.masks)
         return self.tracks[name]
 
 

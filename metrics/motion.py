@@ -196,7 +196,8 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
     uses_tracks: ClassVar[bool] = True
 
     def _paths(self, tracks: Tracks, size: Size, canvas: Size) -> Paths:
-        return paths(tracks, size, canvas, self.still, self.min_path, self.neighbours)
+        begun = tracks.chosen(tracks.start == 0)
+        return paths(begun, size, canvas, self.still, self.min_path, self.neighbours)
 
     def _value(self, found: Fidelity) -> float:
         return found.value
@@ -212,7 +213,7 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
         )
         details: Details = {
             "tracker": sample.tracker.name,
-            "tracks": sample.reference_tracks.points.shape[1],
+            "tracks": int((sample.reference_tracks.start == 0).sum()),
             "moving_generated": found.moving_generated,
             "moving_reference": found.moving_reference,
         }
@@ -274,7 +275,9 @@ class MotionFidelityLegacy(Metric, kind="motion_fidelity_legacy"):
 
     def score(self, sample: Sample) -> Score:
         """The legacy score of a generation against its own reference."""
-        generated, reference = sample.generated_tracks.points, sample.reference_tracks.points
+        generated, reference = (
+            _from_first(tracks) for tracks in (sample.generated_tracks, sample.reference_tracks)
+        )
         details: Details = {
             "tracker": sample.tracker.name,
             "tracks": reference.shape[1],
@@ -293,7 +296,7 @@ class MotionFidelityLegacy(Metric, kind="motion_fidelity_legacy"):
         """``chance``: mean legacy score of generations against the references of other clips."""
 
         def value(generated: _Kept, reference: _Kept) -> float | None:
-            g, r = generated.tracks.points, reference.tracks.points
+            g, r = _from_first(generated.tracks), _from_first(reference.tracks)
             if g.shape != r.shape or not g.shape[1] or len(g) < 2:
                 return None
             score = float(motion_fidelity_legacy(g, r))
@@ -304,6 +307,11 @@ class MotionFidelityLegacy(Metric, kind="motion_fidelity_legacy"):
 
 def _size(frames: NDArray[np.uint8]) -> Size:
     return int(frames.shape[1]), int(frames.shape[2])
+
+
+def _from_first(tracks: Tracks) -> NDArray[np.float32]:
+    """Points (T, N, 2) of the tracks that begin in frame 0."""
+    return tracks.points[:, tracks.start == 0]
 
 
 def _resting(points: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -112,6 +112,7 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
 
     version: ClassVar[str] = "6"
     column = Column("Motion fid.", sees_motion=True)
+    uses_masks: ClassVar[bool] = True
 
     def score(self, sample: Sample) -> Score:
         """The value of a generation beside its own reference; details say how much moves in each.

@@ -218,23 +218,25 @@ class Truth:
         thing = self.things[k]
         return self.to_image(thing.path[frame] + outline(thing.shape) * thing.radius, frame)
 
-    def tracks(self, points: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """True tracks of any points (N, 2) of frame 0: (T, N, 2) px and visibility (T, N).
+    def tracks(
+        self, points: NDArray[np.floating], begun: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """True tracks of any points (N, 2) of frame ``begun``: (T, N, 2) px and visibility (T, N).
 
-        A point belongs to the topmost object that covers it in frame 0, else to the background.
+        A point belongs to the topmost object that covers it in that frame, else to the background.
         """
         start = np.asarray(points, np.float64).reshape(-1, 2)
         owner = np.full(len(start), -1)
         for k in range(len(self.things)):
-            owner[inside_polygon(start, self.polygon(k, 0))] = k
-        world = self.to_world(start, 0)
+            owner[inside_polygon(start, self.polygon(k, begun))] = k
+        world = self.to_world(start, begun)
         tracks = np.empty((self.frames, len(start), 2))
         visible = np.empty((self.frames, len(start)), bool)
         limits = np.array([self.width - 1, self.height - 1])
         for t in range(self.frames):
             moved = world.copy()
             for k, thing in enumerate(self.things):
-                moved[owner == k] += thing.path[t] - thing.path[0]
+                moved[owner == k] += thing.path[t] - thing.path[begun]
             tracks[t] = self.to_image(moved, t)
             visible[t] = ((tracks[t] >= -0.5) & (tracks[t] <= limits + 0.5)).all(-1)
             for k in range(len(self.things)):

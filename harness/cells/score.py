@@ -104,8 +104,8 @@ def kept_tracks(path: Path, tracker: Tracker, frames_hash: str) -> tuple[Tracks,
             if str(file["tracker"]) != tracker_version(tracker) or str(file["frames_sha256"]) != frames_hash:
                 return None
             return (
-                Tracks(file["generated_points"], file["generated_visible"]),
-                Tracks(file["reference_points"], file["reference_visible"]),
+                Tracks(file["generated_points"], file["generated_visible"], file["generated_start"]),
+                Tracks(file["reference_points"], file["reference_visible"], file["reference_start"]),
             )
     except (OSError, ValueError, KeyError):
         return None
@@ -118,8 +118,10 @@ def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str) 
         data,
         generated_points=sample.generated_tracks.points,
         generated_visible=sample.generated_tracks.visible,
+        generated_start=sample.generated_tracks.start,
         reference_points=sample.reference_tracks.points,
         reference_visible=sample.reference_tracks.visible,
+        reference_start=sample.reference_tracks.start,
         tracker=np.array(tracker_version(tracker)),
         frames_sha256=np.array(frames_hash),
     )

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from datasets.hashing import file_sha256
 from metrics.interface import MetricUnavailable, Tracker, Tracks
-from metrics.trackers.dis import start_grid
+from metrics.trackers.starts import start_points
 from metrics.weights import files_id
 
 HUB = "facebookresearch/co-tracker"
@@ -28,21 +28,23 @@ WEIGHTS_SHA256 = "2670d4562ed69326dda775a26e54883925cd11b6fc9b24cb7aa9f8078bce78
 
 @dataclass(config={"extra": "forbid"})
 class CoTracker3(Tracker, kind="cotracker3"):
-    """The offline model, asked for a regular grid of frame 0.
+    """The offline model, asked for a regular grid of points in several frames, tracked both ways.
 
-    ``grid``: points a side. ``commit``: of ``facebookresearch/co-tracker``. ``repository``: a local clone to
-    use instead. ``checkpoint``: a local ``scaled_offline.pth``. ``device``: ``auto`` takes CUDA where there
-    is one. The points are given as queries, so the model adds its 6x6 support grid with and without a mask.
+    ``grid``: points a side. ``starts``: frames in which a grid begins. ``commit``: of
+    ``facebookresearch/co-tracker``. ``repository``: a local clone to use instead. ``checkpoint``: a local
+    ``scaled_offline.pth``. ``device``: ``auto`` takes CUDA where there is one. The points are given as
+    queries, so the model adds its 6x6 support grid with and without a mask.
     """
 
     name: str
     grid: Annotated[int, Field(ge=2, le=256)] = 30
+    starts: Annotated[int, Field(ge=1)] = 3
     commit: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] = "82e02e8029753ad4ef13cf06be7f4fc5facdda4d"
     repository: str | None = None
     checkpoint: str | None = None
     device: str = "auto"
 
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     outside_id: ClassVar[Sequence[str]] = ("repository", "checkpoint", "device")
 
     def ready(self) -> None:
@@ -61,16 +63,13 @@ class CoTracker3(Tracker, kind="cotracker3"):
         code = files_id([clone / "hubconf.py", *sorted(clone.glob("cotracker/**/*.py"))])
         return f"{weights} code {code}" if code else ""
 
-    def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
-        """Tracks of a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) uint8 RGB.
-
-        Raises MetricUnavailable when code or weights cannot be had.
-        """
+    def track(self, frames: NDArray[np.uint8], masks: NDArray[np.bool_] | None = None) -> Tracks:
+        """See ``Tracker.track``. Raises MetricUnavailable when code or weights cannot be had."""
         import torch
 
-        start = start_grid(frames.shape[1], frames.shape[2], self.grid, mask)
-        if not len(start):
-            return Tracks(np.empty((len(frames), 0, 2), np.float32), np.empty((len(frames), 0), bool))
+        points, start = start_points(frames, self.grid, self.starts, masks)
+        if not len(points):
+            return Tracks(np.empty((len(frames), 0, 2), np.float32), np.empty((len(frames), 0), bool), start)
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,10 +77,11 @@ class CoTracker3(Tracker, kind="cotracker3"):
         if isinstance(model, str):
             raise MetricUnavailable(model)
         video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)[None].float().to(device)
-        queries = np.concatenate([np.zeros((len(start), 1), np.float32), start], 1)
+        queries = torch.from_numpy(np.concatenate([start[:, None].astype(np.float32), points], 1))
         with torch.inference_mode():
-            points, visible = model(video, queries=torch.from_numpy(queries)[None].to(device))
-        return Tracks(points[0].float().cpu().numpy(), visible[0].cpu().numpy().astype(bool))
+            # Without it the model follows a point only from its frame on.
+            found, visible = model(video, queries=queries[None].to(device), backward_tracking=True)
+        return Tracks(found[0].float().cpu().numpy(), visible[0].cpu().numpy().astype(bool), start)
 
 
 @lru_cache(maxsize=1)

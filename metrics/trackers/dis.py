@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from datasets.flow import Floats, Grey, colour_planes, dis_medium, enlarged, inconsistent, outside, pixel_grid
 from metrics.interface import Tracker, Tracks
+from metrics.trackers.starts import start_grid
 
 CALM = 0.75
 """A point moves otherwise than most only if its surroundings then look more alike by this factor."""
@@ -51,31 +52,6 @@ def blurred(frames: NDArray[np.uint8], deviation: float) -> NDArray[np.uint8]:
     if not deviation:
         return frames
     return np.stack([cv2.GaussianBlur(frame, (0, 0), deviation) for frame in frames])
-
-
-def start_grid(height: int, width: int, grid: int, mask: NDArray[np.bool_] | None = None) -> Floats:
-    """Starting points (N, 2) float32 x, y: a regular ``grid`` x ``grid``, row by row.
-
-    Without a mask it spans the frame less a margin of W/64 (as CoTracker's). With one (H, W; another size is
-    rescaled) it spans the mask's bounding box and keeps the points inside: none for an empty mask.
-    """
-    import cv2
-
-    if mask is None:
-        margin = width / 64
-        left, right, top, bottom = margin, width - 1 - margin, margin, height - 1 - margin
-    else:
-        mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        rows, columns = np.nonzero(mask)
-        if not len(rows):
-            return np.empty((0, 2), np.float32)
-        left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
-    x, y = np.meshgrid(np.linspace(left, right, grid), np.linspace(top, bottom, grid))
-    points = np.stack([x.ravel(), y.ravel()], 1).astype(np.float32)
-    if mask is None:
-        return points
-    column, row = np.round(points).astype(int).T
-    return np.asarray(points[mask[row, column]])
 
 
 class Spans(NamedTuple):
@@ -161,20 +137,21 @@ class Dis(Tracker, kind="dis"):
 
     version: ClassVar[str] = "4"
 
-    def track(self, frames: NDArray[np.uint8], mask: NDArray[np.bool_] | None = None) -> Tracks:
-        """Tracks of a regular grid of frame 0 (inside ``mask``, if given) through (T, H, W, 3) uint8 RGB.
+    def track(self, frames: NDArray[np.uint8], masks: NDArray[np.bool_] | None = None) -> Tracks:
+        """Tracks of a regular grid of frame 0 (inside its mask, if given) through (T, H, W, 3) uint8 RGB.
 
         The same frames give the same tracks on any number of threads.
         """
         height, width = frames.shape[1:3]
-        start = start_grid(height, width, self.grid, mask)
+        start = start_grid(height, width, self.grid, None if masks is None else masks[0])
+        begun = np.zeros(len(start), np.intp)
         points = np.repeat(start[None], len(frames), 0)
         visible = np.ones(points.shape[:2], bool)
         images, scale = enlarged(frames, self.min_side)
         images = blurred(images, self.blur)
         planes = colour_planes(images, self.planes)
         if not len(start) or not planes:
-            return Tracks(points, visible)
+            return Tracks(points, visible, begun)
         # Pixel centres are integers at both sizes, so enlarging also shifts by half a pixel.
         origin = (start + 0.5) * np.float32(scale) - 0.5
         look = surroundings(images[0], origin)
@@ -202,4 +179,4 @@ class Dis(Tracker, kind="dis"):
             seen = seen & (np.stack(unlike)[best, each] <= limit)
             points[t] = (at + 0.5) / np.float32(scale) - 0.5
             seen = visible[t] = seen & ~outside(points[t], height, width)
-        return Tracks(points, visible)
+        return Tracks(points, visible, begun)

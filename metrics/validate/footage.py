@@ -250,7 +250,7 @@ def _values(
 
 
 def picture(pairs: Sequence[Pair], names: Sequence[str], path: Path) -> None:
-    """Write a PNG: for each generation of ``names``, its reference and it, with the motion of three moments."""
+    """Write a PNG: for each generation named, its reference and it, with the motion of three moments."""
     from PIL import Image
 
     from metrics.validate.overlay import draw_flow

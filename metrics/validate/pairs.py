@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from datasets.sprites.world import HELD_OUT, Thing, Truth, caption, draw, paint, target
 from metrics.interface import Sample, Tracker, Tracks
-from metrics.trackers.dis import start_grid
+from metrics.trackers.starts import start_grid
 
 Floats = NDArray[np.float64]
 Change = Callable[[Truth, Truth, np.random.Generator], Truth]
@@ -265,7 +265,8 @@ def _video(truth: Truth, tracker: Tracker, noise: NDArray[np.float64] | None = N
     if noise is not None:
         frames = np.clip(np.round(frames + noise), 0, 255).astype(np.uint8)
     found = tracker.track(frames)
-    return Video(frames, truth, found, Tracks(*truth.tracks(found.points[0])))
+    found = found.chosen(found.start == 0)
+    return Video(frames, truth, found, Tracks(*truth.tracks(found.points[0]), found.start))
 
 
 def pairs(

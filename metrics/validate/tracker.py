@@ -76,10 +76,11 @@ def score_clips(tracker: Tracker, seeds: Sequence[int], frames: int = 17, side: 
     for seed in seeds:
         video, truth = render(seed, frames, side, side)
         found = tracker.track(video)
-        true = Tracks(*truth.tracks(found.points[0]))
+        found = found.chosen(found.start == 0)
+        true = Tracks(*truth.tracks(found.points[0]), found.start)
         size = (side, side)
         moves = moving(true, size)
-        some = [Tracks(tracks.points[:, moves], tracks.visible[:, moves]) for tracks in (found, true)]
+        some = [tracks.chosen(moves) for tracks in (found, true)]
         yield Clip(
             str(seed),
             truth.motion,

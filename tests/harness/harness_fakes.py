@@ -158,11 +158,11 @@ class Corners(Tracker):
 
     version: ClassVar[str] = "1"
 
-    def track(self, frames: np.ndarray, mask: np.ndarray | None = None) -> Tracks:
+    def track(self, frames: np.ndarray, masks: np.ndarray | None = None) -> Tracks:
         self.calls += 1
         start = np.array([[0, 0], [15, 0], [0, 15], [15, 15]], np.float32)
         shift = frames.mean((1, 2, 3)).astype(np.float32)[:, None, None] * self.step
-        return Tracks(start + shift, np.ones((len(frames), 4), bool))
+        return Tracks(start + shift, np.ones((len(frames), 4), bool), np.zeros(4, np.intp))
 
 
 @dataclass(config=FORBID)

@@ -146,7 +146,7 @@ class Points(Tracker):
     name: str
     version: ClassVar[str] = "1"
 
-    def track(self, frames, mask=None):
+    def track(self, frames, masks=None):
         raise AssertionError("nothing may run here")
 """
 

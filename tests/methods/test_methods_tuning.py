@@ -40,9 +40,9 @@ class Still:
 
     version = "7"
 
-    def track(self, frames, mask=None):
+    def track(self, frames, masks=None):
         points = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(1, -1, 2)
-        return points.repeat(len(frames), 0), np.ones((len(frames), 12), bool)
+        return points.repeat(len(frames), 0), np.ones((len(frames), 12), bool), np.zeros(12, int)
 
 
 def director(**changes):
@@ -296,7 +296,7 @@ def test_the_tracking_loss_is_its_formula():
     total = 0.0
     for point in range(6):
         for frame in range(2):
-            if not visible[frame + 1, point]:
+            if not (visible[frame, point] and visible[frame + 1, point]):
                 continue
             for channel in range(3):
                 here, there = (
@@ -311,20 +311,22 @@ def test_the_tracking_loss_is_its_formula():
 
 
 def test_tracks_on_the_latent_are_those_that_move_apart_from_the_rest():
-    points = np.zeros((9, 5, 2), np.float32)
-    points[:] = [[2, 2], [10, 4], [20, 12], [30, 14], [6, 6]]
+    points = np.zeros((9, 6, 2), np.float32)
+    points[:] = [[2, 2], [10, 4], [20, 12], [30, 14], [6, 6], [12, 8]]
     points[:, :, 0] += 0.25 * np.arange(9)[:, None]  # a camera moves all
     points[:, 2, 1] -= np.arange(9)  # one object moves by itself,
-    points[:, 4, 0] += 3 * np.arange(9)  # as does one hidden at first
-    visible = np.ones((9, 5), bool)
-    visible[0, 4] = visible[8, 2] = False
+    points[1:, 4, 0] += 90  # a point is lost at once,
+    points[:, 5] += (np.arange(9) - 8)[:, None] * [0.5, 0]  # and one moves less, followed from the last frame
+    visible = np.ones((9, 6), bool)
+    visible[8, 2] = visible[1:, 4] = False
+    start = np.array([0, 0, 0, 0, 0, 8])
     latent = torch.zeros(1, 3, 3, 4, 8)
-    tracks = on_latent(points, visible, latent, (16, 32), 1)
+    tracks = on_latent(points, visible, start, latent, (16, 32), 1)
     assert tracks.rows[:, 0].tolist() == [int((12 - t + 0.5) / 4) for t in (0, 4, 8)]
     assert tracks.columns[:, 0].tolist() == [int((20 + 0.25 * t + 0.5) / 4) for t in (0, 4, 8)]
     assert tracks.visible[:, 0].tolist() == [True, True, False]
-    assert on_latent(points, visible, latent, (16, 32), 99).rows.shape == (3, 4)
-    assert int(on_latent(points + 100, visible, latent, (16, 32), 99).columns.max()) == 7
+    assert on_latent(points, visible, start, latent, (16, 32), 99).rows.shape == (3, 6)
+    assert int(on_latent(points + 100, visible, start, latent, (16, 32), 99).columns.max()) == 7
 
 
 def test_tracking_takes_part_at_low_noise_only_and_not_at_weight_0():
@@ -343,7 +345,7 @@ def test_tracking_takes_part_at_low_noise_only_and_not_at_weight_0():
 
 
 def test_det_names_its_tracker_s_version_and_asks_for_a_tracker():
-    assert det().version == "1-7"
+    assert det().version == "2-7"
     with pytest.raises(InputError, match=r"method\.tracker"):
         det(tracker={"name": "dis"}).check(GRID, 2)
     det(tracker=None, tracking=Tracking(0.0, 5, 0.4)).check(GRID, 2)

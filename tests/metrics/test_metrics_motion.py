@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from first_frame import from_first
 
 from datasets.sprites.world import HELD_OUT, draw
 from metrics.interface import MetricUnavailable, Sample, Tracks
@@ -18,7 +19,7 @@ from metrics.motion import (
     motion_fidelity_legacy,
     paths,
 )
-from metrics.trackers.dis import start_grid
+from metrics.trackers.starts import start_grid
 
 SIZE = (64, 64)
 GOLDEN = Path(__file__).parents[1] / "data" / "legacy_motion_fidelity.npz"
@@ -28,14 +29,14 @@ class NoTracker:
     name = "rendered"
     version = "0"
 
-    def track(self, frames, mask=None):
+    def track(self, frames, masks=None):
         raise AssertionError("tracks are given")
 
 
 def rendered(motion: str, size: int = 64, grid: int = 12) -> Tracks:
     """True tracks of a sprites clip of that motion."""
     seed = next(s for s in range(HELD_OUT, HELD_OUT + 200) if draw(s).motion == motion)
-    return Tracks(*draw(seed, 17, size, size).tracks(start_grid(size, size, grid)))
+    return from_first(*draw(seed, 17, size, size).tracks(start_grid(size, size, grid)))
 
 
 def moved(step, frames: int = 9, side: int = 5) -> Tracks:
@@ -43,7 +44,7 @@ def moved(step, frames: int = 9, side: int = 5) -> Tracks:
     start = start_grid(64, 64, side)
     way = np.concatenate([np.zeros((1, 2)), np.cumsum(np.broadcast_to(step, (frames - 1, 2)), 0)])
     points = (start[None] + way[:, None]).astype(np.float32)
-    return Tracks(points, np.ones(points.shape[:2], bool))
+    return from_first(points, np.ones(points.shape[:2], bool))
 
 
 def fidelity(generated: Tracks, reference: Tracks) -> float:
@@ -83,14 +84,14 @@ def test_a_frozen_generation_scores_zero_and_a_frozen_reference_nothing():
 def test_jitter_below_the_threshold_does_not_count(motion):
     moving = rendered(motion)
     jitter = np.random.default_rng(0).uniform(-0.02, 0.02, moving.points.shape).astype(np.float32)
-    assert fidelity(Tracks(rendered("pan").points[:1] + jitter, moving.visible), moving) == 0
+    assert fidelity(from_first(rendered("pan").points[:1] + jitter, moving.visible), moving) == 0
 
 
 def test_a_point_that_trembles_about_its_place_does_not_move():
     """Its steps add up to a long path, but lead nowhere."""
     moving = rendered("straight")
     trembling = moving.points[:1] + np.random.default_rng(0).uniform(-0.4, 0.4, moving.points.shape)
-    assert fidelity(Tracks(trembling.astype(np.float32), np.ones_like(moving.visible)), moving) == 0
+    assert fidelity(from_first(trembling.astype(np.float32), np.ones_like(moving.visible)), moving) == 0
 
 
 def test_scaling_a_path_changes_only_the_speed_sensitive_value():
@@ -99,14 +100,14 @@ def test_scaling_a_path_changes_only_the_speed_sensitive_value():
     assert found.value == pytest.approx(1)
     assert found.speed_sensitive == pytest.approx(2 * 2 / (1 + 4))
     curve = rendered("curved")
-    wide = Tracks(curve.points[:1] + 3 * (curve.points - curve.points[:1]), curve.visible)
+    wide = from_first(curve.points[:1] + 3 * (curve.points - curve.points[:1]), curve.visible)
     assert fidelity(wide, curve) == pytest.approx(1)
 
 
 def test_a_uniform_motion_reversed_scores_minus_one():
     assert fidelity(moved((-2, 1)), moved((2, -1))) == pytest.approx(-1)
     there = moved((2, -1))
-    assert fidelity(Tracks(there.points[::-1], there.visible), there) == pytest.approx(-1)
+    assert fidelity(from_first(there.points[::-1], there.visible), there) == pytest.approx(-1)
 
 
 def test_orthogonal_motion_scores_zero():
@@ -128,7 +129,7 @@ def test_half_of_the_time_at_double_speed_is_told_apart():
 
 def test_clips_of_different_size_meet_on_the_reference_canvas():
     small = rendered("curved")
-    large = Tracks(small.points * 2, small.visible)
+    large = from_first(small.points * 2, small.visible)
     score = MotionFidelity("motion_fidelity").score(sample("a", large, small, size=128))
     assert score.value == pytest.approx(1)
     assert score.details["speed_sensitive"] == pytest.approx(1)
@@ -148,17 +149,17 @@ def test_a_track_that_moves_alone_is_an_error_but_the_only_track_is_not():
     block = np.zeros(81, bool)
     block.reshape(9, 9)[2:6, 2:6] = True
     points = np.where(block[:, None], moving.points, still.points)
-    clean = Tracks(points, still.visible)
+    clean = from_first(points, still.visible)
     points = points.copy()
     back = moved((2, -1), side=9)
     points[:, [31, 80]] = back.points[:, [31, 80]]  # in the block, and in a corner
-    stray = Tracks(points, still.visible)
+    stray = from_first(points, still.visible)
     metric = MotionFidelity("motion_fidelity")
     assert metric.score(sample("a", clean, back)).value == pytest.approx(-1)
     assert metric.score(sample("a", stray, back)).value == pytest.approx(-1)
     everything = MotionFidelity("motion_fidelity", neighbours=0)
     assert everything.score(sample("a", stray, back)).value > -0.1
-    one = Tracks(moving.points[:, :1], moving.visible[:, :1])
+    one = from_first(moving.points[:, :1], moving.visible[:, :1])
     assert metric.score(sample("a", one, one)).value == pytest.approx(1)
 
 
@@ -166,7 +167,7 @@ def test_a_boiling_texture_moves_less_than_what_moves_through_it():
     rng = np.random.default_rng(0)
     true = rendered("straight", grid=30)
     trembling = np.cumsum(rng.normal(0, 0.5, true.points.shape), 0).astype(np.float32)
-    boiling = Tracks(true.points + trembling, true.visible)
+    boiling = from_first(true.points + trembling, true.visible)
     every, filtered = (paths(boiling, SIZE, SIZE, neighbours=n).moving.mean() for n in (0, 8))
     assert every > 0.5
     assert filtered < every / 2
@@ -195,13 +196,13 @@ def test_a_point_lost_and_found_again_counts_as_one_that_went_straight():
     wild[3:6] += np.random.default_rng(0).normal(0, 20, wild[3:6].shape).astype(np.float32)
     seen = np.ones(wild.shape[:2], bool)
     seen[3:6] = False
-    np.testing.assert_allclose(bridged(Tracks(wild, seen)), reference.points, atol=1e-5)
+    np.testing.assert_allclose(bridged(from_first(wild, seen)), reference.points, atol=1e-5)
 
 
 def test_a_point_never_seen_rests():
     wild = np.random.default_rng(0).normal(32, 20, (9, 4, 2)).astype(np.float32)
     np.testing.assert_array_equal(
-        bridged(Tracks(wild, np.zeros((9, 4), bool))), np.repeat(wild[:1], 9, 0).astype(float)
+        bridged(from_first(wild, np.zeros((9, 4), bool))), np.repeat(wild[:1], 9, 0).astype(float)
     )
 
 
@@ -211,7 +212,7 @@ def test_a_point_rests_after_it_was_last_seen():
     wild[5:] += np.random.default_rng(0).normal(0, 20, wild[5:].shape).astype(np.float32)
     seen = np.ones(wild.shape[:2], bool)
     seen[5:] = False
-    visible_part = paths(Tracks(wild, seen), SIZE, SIZE)
+    visible_part = paths(from_first(wild, seen), SIZE, SIZE)
     assert (visible_part.steps.reshape(25, 8, 2)[:, 4:] == 0).all()
     found = motion_fidelity(visible_part, paths(reference, SIZE, SIZE))
     assert found.value == pytest.approx(np.sqrt(4 / 8))
@@ -266,7 +267,7 @@ def test_legacy_ignores_speed_place_and_visibility_and_cuts_the_longer_clip():
     value = float(motion_fidelity_legacy(a, b))
     assert float(motion_fidelity_legacy(a * 0.5 + 7, b)) == pytest.approx(value, abs=1e-5)
     assert float(motion_fidelity_legacy(np.concatenate([a, a]), b)) == pytest.approx(value)
-    hidden = Tracks(a, np.zeros((9, 8), bool)), Tracks(b, np.ones((9, 8), bool))
+    hidden = from_first(a, np.zeros((9, 8), bool)), from_first(b, np.ones((9, 8), bool))
     score = MotionFidelityLegacy("motion_fidelity_legacy").score(sample("a", *hidden))
     assert score.value == pytest.approx(value)
 
@@ -313,7 +314,7 @@ def test_chance_never_pairs_a_clip_with_itself_and_is_capped():
 
 def test_chance_is_empty_without_a_tracker():
     class Missing(NoTracker):
-        def track(self, frames, mask=None):
+        def track(self, frames, masks=None):
             raise MetricUnavailable("no weights")
 
     frames = np.zeros((3, 16, 16, 3), np.uint8)

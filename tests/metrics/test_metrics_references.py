@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from first_frame import from_first
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from scipy import ndimage
@@ -56,7 +57,7 @@ def walks(rng: np.random.Generator, n: int) -> Tracks:
     steps[:, : n // 5] = rng.normal(0, 0.02, (T - 1, n // 5, 2))
     start = rng.uniform(10, 50, (1, n, 2))
     points = np.concatenate([start, start + np.cumsum(steps, 0)]).astype(np.float32)
-    return Tracks(points, rng.uniform(size=(T, n)) > 0.1)
+    return from_first(points, rng.uniform(size=(T, n)) > 0.1)
 
 
 def texture(rng: np.random.Generator, frames: int = T, side: int = 64) -> np.ndarray:
@@ -353,7 +354,7 @@ def _tracks(seed: int) -> Sample:
         start = rng.uniform(0, (63, 40), (90, 2))
         ways = np.cumsum(rng.normal(0, 2, (T, 3, 2)), 0) * [[[1], [1], [0]]]
         points = start + ways[:, (start[:, 0] // 21.1).astype(int)] + rng.normal(0, 0.25, (T, 90, 2))
-        return Tracks(points.astype(np.float32), rng.random((T, 90)) > 0.03)
+        return from_first(points.astype(np.float32), rng.random((T, 90)) > 0.03)
 
     sample.tracks.update(generated=crowds(), reference=crowds())
     return sample

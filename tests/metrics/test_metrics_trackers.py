@@ -13,7 +13,8 @@ from harness.cells.score import tracker_version
 from metrics.interface import MetricUnavailable
 from metrics.trackers import cotracker3
 from metrics.trackers.cotracker3 import CoTracker3
-from metrics.trackers.dis import Dis, sample, start_grid
+from metrics.trackers.dis import Dis, sample
+from metrics.trackers.starts import start_grid
 
 
 def translating(step, frames: int = 6, height: int = 96, width: int = 128) -> np.ndarray:
@@ -151,7 +152,7 @@ def test_dis_repeats_itself_on_any_number_of_threads():
 
 def test_dis_without_points_or_motion_to_follow():
     video = translating((0.0, 0.0), frames=3)
-    empty = Dis("dis").track(video, np.zeros((96, 128), bool))
+    empty = Dis("dis").track(video, np.zeros((3, 96, 128), bool))
     assert empty.points.shape == (3, 0, 2)
     assert empty.visible.shape == (3, 0)
     single = Dis("dis", grid=4).track(video[:1])
@@ -215,12 +216,11 @@ class Predictor(torch.nn.Module):
         super().__init__()
         self.model = Inner()
 
-    def forward(self, video, queries):
+    def forward(self, video, queries, backward_tracking=False):
         assert video.dtype == torch.float32 and video.max() > 1 and video.shape[2] == 3
-        assert (queries[..., 0] == 0).all()
-        t = torch.arange(video.shape[1])[None, :, None, None]
-        tracks = queries[:, None, :, 1:] + t * self.model.speed
-        return tracks, torch.ones(tracks.shape[:3], dtype=torch.bool)
+        t = torch.arange(video.shape[1])[None, :, None] - queries[:, None, :, 0]
+        tracks = queries[:, None, :, 1:] + t[..., None] * self.model.speed
+        return tracks, (t >= 0) | backward_tracking
 
 def cotracker3_offline(*, pretrained=True, **kwargs):
     assert not pretrained
@@ -238,9 +238,12 @@ def test_cotracker_speaks_to_its_predictor(tmp_path):
         "cotracker3", grid=5, repository=str(tmp_path), checkpoint=str(tmp_path / "weights.pth"), device="cpu"
     )
     tracks = tracker.track(translating((0.0, 0.0), frames=4))
-    np.testing.assert_allclose(tracks.points[3] - tracks.points[0], [[4.5, -1.5]] * 25, atol=1e-5)
-    np.testing.assert_array_equal(tracks.points[0], start_grid(96, 128, 5))
-    assert tracks.visible.shape == (4, 25)
+    np.testing.assert_allclose(tracks.points[3] - tracks.points[0], [[4.5, -1.5]] * 75, atol=1e-5)
+    assert np.unique(tracks.start, return_counts=True)[1].tolist() == [25, 25, 25]
+    for begun in (0, 2, 3):
+        of_frame = tracks.chosen(tracks.start == begun)
+        np.testing.assert_allclose(of_frame.points[begun], start_grid(96, 128, 5), atol=1e-5)
+    assert tracks.visible.shape == (4, 75) and tracks.visible.all()
 
 
 def test_cotracker_missing_says_why_and_what_to_do(tmp_path):

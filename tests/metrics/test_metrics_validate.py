@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from first_frame import from_first
 
 from datasets.sprites.world import HELD_OUT, draw
 from metrics.interface import Tracks
 from metrics.motion import MotionFidelity, MotionFidelitySpeed
-from metrics.trackers.dis import Dis, start_grid
+from metrics.trackers.dis import Dis
+from metrics.trackers.starts import start_grid
 from metrics.validate import ranking
 from metrics.validate.__main__ import main
 from metrics.validate.overlay import draw as overlay
@@ -24,7 +26,7 @@ def random_tracks(seed: int, n: int = 40, frames: int = 7) -> tuple[Tracks, Trac
     found = (points + away).astype(np.float32)
     found[0] = points[0]
     seen, claimed = rng.uniform(size=(2, frames, n)) < 0.7
-    return Tracks(found, claimed), Tracks(points, seen)
+    return from_first(found, claimed), from_first(points, seen)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -56,7 +58,7 @@ def test_tap_vids_measures_by_loops(seed):
 def test_true_tracks_score_one_and_none_score_nothing():
     _, true = random_tracks(0)
     assert tap_vid(true, true, (64, 64))[:3] == (1, 1, 1)
-    none = Tracks(true.points[:, :0], true.visible[:, :0])
+    none = from_first(true.points[:, :0], true.visible[:, :0])
     assert np.isnan(tap_vid(none, none, (64, 64)).delta)
 
 
@@ -64,9 +66,9 @@ def test_points_that_stay_within_a_pixel_of_256_do_not_move():
     points = np.zeros((4, 3, 2), np.float32)
     points[2, 1] = 0.24
     points[3, 2, 0] = 0.26
-    assert moving(Tracks(points, np.ones((4, 3), bool)), (64, 64)).tolist() == [False, True, True]
+    assert moving(from_first(points, np.ones((4, 3), bool)), (64, 64)).tolist() == [False, True, True]
     points[2, 1] = 0.17
-    assert moving(Tracks(points, np.ones((4, 3), bool)), (64, 64)).tolist() == [False, False, True]
+    assert moving(from_first(points, np.ones((4, 3), bool)), (64, 64)).tolist() == [False, False, True]
 
 
 def test_dis_reaches_its_mark_on_moving_points():
@@ -83,10 +85,10 @@ class Still:
     name = "still"
     version = "0"
 
-    def track(self, frames, mask=None):
+    def track(self, frames, masks=None):
         start = start_grid(*frames.shape[1:3], 12)
         points = np.repeat(start[None], len(frames), 0)
-        return Tracks(points, np.ones(points.shape[:2], bool))
+        return from_first(points, np.ones(points.shape[:2], bool))
 
 
 def number(motion: str) -> int:
@@ -309,7 +311,7 @@ def test_the_commands_print_tables_and_write_what_they_say(tmp_path, capsys):
 def test_an_overlay_shows_only_visible_points():
     frames = np.zeros((5, 40, 60, 3), np.uint8)
     tracks = Still().track(frames)
-    hidden = Tracks(tracks.points, np.zeros_like(tracks.visible))
+    hidden = from_first(tracks.points, np.zeros_like(tracks.visible))
     assert overlay(frames, hidden).shape == (40, 180, 3)
     assert not overlay(frames, hidden).any()
     assert overlay(frames, tracks).any()
