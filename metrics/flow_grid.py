@@ -6,7 +6,6 @@ from the start. The flow is DIS (``datasets.flow``), checked there and back.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
@@ -40,7 +39,9 @@ def flow_grid(frames: NDArray[np.uint8], size: Size) -> Floats:
     (T - 1, rows, columns, 2) float32 x, y in shorter sides a step: the median flow of each cell of a grid
     with ``CELLS`` cells along the shorter side; NaN where it is unknown. Kept in memory by content.
     """
-    key = (hashlib.sha256(np.ascontiguousarray(frames)).hexdigest(), size)
+    from datasets.video import frames_sha256
+
+    key = (frames_sha256(frames), size)
     if key not in _kept:
         _kept[key] = _grid(frames, size)
         while len(_kept) > KEPT:

@@ -89,14 +89,14 @@ def _length(grid: Floats) -> Floats:
 def _likest(grid: Floats, other: Floats) -> Floats:
     """Of each cell of a grid, the greatest likeness with the 3x3 cells around it in the other one."""
     steps, rows, columns = grid.shape[:3]
-    around = np.pad(other, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    around = np.pad(other, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=np.nan)
     best = np.full((steps, rows, columns), -1, np.float32)
     for down in range(3):
         for across in range(3):
             partner = around[:, down : down + rows, across : across + columns]
             squares = np.square(grid).sum(-1) + np.square(partner).sum(-1)
             likeness = 2 * (grid * partner).sum(-1) / np.maximum(squares, np.finfo(np.float32).tiny)
-            best = np.maximum(best, likeness)
+            best = np.fmax(best, likeness)
     return best
 
 

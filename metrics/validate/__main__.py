@@ -111,7 +111,7 @@ def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(shares, indent=2) + "\n")
     if options.picture is not None:
-        footage.picture(pairs, separation.worst(found[metrics[0].name])["generated"], options.picture)
+        footage.picture(pairs, list(separation.worst(found[metrics[0].name])["generated"]), options.picture)
     _keep(values, options.csv)
 
 

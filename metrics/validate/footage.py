@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Frames = NDArray[np.uint8]
+Row = dict[str, str | float]
 
 MATCHED = "matched"
 MISMATCHED = "mismatched"
@@ -188,10 +189,10 @@ def measure(pairs: Sequence[Pair], metrics: Sequence[Metric], tracker: Tracker) 
     import pandas as pd
 
     references = {pair.reference.name: (pair.scene, pair.reference) for pair in pairs}
-    rows: list[dict[str, str | float]] = []
+    rows: list[Row] = []
 
     def add(kind: str, scene: str, generated: Video, reference: Video, prompt: str = "") -> None:
-        about = {"kind": kind, "scene": scene, "generated": generated.name, "reference": reference.name}
+        about: Row = {"kind": kind, "scene": scene, "generated": generated.name, "reference": reference.name}
         rows.extend(about | value for value in _values(generated, reference, prompt, metrics, tracker))
 
     for scene, reference in references.values():
@@ -234,7 +235,7 @@ def _shown_as(other: Video, reference: Video) -> Video:
 
 def _values(
     generated: Video, reference: Video, prompt: str, metrics: Sequence[Metric], tracker: Tracker
-) -> Iterator[dict[str, str | float]]:
+) -> Iterator[Row]:
     length = min(len(generated.frames), len(reference.frames))
     sample = Sample(reference.name, generated.frames[:length], reference.frames[:length], prompt, tracker)
     if any(metric.uses_tracks for metric in metrics):
