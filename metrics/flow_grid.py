@@ -19,6 +19,8 @@ SIDE = 256
 """Shorter side, in pixels, at which flow is computed, whatever the video's own size."""
 BLUR = 2.0
 """Standard deviation, in those pixels, of the Gaussian that takes noise and boiling textures out."""
+OWN_BLUR = 1.5
+"""It has at least so many of the video's own pixels: enlarged noise is as wide as they are."""
 CELLS = 16
 """Cells along the shorter side."""
 KNOWN = 0.25
@@ -90,11 +92,14 @@ def _shown(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     import cv2
 
     smaller = height < frames.shape[1]
+    deviation = max(BLUR, OWN_BLUR * min(height, width) / min(frames.shape[1:3]))
     images = [
         cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
         for frame in frames
     ]
-    return np.stack([cv2.GaussianBlur(image, (0, 0), BLUR) for image in images]).astype(np.uint8, copy=False)
+    return np.stack([cv2.GaussianBlur(image, (0, 0), deviation) for image in images]).astype(
+        np.uint8, copy=False
+    )
 
 
 def _flow(planes: list[tuple[Grey, Grey]], first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Floats:

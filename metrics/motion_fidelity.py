@@ -9,7 +9,6 @@ in the other costs, on either side.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from datasets.flow import Floats
+from metrics.chance import mismatched
 from metrics.flow_grid import Size, flow_grid, mask_grid
 from metrics.interface import Column, Details, Metric, Sample, Score
 
@@ -25,13 +25,11 @@ WINDOW = 5
 FLOOR = 0.001
 """Motion below this rests, in shorter sides a step: half a pixel of 480 rows."""
 RESTS = 0.25
-"""So does motion below this share of the root mean square of all motion."""
+"""So does motion below this share of the mean speed, each motion weighted by its own length."""
 MASKED = 0.25
 """Share of a cell that must lie in the mask."""
 LEAST = 0.002
 """Share of its cells that must move in a reference, mean over the clip."""
-MAX_PAIRS = 200
-"""Mismatched pairs averaged for a chance level, at most."""
 
 
 class Fidelity(NamedTuple):
@@ -78,8 +76,9 @@ def averaged(grid: Floats) -> Floats:
 
 def resting(*grids: Floats) -> float:
     """The length below which motion in averaged grids counts as rest."""
-    squares = np.concatenate([np.square(grid).sum(-1).ravel() for grid in grids])
-    return max(FLOOR, RESTS * float(np.sqrt(squares.mean())))
+    lengths = np.concatenate([_length(grid).ravel() for grid in grids])
+    total = float(lengths.sum())
+    return max(FLOOR, RESTS * float(np.square(lengths).sum()) / total) if total else FLOOR
 
 
 def _length(grid: Floats) -> Floats:
@@ -138,25 +137,15 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
         return Score(found.value, details=details)
 
     def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """``chance``: mean value of generations against references of other clips of their size and length.
-
-        Generation i of clip c meets the reference of clip c + 1, then c + 2 and so on, cyclically, until all
-        pairs or ``MAX_PAIRS`` are seen. ``true`` is 1: a clip against itself.
-        """
+        """``chance``: mean value against references of other clips, of one size and length; ``true`` is 1."""
         generations: list[tuple[str, Floats]] = []
         references: dict[str, Floats] = {}
         for sample in samples:
             size = _size(sample.reference)
             generations.append((sample.clip, flow_grid(sample.generated, size)))
             references.setdefault(sample.clip, flow_grid(sample.reference, size))
-        order, grids = list(references), list(references.values())
-        pairs = (
-            (grid, grids[(order.index(clip) + shift) % len(order)])
-            for shift in range(1, len(order))
-            for clip, grid in generations
-        )
-        alike = ((grid, other) for grid, other in pairs if grid.shape == other.shape)
-        values = [motion_fidelity(*pair).value for pair in islice(alike, MAX_PAIRS)]
+        pairs = mismatched(generations, references)
+        values = [motion_fidelity(g, r).value for g, r in pairs if g.shape == r.shape]
         return {"chance": float(np.mean(values)), "pairs": float(len(values)), "true": 1.0} if values else {}
 
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from metrics.consistency import ClipF, WarpConsistency
 from metrics.interface import Metric, Tracker
-from metrics.motion import MotionFidelity as Anywhere
-from metrics.motion import MotionFidelityLegacy, MotionFidelitySpeed
 from metrics.motion_fidelity import MotionFidelity
+from metrics.motion_legacy import MotionFidelityLegacy
 from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
 from metrics.validate.pairs import Errors, Pair
 
@@ -32,8 +31,6 @@ def motion_metrics() -> tuple[Metric, ...]:
     """Every motion and consistency metric, with the options of ``conf/metrics/default.yaml``."""
     return (
         MotionFidelity("motion_fidelity"),
-        Anywhere("motion_fidelity_anywhere"),
-        MotionFidelitySpeed("motion_fidelity_speed"),
         MotionFidelityLegacy("motion_fidelity_legacy"),
         PositionError("position_error"),
         DirectionCosine("direction_cosine"),

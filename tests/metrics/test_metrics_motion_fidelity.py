@@ -70,8 +70,8 @@ def by_definition(g: np.ndarray, r: np.ndarray, masked: np.ndarray | None = None
         (t, y, x) for t in range(len(g) - window + 1) for y in range(g.shape[1]) for x in range(g.shape[2])
     ]
     motion = [{place: mean(cells, *place) for place in places} for cells in (g, r)]
-    squares = [float(v @ v) for one in motion for v in one.values()]
-    still = max(0.001, 0.25 * np.sqrt(np.mean(squares)))
+    lengths = [float(np.hypot(*v)) for one in motion for v in one.values()]
+    still = max(0.001, 0.25 * sum(length**2 for length in lengths) / sum(lengths))
     motion = [{k: v if np.hypot(*v) >= still else np.zeros(2) for k, v in one.items()} for one in motion]
     above = below = 0.0
     for own, other in (motion, motion[::-1]):
