@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from reports.columns import COUNT, Column, digits_of, number_text
+from reports.columns import COUNT, Column, digits_of, number_text, points_text
 from reports.latex import latex_heading, latex_table, latex_text
 from reports.ranking import TIES
 from reports.rows import failures
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """A number as it is written, its interval (empty where there is none) and its mark."""
+    """A number as it is written, its interval (or few clips' values, or nothing) and its mark."""
 
     value: str
     interval: str
@@ -54,11 +54,12 @@ def entries(table: Table) -> dict[str, dict[str, Entry]]:
         digits = digits_of(column, [of_row[column.key].value / by for of_row in table.numbers.values()])
         few = min(digits, 3)
         for label, of_row in table.numbers.items():
-            value, low, high = (number / by for number in of_row[column.key])
+            number = of_row[column.key]
+            value, low, high = (part / by for part in number[:3])
             ended = table.failed[label]
             # A row that failed for one reason throughout says it in place of its numbers.
             nothing = next(iter(ended)) if len(ended) == 1 and not of_row[COUNT.key].value else "-"
-            interval = ""
+            interval = points_text([point / by for point in number.points], few)
             if math.isfinite(low) and math.isfinite(high):
                 interval = f"[{number_text(low, few)}, {number_text(high, few)}]"
             if column == COUNT and ended:
