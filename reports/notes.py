@@ -160,7 +160,7 @@ def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
         labels = ", ".join(column.label for column in ranking.few)
         yield (
             f"No best or second is possible where rows share fewer than {FEWEST} clips "
-            f"(with {FEWEST - 1}, no p is below {2.0 ** (2 - FEWEST):.3f}): {labels.rstrip('.')}."
+            f"(with {FEWEST - 1}, no p is below {number_text(2.0 ** (2 - FEWEST), 4)}): {labels.rstrip('.')}."
         )
     if any(number.points for of_row in body.numbers.values() for number in of_row.values()):
         yield f"In parentheses: each clip's value, by its name; below {FEWEST} clips there is no interval."
@@ -168,8 +168,8 @@ def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
     given = [(key, mark) for of_row in ranking.marks.values() for key, mark in of_row.items() if mark]
     if any(key not in counts or mark in TIES for key, mark in given):
         yield (
-            "Best and second are told from every row behind them: p at most .05, by paired sign flips over "
-            "clips, adjusted over all pairs of rows of a column; =1, =2: tied with the best, the second."
+            "Best and second are told from every row behind them (p <= .05, by paired sign flips over clips, "
+            "adjusted over all pairs of rows of a column). =1, =2: tied with the best, the second."
         )
 
 

@@ -40,7 +40,11 @@ def apart(draw: Draw) -> Draw:
 
 SAMPLES: dict[str, tuple[Draw, Interval, float]] = {
     **{f"mean, {name}": (draw, mean_interval, MEANS.get(name, 0.0)) for name, draw in VALUES.items()},
-    "mean, yes in .8 of clips": (lambda rng, shape: (rng.random(shape) < 0.8) * 1.0, mean_interval, 0.8),
+    "mean, yes in .8 of clips": (
+        lambda rng, shape: (rng.random(shape) < 0.8).astype(float),
+        mean_interval,
+        0.8,
+    ),
     **{
         f"difference, {name}": (apart(draw), difference_interval, 0.0)
         for name, draw in VALUES.items()
@@ -74,10 +78,14 @@ def marked(values: Floats) -> tuple[dict[str, str], bool]:
     return marks(means, True, partial(told, pairs, True)), any(one.p <= LEVEL for one in pairs.values())
 
 
+RATES = ("marked", "apart", "found")
+"""What ``mark_rates`` gives."""
+
+
 def mark_rates(
     draw: Draw, rows: int, clips: int, shared: bool, tables: int, rng: np.random.Generator
-) -> dict[str, float]:
-    """Shares of columns of equal rows with a mark, with two rows told apart, and of a better row found.
+) -> tuple[float, float, float]:
+    """Shares of columns of equal rows with a mark, with two rows told apart, and of a better row marked best.
 
     ``shared`` adds a draw of each clip's own to all rows. The better row leads by 1.5 standard deviations
     of a difference between rows.
@@ -92,26 +100,28 @@ def mark_rates(
         any_told += apart_
         values[0] += 1.5 * float(np.std(draw(rng, (1, 10_000)) - draw(rng, (1, 10_000))))
         found += marked(values)[0].get("0") == "best"
-    return {
-        "a mark": any_mark / tables,
-        "two told apart": any_told / tables,
-        "better row best": found / tables,
-    }
+    return any_mark / tables, any_told / tables, found / tables
 
 
 def mark_table(tables: int, rng: np.random.Generator) -> pd.DataFrame:
-    """``mark_rates`` by values, clip effect, rows and clips."""
+    """``mark_rates`` by values, clip effect and rows, a column for each number of clips."""
     import pandas as pd
 
-    found = [
-        {"values": name, "clips differ": "yes" if shared else "no", "rows": rows, "clips": clips}
-        | mark_rates(VALUES[name], rows, clips, shared, tables, rng)
-        for name in ("normal", "lognormal(0, .5)", "Beta(8, .5)")
-        for shared in (False, True)
-        for rows in (3, 9)
-        for clips in (6, 8, 16)
-    ]
-    return pd.DataFrame(found)
+    found = []
+    for name in ("normal", "lognormal(0, .5)", "Beta(8, .5)"):
+        for shared in (False, True):
+            for rows in (2, 3, 9):
+                line: dict[str, str | int | float] = {
+                    "values": name,
+                    "clips differ": "yes" if shared else "no",
+                }
+                line["rows"] = rows
+                for clips in (6, 8, 16):
+                    rates = mark_rates(VALUES[name], rows, clips, shared, tables, rng)
+                    line |= dict(zip((f"{what}, {clips}" for what in RATES), rates, strict=True))
+                found.append(line)
+    order = [f"{what}, {clips}" for what in RATES for clips in (6, 8, 16)]
+    return pd.DataFrame(found, columns=["values", "clips differ", "rows", *order])
 
 
 def coverage_table(samples: int, rng: np.random.Generator) -> pd.DataFrame:

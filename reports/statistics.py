@@ -76,8 +76,10 @@ def difference_interval(values: Sequence[float]) -> tuple[float, float]:
         return low, high
     from scipy.stats import ttest_1samp
 
-    student = ttest_1samp(values, 0).confidence_interval(1 - LEVEL)
-    return min(low, float(student.low)), max(high, float(student.high))
+    # In units of the largest, so that no square is beyond a float.
+    scale = max(map(abs, values))
+    student = ttest_1samp(np.asarray(values) / scale, 0).confidence_interval(1 - LEVEL)
+    return min(low, float(student.low) * scale), max(high, float(student.high) * scale)
 
 
 def _studentised(values: Sequence[float]) -> tuple[float, float]:
