@@ -139,7 +139,8 @@ def _difference_notes(body: Body, ranking: Ranking, p_values: bool) -> Iterator[
                 one = of_row[column.key]
                 text = f"{column.label} {difference_text(one, column, p_values)}"
                 parts.append(text if over else f"{text} (n {len(one.values)})")
-        how = " (p: sign flips, adjusted over all pairs of rows of a column)" if p_values else ""
+        known = p_values and any(math.isfinite(one.p) for one in of_row.values())
+        how = " (p: sign flips, adjusted over all pairs of rows of a column)" if known else ""
         yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
 
 

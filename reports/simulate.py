@@ -95,9 +95,9 @@ def mark_rates(
         values = draw(rng, (rows, clips))
         if shared:
             values += 2 * draw(rng, (1, clips))
-        given, apart_ = marked(values)
+        given, told_apart = marked(values)
         any_mark += bool({"best", "second"} & set(given.values()))
-        any_told += apart_
+        any_told += told_apart
         values[0] += 1.5 * float(np.std(draw(rng, (1, 10_000)) - draw(rng, (1, 10_000))))
         found += marked(values)[0].get("0") == "best"
     return any_mark / tables, any_told / tables, found / tables
@@ -111,11 +111,8 @@ def mark_table(tables: int, rng: np.random.Generator) -> pd.DataFrame:
     for name in ("normal", "lognormal(0, .5)", "Beta(8, .5)"):
         for shared in (False, True):
             for rows in (2, 3, 9):
-                line: dict[str, str | int | float] = {
-                    "values": name,
-                    "clips differ": "yes" if shared else "no",
-                }
-                line["rows"] = rows
+                effect = "yes" if shared else "no"
+                line: dict[str, str | float] = {"values": name, "clips differ": effect, "rows": rows}
                 for clips in (6, 8, 16):
                     rates = mark_rates(VALUES[name], rows, clips, shared, tables, rng)
                     line |= dict(zip((f"{what}, {clips}" for what in RATES), rates, strict=True))
@@ -138,12 +135,15 @@ def coverage_table(samples: int, rng: np.random.Generator) -> pd.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print both tables in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m reports.simulate", description=__doc__)
-    parser.add_argument("--tables", type=int, default=2_000, help="columns drawn for each rate of marks")
-    parser.add_argument("--samples", type=int, default=10_000, help="samples drawn for each coverage")
+    parser.add_argument("--tables", type=int, default=1_000, help="columns drawn for each rate of marks")
+    parser.add_argument("--samples", type=int, default=4_000, help="samples drawn for each coverage")
     given = parser.parse_args(arguments)
-    print(f"Shares of {given.tables} columns: of equal rows, and of one better row and equal others\n")
+    print(
+        f"Shares of {given.tables} columns, by number of clips. Equal rows: *marked* with a best or second, "
+        "any two told *apart*. One better row: *found* as the best.\n"
+    )
     print(mark_table(given.tables, np.random.default_rng(0)).to_markdown(index=False, floatfmt=".3f"))
-    print(f"\nShare of {given.samples} samples whose 95 % interval holds the truth\n")
+    print(f"\nShares of {given.samples} samples whose 95 % interval holds the truth\n")
     print(coverage_table(given.samples, np.random.default_rng(0)).to_markdown(floatfmt=".3f"))
     return 0
 

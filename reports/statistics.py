@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ Floats = NDArray[np.float64]
 def cluster_means(
     values: Iterable[float],
     clusters: Iterable[Hashable],
-    average: Callable[[Sequence[float]], float] = np.mean,
+    average: Callable[[Sequence[float]], float] = fmean,
 ) -> dict[Hashable, float]:
     """The average value of each cluster, in order of first appearance; NaN and infinity are left out."""
     grouped: dict[Hashable, list[float]] = {}
@@ -40,7 +41,7 @@ def cluster_means(
 
 
 def clip_means(
-    cells: Mapping[Pair, float], average: Callable[[Sequence[float]], float] = np.mean
+    cells: Mapping[Pair, float], average: Callable[[Sequence[float]], float] = fmean
 ) -> dict[str, float]:
     """The average of each clip's cells, by the clips' names in their order."""
     means = cluster_means(cells.values(), (pair[0] for pair in cells), average)
@@ -99,9 +100,9 @@ def _studentised(values: Sequence[float]) -> tuple[float, float]:
         return mean * scale, mean * scale
     drawn = _resamples(count)
     scores = (sample / scale - mean) / spread
-    means = drawn @ scores / count
+    means, squares = (drawn @ np.stack([scores, scores**2], axis=1) / count).T
     # A resample of equal values has no spread to divide by: each counts as having 1 / n of the sample's.
-    spreads = np.sqrt(np.maximum(drawn @ scores**2 / count - means**2, 1 / count**2))
+    spreads = np.sqrt(np.maximum(squares - means**2, 1 / count**2))
     low, high = np.quantile(means / spreads, [LEVEL / 2, 1 - LEVEL / 2])
     wider = spread * math.sqrt(count / (count - 1))
     return float(mean - high * wider) * scale, float(mean - low * wider) * scale
