@@ -942,6 +942,18 @@ def test_terminal_table_shows_every_number_and_note(world):
     assert f"\x1b[4m{shown['full_attention']['motion_fidelity'].value}\x1b[0m" in styled.getvalue()
 
 
+def test_a_narrow_terminal_shows_whole_numbers(world):
+    results, plan, _ = world
+    stream = io.StringIO()
+    print_plans(results, [plan], Console(file=stream, force_terminal=True, width=80, color_system=None))
+    made = stream.getvalue().split("  Start: ")[0]
+    assert max(map(len, made.splitlines())) <= 80
+    words = made.split()
+    shown = entries(tables(results, [plan])[0])
+    for text in [text for of_row in shown.values() for one in of_row.values() for text in one[:2]]:
+        assert all(word in words for word in text.split()), text
+
+
 def test_the_command_chooses_plans_and_writes_files(world, capsys, tmp_path):
     results, _, _ = world
     cells = [write_cell(results, "none", "z", metrics={"clip_t": 0.3})]
