@@ -98,7 +98,7 @@ def marked(values: Floats) -> tuple[dict[str, str], bool]:
 
 
 def steady(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Beta values, and in the first row their mean: differences from it are skewed, which flips do not fit."""
+    """Beta values, their mean in the first row: differences from it are skewed, which flips do not fit."""
     values = VALUES["Beta(8, .5)"](rng, shape)
     values[0] = MEANS["Beta(8, .5)"]
     return values
