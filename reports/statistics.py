@@ -70,7 +70,7 @@ def difference_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of a mean of paired differences; NaN, NaN below ``FEWEST`` of them.
 
     The studentised bootstrap's, on no side nearer than Student's t: differences of like rows are symmetric
-    with heavy tails, where t holds and the bootstrap is too narrow.
+    with heavy tails, where t covers more.
     """
     low, high = _studentised(values)
     if not low < high:
@@ -87,8 +87,8 @@ def _studentised(values: Sequence[float]) -> tuple[float, float]:
     """Studentised bootstrap (Efron & Tibshirani 1993, 12.5); equal values' own, twice.
 
     It follows skew, where t, percentile and BCa intervals of few values do not. It is widened by
-    sqrt(n / (n - 1)), by which the spread of resamples is too small (Hesterberg 2015, 3.2).
-    The same values give the same interval.
+    n / (n - 1): resamples spread too little by the root of that (Hesterberg 2015, 3.2), and as much again
+    is what it takes to cover 93 % of skewed values down to six. The same values give the same interval.
     """
     sample = np.sort(np.asarray(values, dtype=float))
     count = sample.size
@@ -104,7 +104,7 @@ def _studentised(values: Sequence[float]) -> tuple[float, float]:
     # A resample of equal values has no spread to divide by: each counts as having 1 / n of the sample's.
     spreads = np.sqrt(np.maximum(squares - means**2, 1 / count**2))
     low, high = np.quantile(means / spreads, [LEVEL / 2, 1 - LEVEL / 2])
-    wider = spread * math.sqrt(count / (count - 1))
+    wider = spread * count / (count - 1)
     return float(mean - high * wider) * scale, float(mean - low * wider) * scale
 
 

@@ -52,7 +52,7 @@ def bootstrap_t(values: Sequence[float], seed: int = 42, draws: int = 20_000) ->
     drawn = np.random.default_rng(seed).choice(sample, (draws, count))
     spread = np.maximum(drawn.std(axis=1), sample.std() / count)
     low, high = np.percentile((drawn.mean(axis=1) - sample.mean()) / spread, [2.5, 97.5])
-    wider = sample.std() * np.sqrt(count / (count - 1))
+    wider = sample.std() * count / (count - 1)
     return sample.mean() - high * wider, sample.mean() - low * wider
 
 
