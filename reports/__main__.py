@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="the row (or method) others are compared with, and speed-ups are over",
     )
     made.add_argument(
-        "--p-values", action="store_true", help="paired p values (sign flips), Holm-corrected over the table"
+        "--p-values", action="store_true", help="the p of each paired difference, by which rows are marked"
     )
     made.add_argument(
         "--columns", nargs="+", default=(), metavar="KEY", help="only these columns, in this order"

@@ -17,15 +17,28 @@ import numpy as np
 
 from harness.records.record import Memory, MetricValue, Record, Timing
 from reports.rows import SETTINGS, Group, Row, untrained
-from reports.statistics import Pair, bootstrap_interval, cluster_means
+from reports.statistics import (
+    FEWEST,
+    Pair,
+    clip_differences,
+    clip_means,
+    cluster_means,
+    difference_interval,
+    mean_interval,
+    median_interval,
+)
 
 
 class Number(NamedTuple):
-    """A row's number and its 95 % interval; NaN where there is none."""
+    """A row's number and its 95 % interval; NaN where there is none.
+
+    ``points``: its clips' values, by the clips' names, where they are too few for an interval.
+    """
 
     value: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    points: tuple[float, ...] = ()
 
 
 Read = Callable[[Record], float | None]
@@ -34,22 +47,25 @@ Pool = Callable[[Mapping[Pair, float], Row, Group], Number]
 
 def mean(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
     """Mean over clips, prompts and seeds averaged within each, and its interval."""
-    clips = list(cluster_means(cells.values(), (pair[0] for pair in cells)).values())
-    return Number(float(np.mean(clips)), *bootstrap_interval(clips)) if clips else Number()
+    clips = list(clip_means(cells).values())
+    return Number(float(np.mean(clips)), *mean_interval(clips), points_of(clips)) if clips else Number()
+
+
+def points_of(clips: Sequence[float]) -> tuple[float, ...]:
+    """The values that stand in an interval's place: all of them where they are few."""
+    return tuple(clips) if 1 < len(clips) < FEWEST else ()
 
 
 def _bare_mean(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
     """``mean`` of what has no chance in it."""
-    clips = list(cluster_means(cells.values(), (pair[0] for pair in cells)).values())
+    clips = list(clip_means(cells).values())
     return Number(float(np.mean(clips))) if clips else Number()
 
 
 def _median(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
     """Median over clips (of the medians within each) and its interval."""
-    clips = list(cluster_means(cells.values(), (pair[0] for pair in cells), np.median).values())
-    if not clips:
-        return Number()
-    return Number(float(np.median(clips)), *bootstrap_interval(clips, np.median, method="percentile"))
+    clips = list(clip_means(cells, np.median).values())
+    return Number(float(np.median(clips)), *median_interval(clips), points_of(clips)) if clips else Number()
 
 
 def _highest_peak(_cells: Mapping[Pair, float], row: Row, _group: Group) -> Number:
@@ -67,16 +83,17 @@ def _speedup(_cells: Mapping[Pair, float], row: Row, group: Group) -> Number:
     if base is None:
         return Number()
     ours, theirs = TIME.cells(row), TIME.cells(base)
-    shared = [pair for pair in ours if pair in theirs and ours[pair] > 0 and theirs[pair] > 0]
-    if not shared or not same_machine(row, base):
+    logs = list(clip_differences(_logs(theirs), _logs(ours)).values())
+    if not logs or not same_machine(row, base):
         return Number()
     if row is base:
         return Number(1.0)
-    logs = cluster_means(
-        (math.log(theirs[pair] / ours[pair]) for pair in shared), (pair[0] for pair in shared)
-    )
-    low, high = bootstrap_interval(list(logs.values()))
-    return Number(math.exp(float(np.mean(list(logs.values())))), math.exp(low), math.exp(high))
+    value, low, high = (math.exp(end) for end in (float(np.mean(logs)), *difference_interval(logs)))
+    return Number(value, low, high, points_of([math.exp(one) for one in logs]))
+
+
+def _logs(cells: Mapping[Pair, float]) -> dict[Pair, float]:
+    return {pair: math.log(seconds) for pair, seconds in cells.items() if seconds > 0}
 
 
 def _always(_group: Group) -> bool:
@@ -358,6 +375,11 @@ def number_text(value: float, digits: int, *, sign: bool = False) -> str:
     if float(text) == 0:
         text = text.lstrip("+-")
     return re.sub(r"^([+-]?)0\.", r"\1.", text)
+
+
+def points_text(points: Sequence[float], digits: int, *, sign: bool = False) -> str:
+    """The values of few clips: ``(.41 .52 .60)``; nothing for none."""
+    return f"({' '.join(number_text(point, digits, sign=sign) for point in points)})" if points else ""
 
 
 def digits_of(column: Column, values: Iterable[float]) -> int:

@@ -2,21 +2,22 @@
 
 For a change of code that should change no result: the same command was run before and after it. Rows are
 matched by their labels, cells by clip, prompt and seed; each number is the mean difference new - old over
-clips with its paired 95 % interval.
+clips with its paired 95 % interval and its p by sign flips, adjusted over the rows of a column.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.errors import InputError
-from reports.columns import metric_columns, number_text
+from reports.columns import metric_columns
+from reports.ranking import difference_text
 from reports.rows import Row, find_plans, groups
-from reports.statistics import paired_difference
+from reports.statistics import clip_differences
+from reports.statistics import differences as paired
 
 
 def rows_of(results: Path) -> dict[tuple[str, str, str], Row]:
@@ -25,7 +26,7 @@ def rows_of(results: Path) -> dict[tuple[str, str, str], Row]:
     return {(group.dataset, group.backbone, row.label): row for group in found for row in group.rows}
 
 
-def differences(old: Path, new: Path, keys: Sequence[str]) -> Iterator[list[str]]:
+def differences(old: Path, new: Path, keys: Sequence[str]) -> list[list[str]]:
     """A line of text for each row that both folders have: its label and a difference for each column.
 
     InputError for a column that no record holds.
@@ -35,22 +36,13 @@ def differences(old: Path, new: Path, keys: Sequence[str]) -> Iterator[list[str]
     for key in keys:
         if key not in columns:
             raise InputError(f"--columns {key}: no such metric; there are: {', '.join(sorted(columns))}")
-    for name, row in before.items():
-        if name not in after:
-            continue
-        line = [row.label]
-        for column in (columns[key] for key in keys):
-            found = paired_difference(column.cells(after[name]), column.cells(row), with_p=False)
-            if found is None:
-                line.append("-")
-                continue
-            mean, low, high = (
-                number_text(value, column.digits, sign=True) if math.isfinite(value) else "-"
-                for value in (found.mean, found.low, found.high)
-            )
-            holds = "" if found.low <= 0 <= found.high else " (without 0)"
-            line.append(f"{mean} [{low}, {high}]{holds}, n {found.clips}")
-        yield line
+    both = [name for name in before if name in after]
+    lines = [[name[2]] for name in both]
+    for column in (columns[key] for key in keys):
+        family = [clip_differences(column.cells(after[name]), column.cells(before[name])) for name in both]
+        for line, one in zip(lines, paired(family), strict=True):
+            line.append(f"{difference_text(one, column, True)}, n {len(one.values)}" if one.values else "-")
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--columns", nargs="+", required=True, metavar="KEY", help="metrics to compare")
     given = parser.parse_args(arguments)
     try:
-        lines = list(differences(given.old, given.new, given.columns))
+        lines = differences(given.old, given.new, given.columns)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from reports.columns import COUNT, Column, digits_of, number_text
+from reports.columns import COUNT, Column, digits_of, number_text, points_text
 from reports.latex import latex_heading, latex_table, latex_text
 from reports.ranking import TIES
 from reports.rows import failures
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """A number as it is written, its interval (empty where there is none) and its mark."""
+    """A number as it is written, its interval (or few clips' values, or nothing) and its mark."""
 
     value: str
     interval: str
@@ -54,11 +54,12 @@ def entries(table: Table) -> dict[str, dict[str, Entry]]:
         digits = digits_of(column, [of_row[column.key].value / by for of_row in table.numbers.values()])
         few = min(digits, 3)
         for label, of_row in table.numbers.items():
-            value, low, high = (number / by for number in of_row[column.key])
+            number = of_row[column.key]
+            value, low, high = (part / by for part in number[:3])
             ended = table.failed[label]
             # A row that failed for one reason throughout says it in place of its numbers.
             nothing = next(iter(ended)) if len(ended) == 1 and not of_row[COUNT.key].value else "-"
-            interval = ""
+            interval = points_text([point / by for point in number.points], few)
             if math.isfinite(low) and math.isfinite(high):
                 interval = f"[{number_text(low, few)}, {number_text(high, few)}]"
             if column == COUNT and ended:
@@ -121,26 +122,41 @@ def to_csv(made: Sequence[Table]) -> str:
     return str(flat.to_csv(index=False, lineterminator="\n"))
 
 
-def to_rich(table: Table) -> RichTable:
-    """The table for a terminal: best bold, second underlined, the interval under its value."""
+def to_rich(table: Table, columns: Sequence[Column]) -> RichTable:
+    """Columns of the table for a terminal: best bold, second underlined, the interval under its value."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     made = RichTable(title=table.title, box=box.SIMPLE_HEAVY, title_justify="left")
     made.add_column("", no_wrap=True)
-    for heading in headers(table):
-        made.add_column(heading, justify="right", overflow="fold")
+    for column, heading in zip(table.columns, headers(table), strict=True):
+        if column in columns:
+            made.add_column(heading, justify="right", overflow="fold")
     styles = {"best": "bold", "second": "underline"}
     for label, of_row in entries(table).items():
         row = [Text(label)]
-        for entry in of_row.values():
+        for entry in (of_row[column.key] for column in columns):
             text = Text(entry.value, style=styles.get(entry.mark, ""))
             if entry.mark in TIES:
                 text = Text.assemble(text, f" {TIES[entry.mark]}")
             row.append(Text.assemble(text, f"\n{entry.interval}") if entry.interval else text)
         made.add_row(*row)
     return made
+
+
+def _parts(table: Table, console: Console) -> list[RichTable]:
+    """The table, in parts of some columns each where whole numbers need more than the terminal's width."""
+    unbound = console.options.update_width(1000)
+    columns: list[Column] = []
+    made = []
+    for column in table.columns:
+        needed = console.measure(to_rich(table, [*columns, column]), options=unbound).minimum
+        if columns and needed > console.width:
+            made.append(to_rich(table, columns))
+            columns = []
+        columns.append(column)
+    return [*made, to_rich(table, columns)]
 
 
 def print_plans(
@@ -152,10 +168,10 @@ def print_plans(
 
     console = console or Console(highlight=False)
     for table in tables(results, plans, everything):
-        made = to_rich(table)
         if console.is_terminal:
-            console.print(made)
+            console.print(*_parts(table, console))
         else:
+            made = to_rich(table, table.columns)
             needed = console.measure(made, options=console.options.update_width(1000)).maximum
             Console(file=console.file, width=needed, highlight=False).print(made)
         for note in table.notes:

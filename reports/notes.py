@@ -15,14 +15,14 @@ from reports.columns import (
     SPEEDUP,
     TIME,
     Body,
-    digits_of,
     median_seconds,
     number_text,
     peak,
     same_machine,
 )
-from reports.ranking import TIES, Ranking, differences
+from reports.ranking import TIES, Ranking, difference_text
 from reports.rows import SETTINGS, Row, failures, plural, start_of
+from reports.statistics import FEWEST
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedOut
@@ -34,9 +34,9 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
     return [
         *_unlike(rows),
         *_level_notes(body),
-        *_difference_notes(body, p_values),
+        *_difference_notes(body, ranking, p_values),
         *_speedup_notes(body),
-        *_ranking_notes(ranking),
+        *_ranking_notes(body, ranking),
         *_cost_notes(rows, {column.key for column in body.columns}),
         *_failure_notes(rows),
         *_count_notes(body),
@@ -126,26 +126,22 @@ def _level_notes(body: Body) -> Iterator[str]:
             yield f"{column.label}: {'; '.join(parts)}."
 
 
-def _difference_notes(body: Body, p_values: bool) -> Iterator[str]:
-    for label, of_row in differences(body).items():
-        counts = {one.clips for one in of_row.values()}
+def _difference_notes(body: Body, ranking: Ranking, p_values: bool) -> Iterator[str]:
+    base = body.group.base
+    if base is None:
+        return
+    for label, of_row in ranking.differences.items():
+        counts = {len(one.values) for one in of_row.values()}
+        over = f" over {plural(counts.pop(), 'clip')}" if len(counts) == 1 else ""
         parts = []
         for column in body.paired:
-            if column.key not in of_row:
-                continue
-            one = of_row[column.key]
-            digits = digits_of(column, [one.mean])
-            text = f"{column.label} {number_text(one.mean, digits, sign=True)}"
-            if math.isfinite(one.low):
-                low, high = (number_text(end, digits, sign=True) for end in (one.low, one.high))
-                text += f" [{low}, {high}]"
-                if p_values:
-                    text += " p < .001" if one.p < 0.001 else f" p {number_text(one.p, 3)}"
-            parts.append(text if len(counts) == 1 else f"{text} (n {one.clips})")
-        if parts and body.group.base is not None:
-            over = f" over {counts.pop()} clips" if len(counts) == 1 else ""
-            how = " (p: sign flips, Holm over the table)" if p_values else ""
-            yield f"{label} - {body.group.base.label}, paired{over}{how}: {'; '.join(parts)}."
+            if column.key in of_row:
+                one = of_row[column.key]
+                text = f"{column.label} {difference_text(one, column, p_values)}"
+                parts.append(text if over else f"{text} (n {len(one.values)})")
+        known = p_values and any(math.isfinite(one.p) for one in of_row.values())
+        how = " (p: sign flips, adjusted over all pairs of rows of a column)" if known else ""
+        yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
 
 
 def _speedup_notes(body: Body) -> Iterator[str]:
@@ -157,14 +153,24 @@ def _speedup_notes(body: Body) -> Iterator[str]:
     yield f"{text}; none across devices or sizes ({', '.join(apart)})." if apart else f"{text}."
 
 
-def _ranking_notes(ranking: Ranking) -> Iterator[str]:
+def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
     if ranking.withheld:
         labels = ", ".join(column.label for column in ranking.withheld)
         yield f"Best and second are not marked between rows this unlike: {labels.rstrip('.')}."
-    if any(mark in TIES for of_row in ranking.marks.values() for mark in of_row.values()):
+    if ranking.few:
+        labels = ", ".join(column.label for column in ranking.few)
         yield (
-            "Best and second are marked where the paired 95 % interval over clips leaves no doubt; "
-            "=1: tied with the best; =2: tied with the second."
+            f"No best or second is possible where rows share fewer than {FEWEST} clips "
+            f"(with {FEWEST - 1}, no p is below {number_text(2.0 ** (2 - FEWEST), 4)}): {labels.rstrip('.')}."
+        )
+    if any(number.points for of_row in body.numbers.values() for number in of_row.values()):
+        yield f"In parentheses: each clip's value, by its name; below {FEWEST} clips there is no interval."
+    counts = {column.key for column in body.columns if column.exact}
+    given = [(key, mark) for of_row in ranking.marks.values() for key, mark in of_row.items() if mark]
+    if any(key not in counts or mark in TIES for key, mark in given):
+        yield (
+            "Best and second are told from every row behind them (p <= .05, by paired sign flips over clips, "
+            "adjusted over all pairs of rows of a column). =1, =2: tied with the best, the second."
         )
 
 

@@ -3,46 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 
-from reports.columns import Body, Column, digits_of, number_text
+from reports.columns import Body, Column, digits_of, number_text, points_of, points_text
 from reports.rows import SETTINGS, Row
-from reports.statistics import Difference, Pair, holm, paired_difference
+from reports.statistics import LEVEL, Difference, Pair, clip_differences, differences
 
 TIES = {"tied": "=1", "tied second": "=2"}
 """What stands behind a number that cannot be told from the first, or second, of its column."""
+
+Compared = dict[tuple[str, str], Difference]
 
 
 @dataclass(frozen=True)
 class Ranking:
     """``marks``: row's label -> column's key -> ``best``, ``second``, ``tied`` (for best), ``tied second`` or
-    nothing. ``withheld`` are the columns of rows too unlike to be ranked.
+    nothing. ``withheld`` are the columns of rows too unlike to be ranked, ``few`` those in which rows
+    share too few clips to be told apart. ``differences``: row's label -> column's key -> difference from the
+    base row.
 
-    A number is best when the paired 95 % interval of its difference from every other row's excludes 0, else
-    it is tied with those it cannot be told from; the second likewise among the others. Nothing with fewer
-    than two clips in common, and between rows of other sizes, weights or, for time and memory, devices.
+    A number is best when its difference from every other row's has a p of at most .05, adjusted over all
+    pairs of rows in its column; else it is tied with those it cannot be told from. The second likewise among
+    the others. Nothing is marked between rows of other sizes, weights or, for time and memory, devices.
     Counts are compared as they are shown.
     """
 
     marks: dict[str, dict[str, str]]
     withheld: list[Column]
+    few: list[Column]
+    differences: dict[str, dict[str, Difference]]
 
 
 def rank(body: Body) -> Ranking:
-    """Best and second of each column where their intervals say so."""
-    marks = {label: dict.fromkeys(of_row, "") for label, of_row in body.numbers.items()}
-    withheld = []
+    """Best and second of each column, and differences from the base row, by one p for each pair of rows."""
+    base = body.group.base
+    found = Ranking({label: dict.fromkeys(of_row, "") for label, of_row in body.numbers.items()}, [], [], {})
     for column in body.columns:
-        known = [row for row in body.group.rows if math.isfinite(body.numbers[row.label][column.key].value)]
-        if column.higher_is_better is None or not column.ranked or len(known) < 2:
+        rows = [row for row in body.group.rows if math.isfinite(body.numbers[row.label][column.key].value)]
+        ranked = column.ranked and column.higher_is_better is not None
+        if len(rows) < 2 or not (ranked or column.paired):
             continue
-        if _too_unlike(known, column):
-            withheld.append(column)
+        cells = body.cells[column.key]
+        pairs = {} if column.exact else compare({row.label: cells[row.label] for row in rows})
+        if column.paired and base is not None:
+            for row in rows:
+                if (row.label, base.label) in pairs:
+                    found.differences.setdefault(row.label, {})[column.key] = pairs[row.label, base.label]
+        if not ranked:
             continue
-        for label, mark in _marks(body, column, known).items():
-            marks[label][column.key] = mark
-    return Ranking(marks, withheld)
+        if _too_unlike(rows, column):
+            found.withheld.append(column)
+            continue
+        given = _marks(body, column, rows, pairs)
+        if not given:
+            found.few.append(column)
+        for label, mark in given.items():
+            found.marks[label][column.key] = mark
+    return found
 
 
 def _too_unlike(rows: Sequence[Row], column: Column) -> bool:
@@ -58,61 +78,71 @@ def _too_unlike(rows: Sequence[Row], column: Column) -> bool:
     return False
 
 
-def _marks(body: Body, column: Column, rows: Sequence[Row]) -> dict[str, str]:
-    """The marks of one column by row label, of the rows that have a number in it."""
-    higher = bool(column.higher_is_better)
-    values = {row.label: body.numbers[row.label][column.key].value for row in rows}
-    digits = digits_of(column, values.values())
-    cells = body.cells[column.key]
+def compare(cells: Mapping[str, Mapping[Pair, float]]) -> Compared:
+    """Differences of every two rows that share a clip, both ways, their p adjusted over all of them.
 
-    def leads(one: Row, other: Row) -> bool | None:
-        if column.exact:
-            shown = [number_text(values[row.label], digits) for row in (one, other)]
-            return shown[0] != shown[1]
-        return _leads(cells[one.label], cells[other.label], higher)
+    ``cells``: row's label -> its numbers by (clip, prompt, seed).
+    """
+    found: Compared = {}
+    pairs = {(a, b): clip_differences(cells[a], cells[b]) for a, b in combinations(cells, 2)}
+    for (a, b), one in zip(pairs, differences(list(pairs.values())), strict=True):
+        if one.values:
+            found |= {(a, b): one, (b, a): one.turned}
+    return found
 
+
+def marks(
+    values: Mapping[str, float], higher: bool, leads: Callable[[str, str], bool | None]
+) -> dict[str, str]:
+    """The marks of one column by row's label.
+
+    ``leads``: whether the first row is told from the second, to its favour; None where it cannot be.
+    """
     found: dict[str, str] = {}
-    rest = sorted(rows, key=lambda row: values[row.label], reverse=higher)
+    rest = sorted(values, key=values.__getitem__, reverse=higher)
     for clear, tied in (("best", "tied"), ("second", "tied second")):
         if not rest:
             break
         verdicts = [leads(rest[0], other) for other in rest[1:]]
         if None in verdicts:
             break
-        level = [row for row, verdict in zip(rest[1:], verdicts, strict=True) if not verdict]
+        level = [label for label, verdict in zip(rest[1:], verdicts, strict=True) if not verdict]
         if level:
-            found |= {row.label: tied for row in [rest[0], *level]}
+            found |= dict.fromkeys([rest[0], *level], tied)
             break
-        found[rest[0].label] = clear
+        found[rest[0]] = clear
         rest = rest[1:]
     return found
 
 
-def _leads(better: Mapping[Pair, float], worse: Mapping[Pair, float], higher: bool) -> bool | None:
-    """Whether the paired interval of the difference excludes 0; None when there are too few clips for one."""
-    shared = better.keys() & worse.keys()
-    if len({pair[0] for pair in shared}) < 2:
+def told(pairs: Compared, higher: bool, one: str, other: str) -> bool | None:
+    """Whether ``one`` is better than ``other`` beyond chance; None when they share too few clips to say."""
+    difference = pairs.get((one, other))
+    if difference is None or math.isnan(difference.p):
         return None
-    difference = paired_difference({pair: better[pair] for pair in sorted(shared)}, worse, with_p=False)
-    assert difference is not None
-    return difference.low > 0 if higher else difference.high < 0
+    return difference.p <= LEVEL and (difference.mean > 0) == higher
 
 
-def differences(body: Body) -> dict[str, dict[str, Difference]]:
-    """Row's label -> column's key -> difference from the base row; p adjusted over all of them (Holm)."""
-    base = body.group.base
-    found: dict[str, dict[str, Difference]] = {}
-    for row in body.group.rows:
-        if base is None or row is base:
-            continue
-        of_row: dict[str, Difference] = {}
-        for column in body.paired:
-            cells = body.cells[column.key]
-            difference = paired_difference(cells[row.label], cells[base.label])
-            if difference is not None:
-                of_row[column.key] = difference
-        found[row.label] = of_row
-    places = [(label, key) for label, of_row in found.items() for key in of_row]
-    for (label, key), p in zip(places, holm([found[label][key].p for label, key in places]), strict=True):
-        found[label][key] = replace(found[label][key], p=p)
-    return found
+def _marks(body: Body, column: Column, rows: Sequence[Row], pairs: Compared) -> dict[str, str]:
+    """The marks of the rows that have a number in a column; counts are compared as they are shown."""
+    values = {row.label: body.numbers[row.label][column.key].value for row in rows}
+    higher = bool(column.higher_is_better)
+    if not column.exact:
+        return marks(values, higher, partial(told, pairs, higher))
+    digits = digits_of(column, values.values())
+    shown = {label: number_text(value, digits) for label, value in values.items()}
+    return marks(values, higher, lambda one, other: shown[one] != shown[other])
+
+
+def difference_text(one: Difference, column: Column, p_value: bool) -> str:
+    """``+.05 [+.01, +.09] p .031``: the mean, its interval or few clips' values, and the p if asked for."""
+    digits = digits_of(column, [one.mean])
+    text = number_text(one.mean, digits, sign=True)
+    low, high = one.interval
+    if points := points_of(one.values):
+        text += f" {points_text(points, digits, sign=True)}"
+    if math.isfinite(low):
+        text += f" [{number_text(low, digits, sign=True)}, {number_text(high, digits, sign=True)}]"
+    if p_value and math.isfinite(one.p):
+        text += " p < .001" if one.p < 0.001 else f" p {number_text(one.p, 3)}"
+    return text

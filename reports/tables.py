@@ -68,7 +68,10 @@ class Table:
         return pd.DataFrame(parts, index=list(self.numbers), columns=keys, dtype=float)
 
     def flat(self) -> pd.DataFrame:
-        """One line a row: where it belongs, and each column with its ``_low`` and ``_high``."""
+        """One line a row: where it belongs, and each column with its ``_low`` and ``_high``.
+
+        Where few clips stand in place of intervals, ``_points`` holds them, apart by spaces.
+        """
         import pandas as pd
 
         flat = pd.DataFrame(
@@ -85,6 +88,8 @@ class Table:
             if column.interval:
                 flat[f"{column.key}_low"] = [number.low for number in numbers]
                 flat[f"{column.key}_high"] = [number.high for number in numbers]
+            if any(number.points for number in numbers):
+                flat[f"{column.key}_points"] = [" ".join(map(str, number.points)) for number in numbers]
         flat["failed"] = [failures(self.failed[label]) for label in self.numbers]
         return flat
 

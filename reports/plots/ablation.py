@@ -16,7 +16,9 @@ from reports.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CAPTION = "{key}, all else unchanged: means over clips and median seconds, with 95 % intervals."
+CAPTION = (
+    "{key}, all else unchanged: means over clips and median seconds, with 95 % intervals from 6 clips on."
+)
 
 
 @dataclass(frozen=True)

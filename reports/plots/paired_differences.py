@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reports.plots.style import INK, look, panels, quality, short
 from reports.rows import Group
-from reports.statistics import Pair, cluster_means, paired_difference
+from reports.statistics import clip_differences, difference_interval
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 CAPTION = (
     "Differences from the baseline: one dot for each clip (prompts and seeds averaged), their mean"
-    " and its 95 % interval. An interval that leaves out 0 is a difference."
+    " and, from 6 clips on, its 95 % interval. The table's marks say which differences are beyond chance."
 )
 
 
@@ -27,31 +26,27 @@ def paired_differences(group: Group, table: Table) -> Figure | str:
     if base is None:
         return "no baseline: the plan names none, and the method none is not among the rows"
     others = [row for row in group.rows if row is not base and not row.untrained]
-    drawn: list[tuple[str, dict[str, tuple[dict[Pair, float], dict[Pair, float]]]]] = []
+    drawn: list[tuple[str, dict[str, dict[str, float]]]] = []
     for column, heading in [] if base.untrained else quality(table):
         kept = column.kept(group.rows)
-        theirs = kept[base.label]
-        pairs = {
-            row.label: (kept[row.label], theirs) for row in others if kept[row.label].keys() & theirs.keys()
-        }
-        if pairs:
-            drawn.append((heading, pairs))
+        of_rows = {row.label: clip_differences(kept[row.label], kept[base.label]) for row in others}
+        of_rows = {label: clips for label, clips in of_rows.items() if clips}
+        if of_rows:
+            drawn.append((heading, of_rows))
     if not drawn:
         return f"no row shares a (clip, prompt, seed) with the baseline {base.label}"
     index_of = {row.label: index for index, row in enumerate(group.rows)}
     figure, axes = panels(len(drawn), height=1.0 + 0.34 * len(others))
-    for axis, (heading, pairs) in zip(axes, drawn, strict=True):
+    for axis, (heading, of_rows) in zip(axes, drawn, strict=True):
         places = {row.label: len(others) - 1 - index for index, row in enumerate(others)}
-        for label, (ours, theirs) in pairs.items():
+        for label, clips in of_rows.items():
             style, place = look(index_of[label]), places[label]
-            differences = sorted(_clip_differences(ours, theirs).values())
+            differences = sorted(clips.values())
             # Spread a little up and down, alternating, so that equal clips do not hide each other.
             spread = 0.22 * np.sin(2.4 * np.arange(len(differences)))
             axis.plot(differences, place + spread, ".", color=style["color"], alpha=0.55, markersize=4)
-            mean = paired_difference(ours, theirs)
-            if mean is not None:
-                axis.plot([mean.low, mean.high], [place, place], color=INK, linewidth=2)
-                axis.plot([mean.mean], [place], **style, markeredgecolor=INK)
+            axis.plot(difference_interval(differences), [place, place], color=INK, linewidth=2)
+            axis.plot([np.mean(differences)], [place], **style, markeredgecolor=INK)
         axis.axvline(0, color=INK, linewidth=0.8)
         axis.set_yticks(list(places.values()), [short(label, 22) for label in places])
         axis.set_ylim(-0.6, len(others) - 0.4)
@@ -64,9 +59,3 @@ def paired_differences(group: Group, table: Table) -> Figure | str:
         if place_in_grid is not None and not place_in_grid.is_first_col():
             axis.tick_params(labelleft=False)
     return figure
-
-
-def _clip_differences(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> dict[Hashable, float]:
-    """Ours - theirs over the pairs both have, averaged within each clip."""
-    shared = [pair for pair in ours if pair in theirs]
-    return cluster_means((ours[pair] - theirs[pair] for pair in shared), (pair[0] for pair in shared))

@@ -46,6 +46,16 @@ HOSTILE = '</script><img src=x onerror="window.hacked=1"> $\\frac{'
 """A name or prompt that breaks out of scripts, attributes and maths alike."""
 
 
+def bootstrap_t(values: Sequence[float], seed: int = 42, draws: int = 20_000) -> tuple[float, float]:
+    """95 % interval of a mean: the t of samples drawn from it, turned round, in its standard errors."""
+    sample, count = np.asarray(values), len(values)
+    drawn = np.random.default_rng(seed).choice(sample, (draws, count))
+    spread = np.maximum(drawn.std(axis=1), sample.std() / count)
+    low, high = np.percentile((drawn.mean(axis=1) - sample.mean()) / spread, [2.5, 97.5])
+    wider = sample.std() * count / (count - 1)
+    return sample.mean() - high * wider, sample.mean() - low * wider
+
+
 def bar(length: int, colour: Sequence[int], side: int = 64) -> np.ndarray:
     """(length, side, side, 3) uint8: a bar that moves to the right by the same step each frame."""
     frames = np.full((length, side, side, 3), 30, np.uint8)

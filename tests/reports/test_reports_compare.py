@@ -11,10 +11,10 @@ from reports.compare import main
 
 
 def world(results: Path, shift: float, labels: tuple[str, ...] = ("a", "b")) -> Path:
-    """Two clips a row; the fidelity of ``b`` is shifted."""
+    """Six clips a row; the fidelity of ``b`` is shifted."""
     cells = {}
     for label in labels:
-        for clip, value in (("x", 0.2), ("y", 0.4), ("z", 0.5)):
+        for clip, value in zip("uvwxyz", (0.2, 0.4, 0.5, 0.3, 0.6, 0.1), strict=True):
             metrics = {"motion_fidelity": metric(value + (shift if label == "b" else 0.0))}
             cells.setdefault(label, []).append(write_record(results, label, clip, metrics=metrics))
     write_plan(results, cells)
@@ -27,8 +27,8 @@ def test_a_row_that_changed_is_told_from_one_that_did_not(
     old, new = world(tmp_path / "old", 0.0, ("a", "b", "gone")), world(tmp_path / "new", 0.125)
     assert main([str(old), str(new), "--columns", "motion_fidelity"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "| a | .0000 [.0000, .0000], n 3" in out
-    assert "| b | +.1250 [+.1250, +.1250] (without 0), n 3" in out
+    assert "| a | .0000 [.0000, .0000] p 1.000, n 6" in out
+    assert "| b | +.1250 [+.1250, +.1250] p .031, n 6" in out
     assert "gone" not in out
 
 
