@@ -21,6 +21,9 @@ TRUE_TRACKS = " (true tracks)"
 """Rows so named read the rendered tracks instead of the tracker's: what is left is the metric's own error."""
 TIES_BROKEN = " (true tracks, ties broken)"
 """Rows so named put equal values of true tracks in random order, as noise of any size would."""
+ELSEWHERE = ("shifted",)
+"""Kinds of pairs whose displacements are right and whose place is wrong: what they deserve is a definition's
+choice, no truth."""
 DRAWS = 20
 """Random orders averaged for it."""
 SHIFTS = 4
@@ -102,7 +105,7 @@ def correlations(
 ) -> pd.DataFrame:
     """Spearman's rank correlation over all pairs: a row a metric, a column a true error, and pairs used.
 
-    Signs are such that 1 is a metric that ranks as the truth does, whichever way either counts.
+    Pairs that move alike elsewhere (``ELSEWHERE``) are left out. Signs are such that 1 is a metric that ranks as the truth does, whichever way either counts.
     ``within_clips``: the mean over clips of the correlation among one clip's pairs, which is what a table of
     methods on the same clips needs; a clip in which either is constant has none. Where a metric has true
     tracks, a row more has their equal values in random order: many pairs are equally right, and a metric
@@ -110,7 +113,7 @@ def correlations(
     """
     import pandas as pd
 
-    chosen = frame[(frame["moves"] == moves) & (frame["kind"] != "chance")]
+    chosen = frame[(frame["moves"] == moves) & ~frame["kind"].isin(("chance", *ELSEWHERE))]
     up = {metric.name: metric.column.higher_is_better for metric in metrics}
     rows = {}
     for name in columns(frame, moves):

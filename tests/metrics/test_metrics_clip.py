@@ -301,7 +301,7 @@ def test_metrics_import_without_torch():
     import subprocess
 
     code = (
-        "import sys, metrics.text, metrics.motion, metrics.consistency, metrics.position, "
+        "import sys, metrics.text, metrics.motion_fidelity, metrics.consistency, metrics.position, "
         "metrics.trackers.dis, metrics.trackers.cotracker3; "
         "assert not {'torch', 'cv2', 'open_clip', 'scipy'} & set(sys.modules)"
     )

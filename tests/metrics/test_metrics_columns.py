@@ -13,7 +13,6 @@ from metrics.interface import Column, Metric
 COLUMNS = {
     "clip_t": Column("Text sim."),
     "motion_fidelity": Column("Motion fid.", sees_motion=True),
-    "motion_fidelity_speed": Column("Motion fid. (speed)", primary=False, sees_motion=True),
     "clip_f": Column("Temp. cons."),
     "warp_consistency": Column("Warp cons.", primary=False, beside_motion=True),
     "motion_fidelity_legacy": Column("Motion fid. (legacy)", primary=False, sees_motion=True),

@@ -9,7 +9,8 @@ from first_frame import from_first
 
 from datasets.sprites.world import HELD_OUT, draw
 from metrics.interface import Tracks
-from metrics.motion import MotionFidelity, MotionFidelitySpeed
+from metrics.motion_fidelity import MotionFidelity
+from metrics.motion_legacy import MotionFidelityLegacy
 from metrics.trackers.dis import Dis
 from metrics.trackers.starts import start_grid
 from metrics.validate import ranking
@@ -179,18 +180,37 @@ def test_other_things_at_the_same_place_is_what_a_new_look_means():
     assert one.generated.truth.attributes != other.generated.truth.attributes
 
 
-def test_motion_fidelity_ranks_as_the_truth_does_on_true_tracks():
-    metrics = (MotionFidelity("motion_fidelity"), MotionFidelitySpeed("motion_fidelity_speed"))
-    numbers = [n for n in range(20) if reference(n, 17, 64).kind == "object"][:6]
+def test_motion_fidelity_ranks_as_the_truth_does():
+    metrics = (MotionFidelity("motion_fidelity"),)
+    numbers = [n for n in range(20) if reference(n, 17, 64).kind == "object"][:3]
     all_pairs = (pair for n in numbers for pair in pairs(Still(), n, 17, 64, False))
     frame = ranking.measure(all_pairs, metrics, Still())
     table = ranking.correlations(frame, "object", metrics)
-    assert table.at["motion_fidelity (true tracks)", "direction"] >= 0.9
-    assert table.at["motion_fidelity_speed (true tracks)", "displacement"] >= 0.85
-    means = ranking.by_kind(frame, "object")
-    assert means.at["same", "motion_fidelity (true tracks)"] == pytest.approx(1)
-    assert means.at["half speed", "motion_fidelity_speed (true tracks)"] == pytest.approx(0.8, abs=0.05)
-    assert means.at["chance", "motion_fidelity (true tracks)"] < 0.6
+    assert table.at["motion_fidelity", "direction"] >= 0.85
+    assert table.at["motion_fidelity", "displacement"] >= 0.85
+    means = ranking.by_kind(frame, "object")["motion_fidelity"]
+    assert means["same"] == pytest.approx(1)
+    assert means["re-coloured"] > 0.9
+    assert means["static"] == 0
+    assert max(means["chance"], means["shifted"], means["reversed"]) < 0.4
+
+
+def test_pairs_that_move_alike_elsewhere_have_no_place_in_the_order():
+    """Right by displacement, wrong by position: only the values of the others are ranked."""
+    frame = pd.DataFrame(
+        {
+            "clip": "a",
+            "moves": "object",
+            "kind": ["same", "x", "y", "shifted"],
+            "displacement": [0.0, 1, 2, 0],
+            "direction": [1.0, 0.5, 0, 1],
+            "speed": [0.0, 1, 2, 0],
+            "position": [0.0, 1, 2, 9],
+            "motion_fidelity": [1.0, 0.9, 0.2, -9],
+        }
+    )
+    table = ranking.correlations(frame, "object", (MotionFidelity("motion_fidelity"),))
+    assert table.loc["motion_fidelity"].tolist() == pytest.approx([1, 1, 1, 1, 3])
 
 
 def test_noise_costs_more_of_a_rank_correlation_where_the_truth_is_equal():
@@ -262,17 +282,17 @@ def test_within_clips_a_metric_is_not_asked_which_clip_is_the_harder():
             "direction": 1.0,
             "speed": [0.0, 1, 2, 12, 11, 10, 5],
             "position": 0.0,
-            "motion_fidelity_speed": [0.3, 0.2, 0.1, 0.9, 0.8, 0.7, 0.5],
+            "motion_fidelity": [0.3, 0.2, 0.1, 0.9, 0.8, 0.7, 0.5],
         }
     )
     metrics = [metric for metric in ranking.motion_metrics() if metric.name in frame]
     together, within = (
         ranking.correlations(frame, "object", metrics, within_clips=choice) for choice in (False, True)
     )
-    assert together.at["motion_fidelity_speed", "displacement"] < 0
-    assert within.at["motion_fidelity_speed", "displacement"] == pytest.approx(1)
-    assert within.at["motion_fidelity_speed", "speed"] == pytest.approx(0)
-    assert np.isnan(within.at["motion_fidelity_speed", "direction"])
+    assert together.at["motion_fidelity", "displacement"] < 0
+    assert within.at["motion_fidelity", "displacement"] == pytest.approx(1)
+    assert within.at["motion_fidelity", "speed"] == pytest.approx(0)
+    assert np.isnan(within.at["motion_fidelity", "direction"])
 
 
 def test_every_motion_and_consistency_metric_of_the_default_list_is_validated():
@@ -288,12 +308,12 @@ def test_every_motion_and_consistency_metric_of_the_default_list_is_validated():
 def test_standing_still_is_as_wrong_as_the_reference_is_fast(tmp_path, capsys, monkeypatch):
     """One speed for all clips, unless the drawn speeds are asked for."""
     monkeypatch.setattr("metrics.validate.__main__.Dis", lambda name, grid: Still())
-    monkeypatch.setattr(ranking, "motion_metrics", lambda: (MotionFidelitySpeed("motion_fidelity_speed"),))
+    monkeypatch.setattr(ranking, "motion_metrics", lambda: (MotionFidelityLegacy("motion_fidelity_legacy"),))
     clip = number("straight")
     for options, speed in (([], SPEED), (["--drawn-speed"], None)):
         csv = tmp_path / f"{speed}.csv"
         assert main(["--clips", "1", "--first", str(clip), "--csv", str(csv), *options]) == 0
-        assert "motion_fidelity_speed (true tracks, ties broken)" in capsys.readouterr().out
+        assert "motion_fidelity_legacy" in capsys.readouterr().out
         wrong = pd.read_csv(csv).set_index("kind").at["static", "displacement"]
         fast = np.linalg.norm(displacements(reference(clip, 17, 64, speed=speed)), axis=-1).mean()
         assert wrong == pytest.approx(fast, abs=1e-4)

@@ -26,7 +26,8 @@ from harness.records.record import (
     Variant,
 )
 from metrics.consistency import ClipF, WarpConsistency
-from metrics.motion import MotionFidelity, MotionFidelityLegacy
+from metrics.motion_fidelity import MotionFidelity
+from metrics.motion_legacy import MotionFidelityLegacy
 from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
 from metrics.text import ClipT
 
