@@ -343,7 +343,7 @@ def test_tracking_takes_part_at_low_noise_only_and_not_at_weight_0():
 
 
 def test_det_names_its_tracker_s_version_and_asks_for_a_tracker():
-    assert det().version == "1-7"
+    assert det().version == "2-7"
     with pytest.raises(InputError, match=r"method\.tracker"):
         det(tracker={"name": "dis"}).check(GRID, 2)
     det(tracker=None, tracking=Tracking(0.0, 5, 0.4)).check(GRID, 2)
