@@ -33,13 +33,15 @@ from queue import Queue
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("datasets", "metrics", "methods", "harness", "reports")
-# conf/ has no module that a test could name.
-OF_CONF = (
-    "tests/methods/test_methods_decisions.py",
-    "tests/methods/test_methods_configs.py",
-    "tests/harness/test_harness_experiment_rows.py",
-    "tests/harness/test_harness_defaults.py",
-)
+# conf/ has no module that a test could name: by its groups, and the rest.
+DECISIONS = ("tests/methods/test_methods_decisions.py", "tests/methods/test_methods_configs.py")
+OF_CONF = {
+    "backbone": DECISIONS,
+    "method": DECISIONS,
+    "tuned": DECISIONS,
+    "experiment": ("tests/harness/test_harness_experiment_rows.py",),
+}
+DEFAULTS = ("tests/harness/test_harness_defaults.py",)
 MARKS = "not browser and not tex and not gpu"
 TIMEOUT = 120  # seconds for one test: a change may well loop for ever
 
@@ -146,7 +148,7 @@ def by_rule(root: Path) -> list[Change]:
         text = path.read_text()
         lines = text.splitlines()
         for node in inside(ast.parse(text)):
-            if getattr(node, "lineno", 0) != getattr(node, "end_lineno", -1):
+            if not isinstance(node, ast.expr) or node.lineno != node.end_lineno:
                 continue
             line = lines[node.lineno - 1].encode()
             old = line[node.col_offset : node.end_col_offset].decode()
@@ -180,6 +182,8 @@ def digest_of(root: Path, names: Sequence[str]) -> str:
 
 def tests_naming(root: Path, file: str) -> list[str]:
     """The test files that import a module, by its dotted name; its package's where none does."""
+    if file.startswith("conf/"):
+        return [*OF_CONF.get(file.split("/")[1], DEFAULTS)]
     module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     package, _, name = module.rpartition(".")
     wanted = re.compile(
@@ -214,8 +218,7 @@ class Judge:
         wrong = change.applied(text)
         if wrong is None or wrong == text:
             return {"verdict": "stale", "by": ""}
-        first = tuple(change.first or (OF_CONF if change.file.startswith("conf/") else ()))
-        first = first or tuple(tests_naming(self.folder, change.file))
+        first = change.first or tuple(tests_naming(self.folder, change.file))
         selections = [first] if self.quick else [first, ("tests", *(f"--ignore={name}" for name in first))]
         for selection in selections:
             if selection not in self.sound:
