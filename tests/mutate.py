@@ -18,6 +18,7 @@ import ast
 import copy
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -236,20 +237,55 @@ class Judge:
 
     def failing(self, selection: Sequence[str]) -> str | None:
         """The first test that fails, or None."""
-        options = ["-x", "-q", "-p", "no:cacheprovider", f"--timeout={TIMEOUT}", "-m", MARKS]
-        # Without byte code: a change of the same length in the same second would not be seen.
-        variables = {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *selection],
-            cwd=self.folder,
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == 0:
+        out = self.folder / "pytest.txt"
+        child = FORKS.Process(target=run_pytest, args=(self.folder, out, tuple(selection)))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
             return None
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-        return failed[1] if failed else f"pytest: exit {done.returncode}"
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", out.read_text(errors="replace"), re.MULTILINE)
+        return failed[1] if failed else f"pytest: exit {child.exitcode}"
+
+
+# Processes that have the libraries already: importing them takes longer than most tests.
+FORKS = multiprocessing.get_context("forkserver")
+LIBRARIES = (
+    "cv2",
+    "diffusers.pipelines.cogvideo.pipeline_cogvideox",
+    "diffusers.pipelines.wan.pipeline_wan",
+    "hydra",
+    "matplotlib.pyplot",
+    "pandas",
+    "peft",
+    "pydantic",
+    "pytest",
+    "scipy.stats",
+    "torchmetrics",
+    "torchvision",
+    "transformers.models.umt5.modeling_umt5",
+)
+
+
+def run_pytest(folder: Path, out: Path, selection: tuple[str, ...]) -> None:
+    """Runs tests of ``folder`` in this process, and ends it with pytest's status."""
+    import pytest
+
+    for name in list(sys.modules):
+        # A library may have looked for a package of the name of ours.
+        if name.partition(".")[0] in (*PACKAGES, "conf"):
+            del sys.modules[name]
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    # Without byte code: a change of the same length in the same second would not be seen.
+    sys.dont_write_bytecode = True
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    with out.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        options = ["-x", "-q", "-p", "no:cacheprovider", f"--timeout={TIMEOUT}", "-m", MARKS]
+        status = pytest.main([*options, *selection])
+        sys.stdout.flush()
+    os._exit(int(status))
 
 
 class Log:
@@ -339,6 +375,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="which of them")
     parser.add_argument("--log", type=Path, default=Path(tempfile.gettempdir()) / "vmtbench-mutations.jsonl")
     given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    FORKS.set_forkserver_preload([*LIBRARIES])
     if given.generic:
         every = by_rule(ROOT)
         changes = random.Random(given.seed).sample(every, min(given.generic, len(every)))
