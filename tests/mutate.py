@@ -43,6 +43,8 @@ OF_CONF = {
     "experiment": ("tests/harness/test_harness_experiment_rows.py",),
 }
 DEFAULTS = ("tests/harness/test_harness_defaults.py",)
+# Quick, and concerned with all of a package.
+OF_ALL = {"methods": ["tests/methods/test_methods_by_hand.py"]}
 MARKS = "not browser and not tex and not gpu"
 TIMEOUT = 120  # seconds for one test: a change may well loop for ever
 
@@ -186,14 +188,16 @@ def tests_naming(root: Path, file: str) -> list[str]:
     if file.startswith("conf/"):
         return [*OF_CONF.get(file.split("/")[1], DEFAULTS)]
     module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    package, _, name = module.rpartition(".")
+    parent, _, name = module.rpartition(".")
     wanted = re.compile(
         rf"(from {re.escape(module)} import|import {re.escape(module)}\b"
-        rf"|from {re.escape(package)} import [^\n]*\b{name}\b)"
+        rf"|from {re.escape(parent)} import [^\n]*\b{name}\b)"
     )
     every = sorted((root / "tests").rglob("test_*.py"))
     found = [path for path in every if wanted.search(path.read_text())]
-    return [path.relative_to(root).as_posix() for path in found] or [f"tests/{file.partition('/')[0]}"]
+    names = [path.relative_to(root).as_posix() for path in found]
+    package = file.partition("/")[0]
+    return list(dict.fromkeys([*OF_ALL.get(package, []), *names])) or [f"tests/{package}"]
 
 
 @dataclass
