@@ -657,7 +657,7 @@ HARNESS = (
         "",
         "the prompt out of the identity",
     ),
-    C("harness/cells/plan.py", 'common["frames"] = job.frames\n', "", "frames out of the identity"),
+    C("harness/cells/plan.py", '    common["frames"] = job.frames\n', "", "frames out of the identity"),
     C(
         "harness/cells/plan.py",
         'common["amortise"] = named["amortise"] = True',
