@@ -256,7 +256,9 @@ class Judge:
         child.join()
         if child.exitcode == 0:
             return None
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", out.read_text(errors="replace"), re.MULTILINE)
+        failed = re.search(
+            r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", out.read_text(errors="replace"), re.MULTILINE
+        )
         return failed[1] if failed else f"pytest: exit {child.exitcode}"
 
 
