@@ -767,6 +767,7 @@ HARNESS = (
         "encoded=not job.amortise",
         "encoded=job.amortise",
         "encoding counted where it is shared",
+        ("tests/harness/test_harness_cost.py",),
     ),
     C(
         "harness/cells/generate.py",
@@ -801,9 +802,9 @@ HARNESS = (
     ),
     C(
         "harness/command/experiment.py",
-        "[*kept, *overrides])), words",
-        "[*overrides, *kept])), words",
-        "command wins",
+        "[override for override, key in given if key not in own[label]]",
+        "[override for override, _ in given]",
+        "a variant says it runs what it does not",
     ),
     C(
         "harness/cost/model.py",
@@ -816,18 +817,21 @@ HARNESS = (
         "forward_equivalents=dit / forward)",
         "forward_equivalents=done / forward)",
         "VAE too",
+        ("tests/harness/test_harness_cost.py",),
     ),
     C(
         "harness/cost/model.py",
         "share = wanted * times /",
         "share = times * times /",
         "expected calls, not made ones",
+        ("tests/harness/test_harness_cost.py",),
     ),
     C(
         "harness/cost/cards.py",
         "Gpu(989.4e12, 494.7e12, 66.9e12, 4.8e12)",
         "Gpu(989.4e12, 494.7e12, 66.9e12, 3.35e12)",
         "H200's bandwidth",
+        ("tests/harness/test_harness_identity.py",),
     ),
     C("harness/cost/operators.py", "2.5", "2.0", "a fused backward pass recomputes nothing"),
     C(
@@ -1018,6 +1022,30 @@ METRICS = (
 )
 
 REPORTS = (
+    C(
+        "reports/page.py",
+        "video = media.add(folder / store.VIDEO, row.label",
+        "video = media.add(folder / store.REFERENCE, row.label",
+        "the reference under every row",
+    ),
+    C(
+        "reports/page.py",
+        "cells.append({(cell.clip, cell.prompt, cell.seed): cell for",
+        "cells.append({(cell.clip, cell.prompt, 0): cell for",
+        "one seed's video for all",
+    ),
+    C(
+        "reports/plots/stages.py",
+        "cluster_means(values, clips)",
+        "dict(enumerate(values))",
+        "the figure's mean over cells",
+    ),
+    C(
+        "reports/plots/paired_differences.py",
+        "places = {row.label: len(others) - 1 - index for",
+        "places = {row.label: index for",
+        "rows from the bottom up",
+    ),
     C(
         "reports/formats.py",
         r'{"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}',
