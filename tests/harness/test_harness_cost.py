@@ -278,6 +278,18 @@ def test_the_report_adds_up_to_the_cell():
     assert rows[-1]["forward_equivalents"] == pytest.approx(flops.forward_equivalents)
 
 
+def test_calls_count_as_often_as_they_were_made_not_as_often_as_at_most():
+    """A method whose calls depend on the data makes fewer of them than are expected."""
+    every = {"forward": 8, "partial": 1, "gradient": 3}
+    most = cost.cell_flops(TINY, Toy(), FRAMES, every)
+    for kind, block in (("forward", None), ("gradient", 2)):
+        call = Call("", kind) if block is None else Call("", kind, block, "queries_keys")
+        one = cost.unit_cost(TINY, FRAMES, call)
+        fewer = cost.cell_flops(TINY, Toy(), FRAMES, {**every, kind: every[kind] - 2})
+        assert most.model_flops - fewer.model_flops == pytest.approx(2 * one.model)
+        assert most.executed_flops - fewer.executed_flops == pytest.approx(2 * one.executed)
+
+
 # --- latents smaller than the clip's ---
 
 
