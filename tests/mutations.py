@@ -833,7 +833,13 @@ HARNESS = (
         "H200's bandwidth",
         ("tests/harness/test_harness_identity.py",),
     ),
-    C("harness/cost/operators.py", "2.5", "2.0", "a fused backward pass recomputes nothing"),
+    C(
+        "harness/cost/operators.py",
+        "2.5",
+        "2.0",
+        "a fused backward pass recomputes nothing",
+        ("tests/harness/test_harness_cost_operators.py", "tests/harness/test_harness_cost.py"),
+    ),
     C(
         "harness/actions/speed.py",
         "return Stage(name, seconds, flops, rate, rate / peak if rate and peak else None, roofline, memory)",
