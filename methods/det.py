@@ -10,8 +10,9 @@ Where we differ, and why:
 
 * Velocities instead of clean latents: the authors' squared error of the clean latent over the noise's power
   is, in flow matching, the squared error of the velocity.
-* The tracking loss is on (its weight is the paper's). The authors' shipped script never turns it on. Its
-  noise levels are given as a share of noise: timesteps of the two schedules do not compare.
+* The tracking loss is on (its weight is the paper's). The authors' shipped script never turns it on. It acts
+  at noise levels up to sigma .555: on CogVideoX-5B's schedule, where they train (snr_shift_scale 1), their
+  timestep 400 has that ratio of signal to noise. How many training steps that are depends on the schedule.
 * The tracks are those of a tracker plug-in on the decoded reference, CoTracker's in the authors' code; the
   points are those that move least like the median point, where the authors have a mask of the object, which
   no method is given.

@@ -5,14 +5,14 @@ arXiv:2406.05338). Source: LPengYang/MotionClone:motionclone/utils/motionclone_f
 configs/t2v_object.yaml and configs/t2v_camera.yaml. In the original each token of AnimateDiff's
 temporal attention attends to the same place in all frames. Of the reference, every row's largest
 probability is kept, and the generated video is to give the same entry the same probability; the
-gradient of that is added to the predicted noise.
+gradient of that is added to the predicted noise, so that the latent goes down it.
 
 This is a port to diffusion transformers, which have no temporal attention. Where it differs:
 
 * The attention over frames is made from one block's queries and keys, after RoPE: for each head and place
   the softmax over the keys of all frames at the same place. The original sums over six such layers.
-* The shift is the original's written for flow matching: it adds strength * (1 - abar_t)^.5 grad L to
-  the noise, which moves x_next by strength * sigma_t * sigma_next * grad L, downwards.
+* The shift is the original's written for flow matching: theirs adds strength * (1 - abar_t)^.5 grad L to
+  the noise, which subtracts strength * sigma_t * sigma_next * grad L from x_next.
 * ``strength`` goes with a loss that is a mean over heads, places and frames, and depends on
   their number and on the network; ``conf/tuned/motionclone`` has it.
 * The gradient comes from a pass of its own that stops at the block, not from the conditional pass.
@@ -70,7 +70,7 @@ class MotionClone(SampledMethod, kind="motionclone"):
 
 
 class ScoreGuidance(Hook):
-    """Adds to each guided step the gradient of ``motion_loss``, times the method's strength."""
+    """Subtracts from each step's latent the gradient of ``motion_loss``, times the method's strength."""
 
     def __init__(self, method: MotionClone) -> None:
         self._method = method
@@ -90,7 +90,7 @@ class ScoreGuidance(Hook):
             self._wanted, self._at = run.observer.shared("reference", read)
 
     def before(self, run: SamplingRun, index: int, latent: Tensor) -> Tensor:
-        """The latent as it is; what is added after the step comes from its gradient."""
+        """The latent as it is; what is taken off after the step comes from its gradient."""
         import torch
 
         method = self._method

@@ -80,6 +80,28 @@ def test_every_sequence_has_three_prompts_of_its_own():
     assert all(len(text.split()) <= 30 and text.endswith(".") for text in texts)
 
 
+def common(one: str, other: str) -> int:
+    """How many words two texts begin with alike."""
+    pairs = zip(one.rstrip(".").split(), other.rstrip(".").split(), strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), len(one.split()))
+
+
+def backwards(text: str) -> str:
+    return " ".join(text.rstrip(".").split()[::-1])
+
+
+def test_a_subject_prompt_changes_who_moves_and_a_scene_prompt_where():
+    """English begins with who moves and ends with where; a few prompts say both at once."""
+    rows = module.our_prompts().values()
+    who = [common(row["scene"], row["caption"]) > common(row["subject"], row["caption"]) for row in rows]
+    where = [
+        common(backwards(row["subject"]), backwards(row["caption"]))
+        > common(backwards(row["scene"]), backwards(row["caption"]))
+        for row in rows
+    ]
+    assert sum(who) >= 0.95 * 90 and sum(where) >= 0.95 * 90
+
+
 def test_the_yaml_holds_exactly_the_fields_and_their_defaults():
     path = Path(module.__file__).parents[1] / "conf/dataset/davis.yaml"
     node = OmegaConf.load(path)
@@ -199,6 +221,11 @@ def test_other_sequences_need_prompts_and_take_them_from_a_file(root, tmp_path):
         csv.writer(file).writerows([["sequence", *module.PROMPT_SETS], ["my-own", "a", "b", "c"]])
     (clip,) = davis(root, prompts=str(path), **keys).listing().clips
     assert clip.prompts[0].text == "b"
+    # Rows for sequences of ours come before ours.
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerow(["lucia", "d", "e", "f"])
+    (clip,) = davis(root, prompts=str(path), names="lucia").listing().clips
+    assert (clip.prompts[0].text, clip.caption) == ("e", "d")
     path.write_text("sequence,caption\nmy-own,a\n")
     with pytest.raises(InputError, match=r"mine\.csv, line 2: no subject"):
         davis(root, prompts=str(path), **keys).listing()

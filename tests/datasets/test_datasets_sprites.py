@@ -171,3 +171,64 @@ def test_clips_load_by_name_and_their_content_hash_follows_the_frames() -> None:
     assert plug_in(clips=5, frames=9).listing().clips[0].content != listing.clips[0].content
     only = plug_in(clips=3, motions=["zoom"]).listing().clips
     assert all(info.name.startswith("zoom-") for info in only)
+
+
+# Of the first clip of each motion: its number, its caption, and where its objects begin and end. Made by
+# renderer 2, which the shipped weights were trained on: other numbers need another version and new weights.
+FIRST = {
+    "straight": (4, "a blue cross on a teal background", [36.05, 30.91], [39.84, 12.65]),
+    "curved": (0, "a red star on a teal background", [45.35, 41.94], [25.38, 40.16]),
+    "accelerating": (9, "a blue square on a grey background", [49.28, 21.49], [25.89, 33.71]),
+    "stopping": (3, "a red square on a grey background", [11.93, 14.59], [25.01, 31.26]),
+    "two": (
+        7,
+        "a magenta square and a green circle on a brown background",
+        [36.11, 26.34, 52.59, 28.03],
+        [10.61, 31.56, 36.28, 25.56],
+    ),
+    "pan": (5, "a green square on a brown background", [35.35, 32.50], [46.69, 38.85]),
+    "zoom": (10, "a yellow square on a brown background", [37.22, 30.25], [35.47, 30.63]),
+}
+
+
+@pytest.mark.parametrize("motion", sprites.MOTIONS)
+def test_held_out_clips_are_those_of_this_renderer_s_version(motion: str) -> None:
+    number, text, first, last = FIRST[motion]
+    assert sprites.RENDERER == "2"
+    (info,) = plug_in(motions=(motion,), clips=1).listing().clips
+    assert (info.name, info.caption) == (f"{motion}-{number:04d}", text)
+    positions = plug_in().load(info.name).truth.positions
+    assert positions[0].ravel() == pytest.approx(first, abs=0.01)
+    assert positions[-1].ravel() == pytest.approx(last, abs=0.01)
+
+
+@pytest.mark.parametrize("motion", ["straight", "curved", "accelerating", "stopping", "two"])
+def test_an_object_moves_as_its_motion_s_name_says(motion: str) -> None:
+    for _, truth in clips(motion, 3):
+        for thing in truth.things:
+            steps = np.diff(thing.path, axis=0)
+            length = np.linalg.norm(steps, axis=1)
+            turned = np.abs(steps[:-1, 0] * steps[1:, 1] - steps[:-1, 1] * steps[1:, 0])
+            if motion in ("straight", "accelerating", "stopping"):
+                assert (turned < 1e-9).all()
+            if motion in ("straight", "curved", "two"):
+                assert length == pytest.approx(length[0])
+            if motion == "curved":
+                assert (turned > 1e-3).all()
+            if motion == "accelerating":
+                # As a falling stone: the k-th step is 2 k - 1 times the first one.
+                assert length == pytest.approx((2 * np.arange(1, len(length) + 1) - 1) * length[0])
+            if motion == "stopping":
+                resting = np.flatnonzero(length < 1e-9)
+                assert 4 <= len(resting) <= 10 and resting[-1] == len(length) - 1
+                assert length[: resting[0] - 1] == pytest.approx(length[0])
+
+
+def test_a_target_has_no_shape_colour_or_background_of_its_clip() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        attributes = sprites.draw(HELD_OUT + seed).attributes
+        asked = sprites.target(attributes, rng)
+        assert not {c for _, c in asked.objects} & {c for _, c in attributes.objects}
+        assert all(a != b for (a, _), (b, _) in zip(asked.objects, attributes.objects, strict=True))
+        assert asked.background != attributes.background

@@ -278,6 +278,18 @@ def test_the_report_adds_up_to_the_cell():
     assert rows[-1]["forward_equivalents"] == pytest.approx(flops.forward_equivalents)
 
 
+def test_calls_count_as_often_as_they_were_made_not_as_often_as_at_most():
+    """A method whose calls depend on the data makes fewer of them than are expected."""
+    every = {"forward": 8, "partial": 1, "gradient": 3}
+    most = cost.cell_flops(TINY, Toy(), FRAMES, every)
+    for kind, block in (("forward", None), ("gradient", 2)):
+        call = Call("", kind) if block is None else Call("", kind, block, "queries_keys")
+        one = cost.unit_cost(TINY, FRAMES, call)
+        fewer = cost.cell_flops(TINY, Toy(), FRAMES, {**every, kind: every[kind] - 2})
+        assert most.model_flops - fewer.model_flops == pytest.approx(2 * one.model)
+        assert most.executed_flops - fewer.executed_flops == pytest.approx(2 * one.executed)
+
+
 # --- latents smaller than the clip's ---
 
 
@@ -464,3 +476,36 @@ def test_the_largest_wan_is_counted_in_half_a_minute(tmp_path):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 45
     assert "135.8" in done.stdout
+
+
+def test_flops_of_an_amortised_cell_are_without_the_encoding_that_its_clip_s_cells_share(tmp_path):
+    from harness.cells import run
+    from harness.cells.plan import make_plan
+    from harness.command.config import make_job
+    from harness.command.terminal import HOME
+
+    words = [
+        "method=none",
+        "backbone.steps=1",
+        "frames=5",
+        "dataset.clips=1",
+        "device=cpu",
+        "~metrics.metrics",
+    ]
+    words += ["measure.warmup_steps=0", "keep_frames=false", f"results={tmp_path}", "+metrics.metrics={}"]
+    flops = {}
+    for amortise in (False, True):
+        with initialize_config_dir(str(HOME / "conf"), version_base="1.3"):
+            node = OmegaConf.to_container(
+                compose("config", [*words, f"measure.amortise={amortise}"]), resolve=True
+            )
+        node["backbone"].pop("tuned", None)
+        job, _ = make_job(node)
+        (record,) = run.run(job, *make_plan(job)).records
+        flops[amortise] = record.flops
+    rows = cost.cost_report(job.method, job.backbone, job.frames)
+    (encode,) = (row["flops"] for row in rows if row["operation"] == "VAE encode")
+    whole = sum(row["flops"] for row in rows[:-1])
+    assert flops[False].model_flops == pytest.approx(whole)
+    assert flops[True].model_flops == pytest.approx(whole - encode)
+    assert flops[False].forward_equivalents == flops[True].forward_equivalents == 2

@@ -97,14 +97,15 @@ class Clips(Dataset):
     names: tuple[str, ...] | None = None
     prompts: tuple[str, ...] = ("p",)
     stride: int = 1
+    salt: str = ""
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[tuple[str, ...]] = ("root", "clips", "names", "prompts")
+    outside_id: ClassVar[tuple[str, ...]] = ("root", "clips", "names", "prompts", "salt")
 
     def listing(self) -> Listing:
         texts = tuple(Prompt(text) for text in self.prompts)
         return Listing(
             tuple(
-                ClipInfo(name, hashlib.sha256(name.encode()).hexdigest(), texts)
+                ClipInfo(name, hashlib.sha256((name + self.salt).encode()).hexdigest(), texts)
                 for name in self.names or self.clips
             ),
             (LeftOut("short", "has 3 frames"),),
@@ -196,6 +197,12 @@ def test_what_does_not_change_the_output_does_not_change_the_ids(tmp_path: Path)
         {"backbone": Backbone(width=32)},
         {"dataset": Clips(stride=2)},
         {"dataset": Clips(prompts=("q",))},
+        # The same names, other pixels.
+        {"dataset": Clips(salt="recut")},
+        {"method": Method(name="other")},
+        {"backbone": Backbone(name="other")},
+        {"dataset": Clips(name="other")},
+        {"amortise": True},
         {"frames": 9},
         {"seeds": [1]},
     ],
@@ -204,10 +211,31 @@ def test_what_changes_the_output_changes_every_id(tmp_path: Path, values: dict[s
     assert not set(ids(tmp_path, **values)) & set(ids(tmp_path))
 
 
-def test_a_new_version_of_the_code_changes_the_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("plug_in", [Method, Backbone, Clips])
+def test_a_new_version_of_the_code_changes_the_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plug_in: Any
+) -> None:
     before = ids(tmp_path)
-    monkeypatch.setattr(Method, "version", "2")
+    monkeypatch.setattr(plug_in, "version", "2")
     assert not set(before) & set(ids(tmp_path))
+
+
+def test_clips_of_one_name_are_told_apart_by_their_content_alone(tmp_path: Path) -> None:
+    (one,), (other,) = (
+        make_plan(job(tmp_path, dataset=Clips(salt=salt), limit=1))[1] for salt in ("", "recut")
+    )
+    assert one.clip.name == other.clip.name
+    assert one.clip.content != other.clip.content
+    assert one.path != other.path
+
+
+def test_an_amortised_cell_says_so_in_its_identity(tmp_path: Path) -> None:
+    plan, (cell, *_) = make_plan(job(tmp_path, amortise=True))
+    other, (plain, *_) = make_plan(job(tmp_path))
+    assert cell.identity["amortise"] is True
+    assert "amortise" not in plain.identity
+    assert plan.name != other.name
+    assert plan.variants[0].config_id != other.variants[0].config_id
 
 
 def test_a_plans_name_is_given_or_follows_from_the_configuration(tmp_path: Path) -> None:

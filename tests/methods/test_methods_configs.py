@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -19,10 +21,20 @@ REUSE = {"policy": "fixed", "interval": 3, "longest": 10, "turn": 30.0, "move": 
 BACKBONES = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
 
 
+# What a method takes nothing from, and takes half of the time to compose.
+WITHOUT = ("~metrics", "~wandb", "~tracker", "~execute")
+
+
 def resolved(name, *overrides, backbone="wan2.1-1.3b"):
+    """The method's node as it is composed, interpolations resolved."""
+    return copy.deepcopy(_resolved(name, overrides, backbone))
+
+
+@functools.cache
+def _resolved(name, overrides, backbone):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [f"method={name}", f"backbone={backbone}", *overrides])
-    return OmegaConf.to_container(config, resolve=True)["method"]
+        config = compose("config", [f"method={name}", f"backbone={backbone}", *WITHOUT, *overrides])
+    return OmegaConf.to_container(config.method, resolve=True)
 
 
 def build(values):
@@ -141,6 +153,53 @@ def test_tuned_values_of_a_backbone_of_ones_own(mine, own, tuned, given, window)
         values = resolved(name, path, *given, backbone="mine")
         assert values["window"] == window
         assert values["block"] == FASTVMT["block"]
+
+
+def leaves(node, path=()):
+    """Every value of a node by its path."""
+    if not isinstance(node, dict):
+        return {path: node}
+    return {key: value for name in node for key, value in leaves(node[name], (*path, name)).items()}
+
+
+def marked(node, path):
+    """The node, every value of it a word that says where it stands."""
+    if not isinstance(node, dict):
+        return ".".join(path)
+    return {key: marked(value, (*path, key)) for key, value in node.items()}
+
+
+OF_FASTVMT = (
+    "full_attention",
+    "no_skipping",
+    "no_window_loss",
+    "fastvmt_turbo",
+    "reframe",
+    "fastvmt_released",
+)
+# What a method says itself, whatever is tuned.
+SAID = {
+    "full_attention": ("loss", "window_weight"),
+    "no_window_loss": ("loss", "window_weight"),
+    "fastvmt_released": ("reduction",),
+}
+
+
+def test_a_method_takes_every_tuned_value_from_its_own_place(mine):
+    tuned = {
+        folder.name: leaves(OmegaConf.to_container(OmegaConf.load(folder / "sprites.yaml")))
+        for folder in (CONF / "tuned").iterdir()
+    }
+    nodes = {name: OmegaConf.load(CONF / "tuned" / name / "sprites.yaml") for name in tuned}
+    words = {name: marked(OmegaConf.to_container(node), (name,)) for name, node in nodes.items()}
+    path = f"hydra.searchpath=[file://{mine(words)}]"
+    sources = {name: (name,) for name in tuned} | dict.fromkeys(OF_FASTVMT, ("fastvmt",))
+    sources["ditflow_rope"] = ("ditflow", "ditflow_rope")
+    for name, places in sources.items():
+        values = leaves(resolved(name, path, backbone="mine"))
+        wanted = {key: ".".join((place, *key)) for place in places for key in tuned[place]}
+        wanted.pop(SAID.get(name), None)
+        assert {key: values[key] for key in wanted} == wanted, name
 
 
 def test_a_backbone_without_values_is_refused_with_the_file_to_write(mine, monkeypatch, capsys):

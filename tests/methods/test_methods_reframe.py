@@ -88,6 +88,20 @@ WARPS = [
 
 
 @pytest.mark.parametrize("options", WARPS)
+def test_a_frame_is_scaled_about_its_centre_then_cornered_then_shifted(options):
+    """Four points fix a perspective: those that scaling takes to the corners of the frame."""
+    height, width = 6, 10
+    reframing = Reframing(**options)
+    matrix, size = reframing.homography(height, width), np.array([height, width])
+    for corner, place in zip(CORNERS, reframing.corners or CORNERS, strict=True):
+        # In shares of the frame, which reaches from half a token before the first centre.
+        scaled_there = 0.5 + (np.array(corner) - 0.5) / reframing.scale
+        found = moved(matrix, *(scaled_there * size - 0.5))
+        wanted = (np.array(place) + reframing.shift) * size - 0.5
+        assert found == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", WARPS)
 def test_the_warp_is_a_loop_over_tokens_that_asks_where_each_came_from(options):
     height, width = 6, 5
     reframing = Reframing(**options)

@@ -244,6 +244,24 @@ def test_guidance_and_reference_are_read_at_the_coarse_size(coarse, size):
     assert not torch.equal(result, run(turbo()))
 
 
+@pytest.mark.parametrize("pool, stride", [(2, 1), (1, 2), (2, 2), (3, 3)])
+def test_coarse_guidance_is_fastvmt_with_its_windows_tiles_and_span_in_coarse_tokens(pool, stride):
+    """Window 12, tile 6x12 and span 6 cover as much of the small latent as of the large one."""
+    latent = latents(frames=13, height=12, width=24)[0]
+    large = turbo({"pool": pool, "stride": stride}, window=12, tile=(6, 12), span=6)
+    small = FastVMT(**{**VALUES, "window": 12 // pool, "tile": (6 // pool, 12 // pool), "span": 6 // stride})
+    backbone, timestep = FakeBackbone(), torch.tensor(400.0)
+    prompt = backbone.embed(["a red fox"])
+    ours = large.extract(backbone, latent, timestep, prompt, grad=True)
+    # Averaging pool x pool cells divides independent noise by pool: a lower level than .4, at length 1.
+    noise = 0.4 / pool
+    pooled = torch.nn.functional.avg_pool3d(latent[:, :, ::stride], (1, pool, pool)) / (0.6 + noise)
+    theirs = small.extract(backbone, pooled, 1000 * torch.tensor(noise / (0.6 + noise)), prompt, grad=True)
+    torch.testing.assert_close(ours.displacement, theirs.displacement, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.window_keys, theirs.window_keys, rtol=1e-4, atol=1e-4)
+    assert torch.equal(ours.pairs.weight, theirs.pairs.weight)
+
+
 def test_every_cell_of_the_latent_is_moved_by_coarse_guidance():
     class First(FakeBackbone):
         def predict(self, latent, *rest):

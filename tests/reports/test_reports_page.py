@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
-from reports_world import HOSTILE, add_videos, gallery, metric, write_plan, write_record
+from reports_world import FPS, HOSTILE, add_videos, bar, gallery, metric, write_plan, write_record
 
 from datasets.errors import InputError
+from datasets.video import count_frames, write_h264
 from reports.__main__ import main
 from reports.page import MEDIA, write_page
 from reports.tables import tables
@@ -150,3 +151,48 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, capsys):
     assert "is a file" in capsys.readouterr().err
     assert main([str(results), "--format", "html"]) == 0
     assert capsys.readouterr().out.strip() == str(results / "page" / "index.html")
+
+
+def test_every_video_number_and_record_stands_under_its_own_clip_row_and_seed(tmp_path):
+    results, number, wanted, cells = tmp_path / "results", 0, {}, {}
+    for row in ("none", "guided"):
+        for clip, prompt, seed in (
+            ("a", "a red square", 0),
+            ("a", "a red square", 1),
+            ("b", "a blue star", 0),
+        ):
+            number += 1
+            text, error = number / 100, float(number)
+            cell = write_record(
+                results,
+                row,
+                clip,
+                prompt,
+                seed,
+                metrics={"clip_t": metric(text), "position_error": metric(error)},
+            )
+            # No two videos have the same length: it tells them apart.
+            for name, length in (("video.mp4", 10 + number), ("reference.mp4", 30 + ord(clip) - ord("a"))):
+                write_h264(results / cell.path / name, bar(length, (9, 9, 9), 16), FPS, min_side=16)
+            cells.setdefault(row, []).append(cell)
+            wanted[clip, prompt, seed, row] = (10 + number, text, error, cell.id)
+    index = page_of(results, write_plan(results, cells), tmp_path / "page")
+    found, take, row = {}, None, None
+    for tag, attributes in Seen(index.read_text()).tags:
+        if tag == "li" and "data-clip" in attributes:
+            take = (attributes["data-clip"], attributes["data-prompt"])
+            seed = sum(key[:2] == take for key in found) // 2
+        elif tag == "figure" and "shot" in attributes.get("class", ""):
+            row = attributes.get("data-row", "reference")
+            numbers = json.loads(attributes.get("data-values", "{}"))
+        elif tag == "video":
+            length = count_frames(index.parent / attributes["data-src"])
+            if row == "reference":
+                assert length == 30 + ord(take[0]) - ord("a")
+            else:
+                found[(*take, seed, row)] = (length, numbers["clip_t"], numbers["position_error"])
+        elif tag == "a" and row and attributes["href"].endswith(".json"):
+            record = json.loads((index.parent / attributes["href"]).read_text())
+            found[(*take, seed, row)] += (record["id"],)
+            assert (record["clip"], record["prompt"], record["seed"]) == (*take, seed)
+    assert found == wanted
