@@ -105,7 +105,8 @@ def correlations(
 ) -> pd.DataFrame:
     """Spearman's rank correlation over all pairs: a row a metric, a column a true error, and pairs used.
 
-    Pairs that move alike elsewhere (``ELSEWHERE``) are left out. Signs are such that 1 is a metric that ranks as the truth does, whichever way either counts.
+    Pairs that move alike elsewhere (``ELSEWHERE``) are left out. Signs are such that 1 is a metric that ranks
+    as the truth does, whichever way either counts.
     ``within_clips``: the mean over clips of the correlation among one clip's pairs, which is what a table of
     methods on the same clips needs; a clip in which either is constant has none. Where a metric has true
     tracks, a row more has their equal values in random order: many pairs are equally right, and a metric

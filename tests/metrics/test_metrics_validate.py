@@ -10,7 +10,6 @@ from first_frame import from_first
 from datasets.sprites.world import HELD_OUT, draw
 from metrics.interface import Tracks
 from metrics.motion_fidelity import MotionFidelity
-from metrics.motion_legacy import MotionFidelityLegacy
 from metrics.trackers.dis import Dis
 from metrics.trackers.starts import start_grid
 from metrics.validate import ranking
@@ -308,12 +307,12 @@ def test_every_motion_and_consistency_metric_of_the_default_list_is_validated():
 def test_standing_still_is_as_wrong_as_the_reference_is_fast(tmp_path, capsys, monkeypatch):
     """One speed for all clips, unless the drawn speeds are asked for."""
     monkeypatch.setattr("metrics.validate.__main__.Dis", lambda name, grid: Still())
-    monkeypatch.setattr(ranking, "motion_metrics", lambda: (MotionFidelityLegacy("motion_fidelity_legacy"),))
+    monkeypatch.setattr(ranking, "motion_metrics", lambda: (MotionFidelity("motion_fidelity"),))
     clip = number("straight")
     for options, speed in (([], SPEED), (["--drawn-speed"], None)):
         csv = tmp_path / f"{speed}.csv"
         assert main(["--clips", "1", "--first", str(clip), "--csv", str(csv), *options]) == 0
-        assert "motion_fidelity_legacy" in capsys.readouterr().out
+        assert "| motion_fidelity |" in capsys.readouterr().out
         wrong = pd.read_csv(csv).set_index("kind").at["static", "displacement"]
         fast = np.linalg.norm(displacements(reference(clip, 17, 64, speed=speed)), axis=-1).mean()
         assert wrong == pytest.approx(fast, abs=1e-4)
