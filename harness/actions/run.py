@@ -25,7 +25,7 @@ class Run(Action):
     def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
         for plan, parts in plans_of(prepared):
             say_left_out(plan)
-            store.save_plan(parts[0][0].results, plan)
+            store.begin_plan(parts[0][0].results, plan)
         ended, code = (start or self.work)(prepared)
         if ended:
             from reports.outcome import show
