@@ -89,7 +89,7 @@ class Method(Plugin):
         return None
 
     def content(self, clip: str, prompt: str, seed: int) -> str | None:
-        """What a finished video is, such as its file's sha256: it enters the cell's id. None where it is made."""
+        """What a finished video is, such as its file's sha256: it enters the cell's id. None if made."""
         return None
 
 

@@ -26,7 +26,7 @@ GIF_ROUNDED = 0.005
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished video: its file, the seconds it took to make and its frames a second, where they are told."""
+    """A finished video: its file and, where they are told, the seconds it took and its frames a second."""
 
     file: Path
     seconds: float | None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reports.columns import Body, Column, digits_of, number_text
+from reports.columns import MEMORY, Body, Column, digits_of, number_text, peak
 from reports.rows import SETTINGS, Row
 from reports.statistics import Difference, Pair, holm, paired_difference
 
@@ -37,6 +37,9 @@ def rank(body: Body) -> Ranking:
         known = [row for row in body.group.rows if math.isfinite(body.numbers[row.label][column.key].value)]
         if column.higher_is_better is None or not column.ranked or len(known) < 2:
             continue
+        # A process's peak is what its allocator happened to keep.
+        if column == MEMORY and any(peak(row.finished)[1] == "process" for row in known):
+            continue
         if _too_unlike(known, column):
             withheld.append(column)
             continue
@@ -46,16 +49,14 @@ def rank(body: Body) -> Ranking:
 
 
 def _too_unlike(rows: Sequence[Row], column: Column) -> bool:
-    """Whether the rows' numbers are of things that are not ranked: other sizes, weights or devices."""
-    for name in ("frames", "frame size", "weights", "device"):
-        found = {row.setting(SETTINGS[name]) for row in rows}
-        if name == "device":
-            # Finished videos were made on a device nobody told us.
-            if column.of_device and len(found) > 1:
-                return True
-        elif len(found - {()}) > 1:
+    """Whether the rows' numbers are of things that are not ranked: other sizes, weights, masks, devices."""
+    for name in ("device", "threads"):
+        # Finished videos were made on a device nobody told us.
+        found = [row.setting(SETTINGS[name]) for row in rows]
+        if column.of_device and (len(set(found)) > 1 or any(len(values) > 1 for values in found)):
             return True
-    return False
+    names = ("frames", "frame size", "weights", *(["masks"] if column.sees_motion else []))
+    return any(len({row.setting(SETTINGS[name]) for row in rows} - {()}) > 1 for name in names)
 
 
 def _marks(body: Body, column: Column, rows: Sequence[Row]) -> dict[str, str]:

@@ -18,10 +18,14 @@ def nearest(reference: Times, generated: Times) -> tuple[list[int], list[int]]:
     the other's frame nearest in time. A frame for which the other has none within half a step is left out.
     """
     step, own_step = _step(reference), _step(generated)
-    slower, other, reach = (reference, generated, own_step) if own_step <= 1.01 * step else (
-        generated,
-        reference,
-        step,
+    slower, other, reach = (
+        (reference, generated, own_step)
+        if own_step <= 1.01 * step
+        else (
+            generated,
+            reference,
+            step,
+        )
     )
     places = np.flatnonzero(slower <= other[-1] + reach / 2 + 1e-6)
     partners = np.abs(other[None] - slower[places, None]).argmin(1)

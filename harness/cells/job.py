@@ -50,7 +50,7 @@ class Job:
     plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
     line's, in its order, and then those of the experiment's variant that the job is (``variant``).
     ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
-    ``mask``: whether motion is read within the clips' masks where they have some (``auto``) or never (``none``).
+    ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
     """
 
     method: Method

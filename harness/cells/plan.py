@@ -79,6 +79,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         dataset=job.dataset.name,
         config_id=short_id(common),
         settings=short_id(of_settings(common)),
+        dataset_id=short_id(of_settings(common)["dataset"]),
         overrides=job.overrides,
         cells=[
             records.PlannedCell(

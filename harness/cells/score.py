@@ -284,12 +284,13 @@ def stale(job: Job, cell: Cell, record: Record) -> list[str]:
     Other null values wait for ``action=score``: a second run shall compute nothing.
     """
     versions = {name: metric_version(metric, job.tracker) for name, metric in job.metrics.items()}
+    masks = masks_of(job, cell.clip)
     return [
         name
         for name, version in versions.items()
         if name not in record.metrics
         or not same_version(record.metrics[name].version, version)
-        or (_reads_masks(job.metrics[name]) and (record.metrics[name].masks or "") != masks_of(job, cell.clip))
+        or (_reads_masks(job.metrics[name]) and (record.metrics[name].masks or "") != masks)
         or (name in job.required and record.metrics[name].value is None)
     ]
 

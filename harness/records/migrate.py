@@ -117,7 +117,7 @@ def plan(data: Any, read: Callable[[str], Data | None]) -> Data:
     # Until plans said when they ran, they were written by runs as a rule.
     data = {"ran": data.get("created", ""), **data}
     if schema > 1:
-        return data
+        return dict(data)
     variants = []
     for variant in data.get("variants", []):
         cells, config_id = [], variant.get("config_id")

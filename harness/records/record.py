@@ -212,7 +212,8 @@ class Variant(Strict):
     """A row of a table: one configuration over all clips, prompts and seeds.
 
     ``config_id`` hashes what its cells share; ``settings`` (empty in older plans) the same without versions,
-    weights and program. ``levels`` maps a metric to its ``chance``, ``true`` and ``pairs``.
+    weights and program; ``dataset_id`` (likewise) what was asked of the dataset. ``levels`` maps a metric to
+    its ``chance``, ``true`` and ``pairs``.
     """
 
     label: str
@@ -221,6 +222,7 @@ class Variant(Strict):
     dataset: str
     config_id: str
     settings: str = ""
+    dataset_id: str = ""
     overrides: list[str] = Field(default_factory=list)
     cells: list[PlannedCell] = Field(default_factory=list)
     levels: dict[str, dict[str, float]] = Field(default_factory=dict)

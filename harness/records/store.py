@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,12 @@ def _write_plan(results: Path, plan: Plan) -> Path:
     return path
 
 
-def begin_plan(results: Path, plan: Plan) -> Path:
-    """Write a plan whose cells are about to run, or to be scored: it is the newest now."""
-    plan.ran = datetime.now(UTC).isoformat(timespec="microseconds")
-    return save_plan(results, plan)
+def begin_plans(plans: Sequence[tuple[Path, Plan]]) -> None:
+    """Write a command's plans into their results folders: their cells run or are scored now."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    for results, plan in plans:
+        plan.ran = now
+        save_plan(results, plan)
 
 
 # --- folders of cells --------------------------------------------------------------------------
