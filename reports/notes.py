@@ -58,8 +58,8 @@ def _now_notes(group: Group) -> Iterator[str]:
     yield from group.names
     for row in group.rows:
         if row.replaced:
-            cells = plural(len(row.replaced), "earlier cell")
-            yield f"{row.label}: newer ones replace {cells} ({_few(sorted(set(row.replaced)))})."
+            cells = plural(len(row.replaced), "cell")
+            yield f"{row.label}: replaced by newer runs: {cells} ({_few(sorted(set(row.replaced)))})."
 
 
 def _few(names: Sequence[str]) -> str:

@@ -256,6 +256,8 @@ def _rows(holding: Holding) -> list[Row]:
     for row in rows.values():
         row.parts = [part for part in row.parts if not row.cells or _holds(row, part[1])]
         row.records = _of_one_version(row.records)
+    if len(rows) > 1:
+        _name_parts(list(rows.values()))
     first = next(iter(rows.values()))
     first.replaced = [held.cell.clip for held in holding.replaced.values() if held.record is not None]
     return list(rows.values())
@@ -314,41 +316,44 @@ def with_baseline(results: Path, plans: Sequence[Plan], baseline: str) -> list[P
 
 
 def _tell_apart(rows: list[Row]) -> None:
-    """Give rows of one label different ones: by overrides, code, weights, masks, else by ``config_id``."""
-    counts = Counter(row.label for row in rows)
-    for row in rows:
-        if counts[row.label] > 1:
-            twins = [other for other in rows if other.variant.label == row.variant.label]
-            row.label = f"{row.label} ({', '.join(_own_words(row, twins)) or row.variant.config_id[:8]})"
+    """Give rows of one label and other settings different labels."""
+    labels = [row.label for row in rows]
+    for row, label in zip(rows, labels, strict=True):
+        twins = [other for other, its in zip(rows, labels, strict=True) if its == label]
+        if len(twins) > 1:
+            common = set.intersection(*(set(twin.variant.overrides) for twin in twins))
+            own = [override for override in row.variant.overrides if override not in common]
+            row.label = f"{label} ({', '.join(own) or row.variant.config_id[:8]})"
     counts = Counter(row.label for row in rows)
     for row in rows:
         if counts[row.label] > 1:
             row.label = f"{row.label} [{row.variant.config_id[:8]}]"
 
 
-def _own_words(row: Row, twins: Sequence[Row]) -> list[str]:
-    """What of a row its twins do not all share."""
-    common = set.intersection(*(set(twin.variant.overrides) for twin in twins))
-    words = [override for override in row.variant.overrides if override not in common]
-    known = [_made_by(twin) | {"masks": next(iter(twin.setting(SETTINGS["masks"])), "")} for twin in twins]
-    own = known[twins.index(row)]
-    for name, value in own.items():
-        if value and len({other.get(name) for other in known}) > 1:
-            words.append(value if name == "masks" else f"{name} {value}")
-    return words
+def _name_parts(rows: Sequence[Row]) -> None:
+    """Give rows of the same settings different labels: by code, weights, program and masks."""
+    known = [_made_by(row) for row in rows]
+    for row, own in zip(rows, known, strict=True):
+        words = [
+            value if name == "masks" else f"{name} {value}"
+            for name, value in own.items()
+            if value and len({other.get(name) for other in known}) > 1
+        ]
+        row.label = f"{row.label} ({', '.join(words) or row.variant.config_id[:8]})"
 
 
 def _made_by(row: Row) -> dict[str, str]:
-    """Versions, weights and program of a row's records, shortened."""
+    """Versions, weights and program of a row's records, shortened, and what its motion is read within."""
     identity = next((record.identity for record in row.records.values()), {})
     method, backbone = identity.get("method", {}), identity.get("backbone", {})
     found = {f"{part} version": identity.get(part, {}).get("version") for part in PARTS}
     found |= {"weights": backbone.get("weights"), "program": method.get("program")}
-    return {
+    made = {
         name: value if "version" in name else short_id(value)[:6]
         for name, value in found.items()
         if value is not None
     }
+    return made | {"masks": ", ".join(row.setting(SETTINGS["masks"]))}
 
 
 def plural(count: int, noun: str) -> str:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from harness.records.record import Memory, Record, Timing
 
 TIME_CAPTION = (
-    "Where the time goes: seconds of each stage of the video that takes the table's time, the median over clips."
+    "Where the time goes: seconds of each stage of the video in the middle, together the table's time"
+    " (median over clips)."
 )
 MEMORY_CAPTION = (
     "Peak memory of each stage, the highest of all videos, weights included; the axis does not start at 0."
@@ -58,7 +59,8 @@ def _spent(timing: Timing) -> Counter[str]:
     stages = sum(spent.values())
     # Each stage is a median over repeats: together they may be longer than the median total.
     scale = min(1.0, total / stages) if stages else 1.0
-    return Counter({name: seconds * scale for name, seconds in spent.items()} | {REST: total - stages * scale})
+    rest = total - stages * scale
+    return Counter({name: seconds * scale for name, seconds in spent.items()} | {REST: rest})
 
 
 def _middle(videos: Sequence[Counter[str]]) -> Counter[str]:
