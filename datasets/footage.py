@@ -86,7 +86,7 @@ class Footage(Dataset):
         return video.resize_crop(frames, self.height, self.width)
 
     def resized_masks(self, paths: Mapping[int, Path], frames: video.Frames) -> video.Mask | None:
-        """Masks (T, H, W) of ``frames``, cropped as they are, from those there are by frame; None if all empty.
+        """Masks (T, H, W) of ``frames``, cropped as they are, from ``paths`` by frame; None if all are empty.
 
         A frame without one has an empty mask: where the object is then, nobody has said, and another
         frame's mask would lie where it no longer is. InputError when one cannot be read or has another size

@@ -173,7 +173,7 @@ def write_h264(path: Path | str, frames: Frames, fps: float, min_side: int = 256
 
     Videos whose shorter side is below ``min_side`` pixels are enlarged by a whole
     number, pixels repeated, so that 64x64 can be watched (1 keeps the size). An
-    odd side grows by one repeated row or column, as yuv420p asks. ``crf``: x264's constant rate factor, from 0
+    odd side grows by one repeated row or column, as yuv420p asks. ``crf``: x264's constant rate factor, 0
     (lossless) to 51.
     """
     frames = _enlarged(_checked(frames), min_side)

@@ -89,7 +89,7 @@ class Method(Plugin):
         return None
 
     def content(self, clip: str, prompt: str, seed: int) -> str | None:
-        """sha256 hex digest of a finished video's file: it enters the cell's id. None where it is made."""
+        """What a finished video is, such as its file's sha256: it enters the cell's id. None if made."""
         return None
 
 
@@ -127,6 +127,13 @@ class VideoMethod(Method):
 
         Raises TimeoutError when it took too long, any other exception when it failed.
         """
+
+    def times(self, request: VideoRequest) -> NDArray[np.float64] | None:
+        """Times (T,) of that video's frames, in seconds since the first; None: those of the reference's.
+
+        Where they are at another rate the two are compared by time.
+        """
+        return None
 
 
 class VideoRequest(NamedTuple):

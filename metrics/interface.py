@@ -87,9 +87,8 @@ class Sample:
 
     ``generated``, ``reference``: (T, H, W, 3) uint8 RGB of the same T (and the
     same H, W unless the video was made elsewhere). ``masks`` and ``truth`` are the
-    reference clip's (``Clip``), masks of those same T frames. Tracks are computed once, when first asked for,
-    and kept in ``tracks`` as
-    ``generated`` and ``reference``; who has them already puts them there.
+    reference clip's (``Clip``), masks of those same T frames. Tracks are computed once, when first asked
+    for, and kept in ``tracks`` as ``generated`` and ``reference``; who has them already puts them there.
     """
 
     clip: str

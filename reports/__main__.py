@@ -12,7 +12,7 @@ from datasets.errors import InputError
 from harness.records import store
 from reports.formats import render
 from reports.outside import load_column
-from reports.rows import find_plans, plural, with_baseline
+from reports.rows import find_plans, groups, plural, with_baseline
 from reports.tables import Table, tables
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
     if warning is not None:
         print(warning, file=sys.stderr)
         return 1
-    count = len({(one.config_id, one.label) for plan in plans for one in plan.variants})
+    count = sum(len(group.rows) for group in groups(given.results, plans))
     print(f"W&B ({mode}): {plural(count, 'run')} from {plural(len(plans), 'plan')}")
     if mode == "offline":
         print(f"upload: wandb sync {given.results / 'wandb'}/offline-run-*")

@@ -365,7 +365,7 @@ def median_seconds(row: Row, read: Callable[[Timing], float | None]) -> float:
 
 def same_machine(row: Row, base: Row) -> bool:
     """Whether two rows' times may be compared."""
-    names = ("device", "frames", "frame size")
+    names = ("device", "threads", "frames", "frame size")
     return all(row.setting(SETTINGS[name]) == base.setting(SETTINGS[name]) for name in names)
 
 

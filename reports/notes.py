@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from harness.records.identity import WEIGHTS
 from harness.records.record import Record, Timing, left_out_lines
 from reports.columns import (
     FORWARDS,
@@ -20,8 +22,9 @@ from reports.columns import (
     peak,
     same_machine,
 )
+from reports.present import newest_first
 from reports.ranking import TIES, Ranking, difference_text
-from reports.rows import SETTINGS, Row, failures, plural, start_of
+from reports.rows import SETTINGS, Group, Row, failures, plural, start_of
 from reports.statistics import FEWEST
 
 if TYPE_CHECKING:
@@ -32,7 +35,11 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
     """The notes of a table, one line each; ``p_values`` says the p of each paired difference."""
     rows = body.group.rows
     return [
+        *_now_notes(body.group),
         *_unlike(rows),
+        *_version_notes(body),
+        *_beside_notes(rows),
+        *_masks_notes(rows),
         *_level_notes(body),
         *_difference_notes(body, ranking, p_values),
         *_speedup_notes(body),
@@ -46,14 +53,32 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
     ]
 
 
+def _now_notes(group: Group) -> Iterator[str]:
+    """What the table holds of several runs: which clips share a name, and what newer cells replace."""
+    yield from group.names
+    for row in group.rows:
+        if row.replaced:
+            cells = plural(len(row.replaced), "cell")
+            yield f"{row.label}: replaced by newer runs: {cells} ({_few(sorted(set(row.replaced)))})."
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _unlike(rows: list[Row]) -> Iterator[str]:
     """What rows do not share, so that no difference is read as one of methods."""
     if len(rows) > 1:
         yield from _unlike_cells(rows)
-        for name, read in SETTINGS.items():
-            values = [row.setting(read) for row in rows]
-            if len({value for value in values if value}) > 1 or any(len(value) > 1 for value in values):
-                yield f"Not the same {name}: {_by_row(rows, [', '.join(value) or '-' for value in values])}."
+    said: set[tuple[tuple[str, ...], ...]] = set()
+    for name, read in SETTINGS.items():
+        values = [row.setting(read) for row in rows]
+        if len({one for value in values for one in value}) < 2:
+            continue
+        # A video as it came is as it was compared, as a rule.
+        if tuple(values) not in said:
+            said.add(tuple(values))
+            yield f"Not the same {name}: {_by_row(rows, [', '.join(value) or '-' for value in values])}."
     starts = [row.setting(start_of) for row in rows]
     if len(set(starts) - {()}) > 1 or any(len(start) > 1 for start in starts):
         yield f"Not the same start: {_by_row(rows, [', '.join(start) or '-' for start in starts])}."
@@ -86,7 +111,86 @@ def _unlike_cells(rows: list[Row]) -> Iterator[str]:
 
 
 def _by_row(rows: Sequence[Row], texts: Sequence[str]) -> str:
-    return "; ".join(f"{row.label} {text}" for row, text in zip(rows, texts, strict=True))
+    """Each row's text; that of all once, that of most once before the others' where there are many rows."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    common, count = Counter(texts).most_common(1)[0]
+    if len(rows) <= 4 or count < 3:
+        return "; ".join(f"{row.label} {text}" for row, text in zip(rows, texts, strict=True))
+    others = [f"{row.label} {text}" for row, text in zip(rows, texts, strict=True) if text != common]
+    return "; ".join([f"most {common}", *others])
+
+
+def _version_notes(body: Body) -> Iterator[str]:
+    """Metrics whose values are of one version in each row, but not of the same in all."""
+    for column in body.paired:
+        versions: dict[str, list[str]] = {}
+        for row in body.group.rows:
+            values = [record.metrics[column.key] for record in row.finished if column.key in record.metrics]
+            found = {value.version.partition(WEIGHTS)[0] for value in values if value.value is not None}
+            for version in found:
+                versions.setdefault(version, []).append(row.label)
+        if len(versions) > 1:
+            words = {version: version.split() for version in versions}
+            common = set.intersection(*(set(of_version) for of_version in words.values()))
+            own = [
+                f"{', '.join(labels)} {' '.join(word for word in words[version] if word not in common)}"
+                for version, labels in versions.items()
+            ]
+            yield f"Not the same version of {column.label} (action=score gives all one): {'; '.join(own)}."
+
+
+def _beside_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Finished videos that are not as their references are: what of the two was compared."""
+    for row in rows:
+        clips: dict[str, dict[str, None]] = {}
+        for record in row.finished:
+            for text in _beside(record):
+                clips.setdefault(text, {})[record.clip] = None
+        for text, names in list(clips.items())[:5]:
+            yield f"{row.label}: {text} ({_few(list(names))})."
+        if len(clips) > 5:
+            yield f"{row.label}: {len(clips) - 5} more such differences stand in its records."
+
+
+def _beside(record: Record) -> Iterator[str]:
+    ours, theirs, compared = record.generated, record.reference, record.compared
+    if ours is None or theirs is None or compared is None:
+        return
+    own, its = (f"{one.frames} frames{f' at {one.fps:.4g}/s' if one.fps else ''}" for one in (ours, theirs))
+    if compared.by == "time":
+        yield f"{own}, the clip {its}: {compared.frames} frames compared by time"
+    elif ours.frames != theirs.frames:
+        yield f"{own}, the clip {its}: the first {compared.frames} of both compared"
+    elif ours.fps != theirs.fps:
+        yield f"{own}, the clip {its}: compared frame by frame"
+    if (ours.width, ours.height) != (theirs.width, theirs.height):
+        sizes = (f"{one.width}x{one.height}" for one in (ours, theirs))
+        yield "resized and cropped from {} to {}".format(*sizes)
+
+
+def _masks_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Where motion was read: within masks or over the whole frame, and at how many places."""
+    where = [", ".join(row.setting(SETTINGS["masks"])) for row in rows]
+    counts = [_places(row) for row in rows]
+    known = [f"{region}{count}" for region, count in zip(where, counts, strict=True) if region]
+    if known:
+        texts = [f"{region or '-'}{count}" for region, count in zip(where, counts, strict=True)]
+        yield f"Motion is read in: {known[0] if len(set(known)) == 1 else _by_row(rows, texts)}."
+
+
+def _places(row: Row) -> str:
+    """How many tracks, or cells of a grid, a metric that reads masks says it used: the median over videos."""
+    for unit in ("tracks", "cells"):
+        found = [
+            float(value.details[unit])
+            for record in row.finished
+            for value in record.metrics.values()
+            if value.masks is not None and unit in value.details
+        ]
+        if found:
+            return f" ({statistics.median(found):.0f} {unit})"
+    return ""
 
 
 def _pooled_level(levels: Sequence[dict[str, float]], name: str) -> float | None:
@@ -150,7 +254,7 @@ def _speedup_notes(body: Body) -> Iterator[str]:
         return
     text = f"Speed-up: over {base.label}, geometric mean of the clips' ratios"
     apart = [row.label for row in body.group.rows if row.finished and not same_machine(row, base)]
-    yield f"{text}; none across devices or sizes ({', '.join(apart)})." if apart else f"{text}."
+    yield f"{text}; none across devices, threads or sizes ({', '.join(apart)})." if apart else f"{text}."
 
 
 def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
@@ -203,7 +307,8 @@ def _memory_notes(rows: list[Row]) -> Iterator[str]:
         whose = _by_row(rows, [meaning.get(kind, "-") for kind in kinds])
         yield f"Memory is not the same peak in all rows: {whose}."
     elif known:
-        yield f"Memory: peak {meaning[known.pop()]}."
+        kind = known.pop()
+        yield f"Memory: peak {meaning[kind]}{'; not ranked' if kind == 'process' else ''}."
 
 
 def _time_notes(rows: list[Row], timed: list[Record]) -> Iterator[str]:
@@ -243,8 +348,8 @@ def _failure_notes(rows: list[Row]) -> Iterator[str]:
                     if key not in row.records or row.records[key].status != "ok"
                 }
             )
-            names = ", ".join(clips[:5]) + (f" and {len(clips) - 5} more" if len(clips) > 5 else "")
-            yield f"{row.label}: of {len(row.cells)} cells {', '.join(parts)} ({names}); not in its numbers."
+            cells = f"of {len(row.cells)} cells {', '.join(parts)} ({_few(clips)})"
+            yield f"{row.label}: {cells}; not in its numbers."
 
 
 def _count_notes(body: Body) -> Iterator[str]:
@@ -314,9 +419,16 @@ def _hidden_notes(body: Body) -> Iterator[str]:
 
 def _left_out(plans: Iterable[Plan]) -> Iterator[str]:
     outs: dict[str, PlannedOut] = {}
-    for plan in plans:
-        for one in plan.left_out:
-            outs.setdefault(one.clip, one)
+    ran: dict[tuple[str, str, str], str] = {}
+    for plan in newest_first(list(plans)):
+        rows_of_plan = [(one.settings or one.config_id, one.label) for one in plan.variants]
+        for out in plan.left_out:
+            # What a later command ran is not left out any more.
+            if not all(ran.get((*row, out.clip), "") > plan.ran for row in rows_of_plan):
+                outs.setdefault(out.clip, out)
+        for row, variant in zip(rows_of_plan, plan.variants, strict=True):
+            for cell in variant.cells:
+                ran.setdefault((*row, cell.clip), plan.ran)
     for line in left_out_lines(list(outs.values())):
         yield f"Left out: {line.rstrip('.')}."
     rows = {one.label for plan in plans for one in plan.variants}

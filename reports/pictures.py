@@ -15,7 +15,7 @@ from datasets.errors import InputError
 from datasets.video import read_video, resize_crop
 from harness.records import store
 from harness.records.record import Plan
-from reports.rows import find_plans
+from reports.rows import find_plans, groups
 
 Frames = NDArray[np.uint8]
 
@@ -30,28 +30,28 @@ def strip(frames: Frames, count: int, side: int) -> Frames:
 def rows_of(
     results: Path, plans: Sequence[Plan], clips: int, count: int, side: int
 ) -> list[tuple[str, Frames]]:
-    """(label, strip) of each clip's reference and of its generation by each variant, first seed and prompt.
+    """(label, strip) of each clip's reference and of its generation by each row, first seed and prompt.
 
-    Only clips that every variant has finished; InputError when there is none.
+    Only clips that every row has finished; InputError when there is none.
     """
-    variants = [variant for plan in plans for variant in plan.variants]
+    of_tables = [row for group in groups(results, plans) for row in group.rows]
     found: list[dict[str, tuple[str, Path]]] = []
-    for variant in variants:
-        of_variant: dict[str, tuple[str, Path]] = {}
-        for cell in variant.cells:
+    for row in of_tables:
+        of_row: dict[str, tuple[str, Path]] = {}
+        for cell in row.cells.values():
             if (results / cell.path / store.FRAMES).exists():
-                of_variant.setdefault(cell.clip, (cell.prompt, results / cell.path))
-        found.append(of_variant)
+                of_row.setdefault(cell.clip, (cell.prompt, results / cell.path))
+        found.append(of_row)
     shared = [clip for clip in found[0] if all(clip in other for other in found)] if found else []
     if not shared:
-        raise InputError(f"{results}: no clip with kept frames in every variant; run with keep_frames=true")
+        raise InputError(f"{results}: no clip with kept frames in every row; run with keep_frames=true")
     rows: list[tuple[str, Frames]] = []
     for clip in shared[:clips]:
         prompt, first = found[0][clip]
         rows.append((f"reference {clip}", strip(read_video(first / store.REFERENCE)[0], count, side)))
-        for variant, of_variant in zip(variants, found, strict=True):
-            frames = read_video(of_variant[clip][1] / store.FRAMES)[0]
-            rows.append((f"{variant.label}: {prompt}", strip(frames, count, side)))
+        for row, of_row in zip(of_tables, found, strict=True):
+            frames = read_video(of_row[clip][1] / store.FRAMES)[0]
+            rows.append((f"{row.label}: {prompt}", strip(frames, count, side)))
     return rows
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 
-from reports.columns import Body, Column, digits_of, number_text, points_of, points_text
+from reports.columns import MEMORY, Body, Column, digits_of, number_text, peak, points_of, points_text
 from reports.rows import SETTINGS, Row
 from reports.statistics import LEVEL, Difference, Pair, clip_differences, differences
 
@@ -54,6 +54,9 @@ def rank(body: Body) -> Ranking:
                     found.differences.setdefault(row.label, {})[column.key] = pairs[row.label, base.label]
         if not ranked:
             continue
+        # A process's peak is what its allocator happened to keep.
+        if column == MEMORY and any(peak(row.finished)[1] == "process" for row in rows):
+            continue
         if _too_unlike(rows, column):
             found.withheld.append(column)
             continue
@@ -66,16 +69,14 @@ def rank(body: Body) -> Ranking:
 
 
 def _too_unlike(rows: Sequence[Row], column: Column) -> bool:
-    """Whether the rows' numbers are of things that are not ranked: other sizes, weights or devices."""
-    for name in ("frames", "frame size", "weights", "device"):
-        found = {row.setting(SETTINGS[name]) for row in rows}
-        if name == "device":
-            # Finished videos were made on a device nobody told us.
-            if column.of_device and len(found) > 1:
-                return True
-        elif len(found - {()}) > 1:
+    """Whether the rows' numbers are of things that are not ranked: other sizes, weights, masks, devices."""
+    for name in ("device", "threads"):
+        # Finished videos were made on a device nobody told us.
+        found = [row.setting(SETTINGS[name]) for row in rows]
+        if column.of_device and (len(set(found)) > 1 or any(len(values) > 1 for values in found)):
             return True
-    return False
+    names = ("frames", "frame size", "weights", *(["masks"] if column.sees_motion else []))
+    return any(len({row.setting(SETTINGS[name]) for row in rows} - {()}) > 1 for name in names)
 
 
 def compare(cells: Mapping[str, Mapping[Pair, float]]) -> Compared:

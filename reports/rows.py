@@ -1,7 +1,7 @@
 """Rows of a table: the variants of a results folder's plans, and the records of their cells.
 
-Variants of one configuration and label, planned by several commands, are one row. The rows of one backbone
-and dataset are a ``Group``; each group becomes a table.
+Variants of the same settings and label, planned by several commands, are one row as a rule. The rows of one
+backbone and dataset are a ``Group``; each group becomes a table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError, nearest
 from harness.records import store
-from harness.records.record import PlannedCell, Record, Variant
+from harness.records.identity import PARTS, same_version, short_id
+from harness.records.record import Footage, MetricValue, PlannedCell, Record, Variant
+from reports.present import Held, Holding, present
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -23,16 +25,41 @@ if TYPE_CHECKING:
 
 SETTINGS: dict[str, Callable[[Record], Any]] = {
     "steps": lambda record: _chosen(record, "steps"),
-    "frames": lambda record: record.dataset.config.get("frames"),
+    "frames": lambda record: (
+        record.compared.frames if record.compared else record.dataset.config.get("frames")
+    ),
     "frame size": lambda record: (
         f"{record.backbone.config.get('width')}x{record.backbone.config.get('height')}"
     ),
     "guidance scale": lambda record: _chosen(record, "guidance_scale"),
     "shift": lambda record: record.backbone.config.get("shift"),
     "weights": lambda record: (record.identity.get("backbone") or record.backbone.config).get("weights"),
+    "sampler": lambda record: record.sampler,
     "device": lambda record: record.environment.get("device"),
+    "threads": lambda record: _threads(record),
+    "masks": lambda record: record.masks if _reads_masks(record) else None,
+    "frame rate": lambda record: _of_video(record, lambda one: one.fps and round(one.fps, 2)),
+    "video length": lambda record: _of_video(record, lambda one: one.frames),
+    "video size": lambda record: _of_video(record, lambda one: f"{one.width}x{one.height}"),
+    "duration": lambda record: _of_video(record, lambda one: one.seconds and f"{one.seconds:.2f} s"),
 }
-"""What rows must share before their numbers are compared."""
+"""What rows must share before their numbers are compared; the last four are of the videos as they came."""
+
+OUTDATED = "scored by another version of the metric than newer values: action=score scores it anew"
+
+
+def _threads(record: Record) -> Any:
+    """Of the processor that made the video; None on a GPU, and for what was made elsewhere."""
+    known = record.environment
+    return known.get("threads") if known.get("device") and "cuda" not in known else None
+
+
+def _reads_masks(record: Record) -> bool:
+    return any(value.masks is not None for value in record.metrics.values())
+
+
+def _of_video(record: Record, read: Callable[[Footage], Any]) -> Any:
+    return None if record.generated is None else read(record.generated)
 
 
 def _chosen(record: Record, key: str) -> Any:
@@ -70,18 +97,28 @@ def failures(failed: Counter[str]) -> str:
 
 @dataclass
 class Row:
-    """A variant, its cells pooled over the plans that hold it, and the records that exist for them.
+    """A variant, its cells pooled over the plans that hold it (``reports.present``), and their records.
 
-    ``unreadable`` are the files of records that cannot be read.
+    ``plans`` are their names. ``unreadable`` are the files of records that cannot be read. ``replaced`` are
+    the clips of cells in whose place a newer one stands.
     """
 
     label: str
     variant: Variant
-    plans: list[str] = field(default_factory=list)
+    parts: list[tuple[Plan, Variant]] = field(default_factory=list)
     cells: dict[str, PlannedCell] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
-    levels: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
+
+    @property
+    def levels(self) -> dict[str, list[dict[str, float]]]:
+        """The metrics' levels in the variants that hold one of its cells."""
+        found: dict[str, list[dict[str, float]]] = {}
+        for _, variant in self.parts:
+            for metric, levels in variant.levels.items():
+                found.setdefault(metric, []).append(levels)
+        return found
 
     @property
     def finished(self) -> list[Record]:
@@ -104,12 +141,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one backbone and dataset, labels all different, and the plans that hold them."""
+    """The rows of one backbone and dataset, labels all different, and the plans that hold them.
+
+    ``names``: a line for each clip whose name does not tell which it is.
+    """
 
     backbone: str
     dataset: str
     rows: list[Row]
     plans: list[Plan]
+    names: Sequence[str] = ()
 
     @property
     def named_base(self) -> Row | None:
@@ -171,22 +212,95 @@ def _experiments(plan: Plan) -> set[str]:
 def groups(results: Path, plans: Sequence[Plan]) -> list[Group]:
     """The rows of each backbone and dataset of the plans, in their order, with their records.
 
-    Variants with the same label and ``config_id`` become one row. A record that cannot be read is
-    named in its row's ``unreadable``.
+    Variants with the same label and settings hold the newest cell of each clip, prompt and seed
+    (``reports.present``). They become one row, or one for each version of code and weights and for each kind
+    of masks (``Record.masks``) among those cells: such values are not pooled. A record that cannot be
+    read is named in its row's ``unreadable``.
     """
-    found: dict[tuple[str, str], dict[tuple[str, str], Row]] = {}
-    for plan in plans:
-        for variant in plan.variants:
-            rows = found.setdefault((variant.backbone, variant.dataset), {})
-            row = rows.setdefault((variant.config_id, variant.label), Row(variant.label, variant))
-            _pool(row, plan.name, variant, results)
     made = []
-    for (backbone, dataset), by_config in found.items():
-        rows_of_group = list(by_config.values())
-        _tell_apart(rows_of_group)
-        chosen = {name for row in rows_of_group for name in row.plans}
-        made.append(Group(backbone, dataset, rows_of_group, [plan for plan in plans if plan.name in chosen]))
+    for (backbone, dataset), found in present(results, plans).items():
+        rows = [row for holding in found.holdings for row in _rows(holding)]
+        _tell_apart(rows)
+        chosen = {id(plan) for holding in found.holdings for plan, _ in holding.parts}
+        of_group = [plan for plan in plans if id(plan) in chosen]
+        made.append(Group(backbone, dataset, rows, of_group, found.names))
     return made
+
+
+def _rows(holding: Holding) -> list[Row]:
+    """The cells of a holding, in the plans' order, by what made them and where their motion was read."""
+    order = {
+        cell.id: place
+        for place, cell in enumerate(cell for _, variant in holding.parts for cell in variant.cells)
+    }
+    of_row: dict[tuple[str, str | None], list[Held]] = {}
+    regions: dict[str, str] = {}
+    for held in sorted(holding.cells.values(), key=lambda held: order[held.cell.id]):
+        config_id, region = held.variant.config_id, _region(held)
+        if region is not None:
+            regions.setdefault(config_id, region)
+        of_row.setdefault((config_id, region), []).append(held)
+    rows: dict[tuple[str, str | None], Row] = {}
+    for (config_id, region), cells in of_row.items():
+        # What is not known to be otherwise is taken to be as the others are.
+        row = rows.setdefault((config_id, region or regions.get(config_id)), _row(holding, config_id))
+        for held in cells:
+            row.cells[held.cell.id] = held.cell
+            if held.record is not None:
+                row.records[held.cell.id] = held.record
+            if held.unreadable is not None:
+                row.unreadable.append(held.unreadable)
+    if not rows:
+        # Planned without a single cell.
+        rows = {("", None): _row(holding, holding.parts[0][1].config_id)}
+    for row in rows.values():
+        row.parts = [part for part in row.parts if not row.cells or _holds(row, part[1])]
+        row.records = _of_one_version(row.records)
+    if len(rows) > 1:
+        _name_parts(list(rows.values()))
+    first = next(iter(rows.values()))
+    first.replaced = [held.cell.clip for held in holding.replaced.values() if held.record is not None]
+    return list(rows.values())
+
+
+def _row(holding: Holding, config_id: str) -> Row:
+    parts = [part for part in holding.parts if part[1].config_id == config_id]
+    return Row(holding.label, parts[0][1], parts)
+
+
+def _holds(row: Row, variant: Variant) -> bool:
+    return any(cell.id in row.cells for cell in variant.cells)
+
+
+def _region(held: Held) -> str | None:
+    """What motion is read within: the record knows, before it the plan; None where nothing depends on it."""
+    record = held.record
+    if record is None or record.status != "ok":
+        return held.cell.masks
+    return record.masks if _reads_masks(record) else None
+
+
+def _of_one_version(records: dict[str, Record]) -> dict[str, Record]:
+    """The records without values of another version than the metric's most recent one has."""
+    newest: dict[str, tuple[str, int, str]] = {}
+    counts = Counter((key, value.version) for one in records.values() for key, value in one.metrics.items())
+    for record in records.values():
+        for key, value in record.metrics.items():
+            found = record.scored or record.finished, counts[key, value.version], value.version
+            newest[key] = max(newest.get(key, found), found)
+    return {
+        id_: record.model_copy(
+            update={"metrics": {key: _if(value, newest[key][2]) for key, value in record.metrics.items()}}
+        )
+        for id_, record in records.items()
+    }
+
+
+def _if(value: MetricValue, version: str) -> MetricValue:
+    """The value, null where it is of another version."""
+    if value.value is None or same_version(value.version, version) or same_version(version, value.version):
+        return value
+    return value.model_copy(update={"value": None, "reason": OUTDATED})
 
 
 def with_baseline(results: Path, plans: Sequence[Plan], baseline: str) -> list[Plan]:
@@ -201,35 +315,45 @@ def with_baseline(results: Path, plans: Sequence[Plan], baseline: str) -> list[P
     return [plan.model_copy(update={"baseline": baseline}) for plan in plans]
 
 
-def _pool(row: Row, plan: str, variant: Variant, results: Path) -> None:
-    row.plans.append(plan)
-    for metric, levels in variant.levels.items():
-        row.levels.setdefault(metric, []).append(levels)
-    for cell in variant.cells:
-        if cell.id in row.cells:
-            continue
-        row.cells[cell.id] = cell
-        try:
-            row.records[cell.id] = store.load_record(results / cell.path)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError):
-            row.unreadable.append(str(results / cell.path / store.RECORD))
-
-
 def _tell_apart(rows: list[Row]) -> None:
-    """Give rows of one label but different configurations different labels."""
-    counts = Counter(row.label for row in rows)
-    for row in rows:
-        if counts[row.label] > 1:
-            twins = [other for other in rows if other.variant.label == row.variant.label]
+    """Give rows of one label and other settings different labels."""
+    labels = [row.label for row in rows]
+    for row, label in zip(rows, labels, strict=True):
+        twins = [other for other, its in zip(rows, labels, strict=True) if its == label]
+        if len(twins) > 1:
             common = set.intersection(*(set(twin.variant.overrides) for twin in twins))
             own = [override for override in row.variant.overrides if override not in common]
-            row.label = f"{row.label} ({', '.join(own) or row.variant.config_id[:8]})"
+            row.label = f"{label} ({', '.join(own) or row.variant.config_id[:8]})"
     counts = Counter(row.label for row in rows)
     for row in rows:
         if counts[row.label] > 1:
             row.label = f"{row.label} [{row.variant.config_id[:8]}]"
+
+
+def _name_parts(rows: Sequence[Row]) -> None:
+    """Give rows of the same settings different labels: by code, weights, program and masks."""
+    known = [_made_by(row) for row in rows]
+    for row, own in zip(rows, known, strict=True):
+        words = [
+            value if name == "masks" else f"{name} {value}"
+            for name, value in own.items()
+            if value and len({other.get(name) for other in known}) > 1
+        ]
+        row.label = f"{row.label} ({', '.join(words) or row.variant.config_id[:8]})"
+
+
+def _made_by(row: Row) -> dict[str, str]:
+    """Versions, weights and program of a row's records, shortened, and what its motion is read within."""
+    identity = next((record.identity for record in row.records.values()), {})
+    method, backbone = identity.get("method", {}), identity.get("backbone", {})
+    found = {f"{part} version": identity.get(part, {}).get("version") for part in PARTS}
+    found |= {"weights": backbone.get("weights"), "program": method.get("program")}
+    made = {
+        name: value if "version" in name else short_id(value)[:6]
+        for name, value in found.items()
+        if value is not None
+    }
+    return made | {"masks": ", ".join(row.setting(SETTINGS["masks"]))}
 
 
 def plural(count: int, noun: str) -> str:

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,11 @@ from pydantic import ValidationError
 from datasets.errors import InputError
 from harness.command.config import WandbSettings
 from harness.records import store
-from harness.records.record import Plan, Record, Variant
+from harness.records.record import Plan
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
+    from reports.rows import Row
 
 
 def settings(wandb: Mapping[str, Any]) -> WandbSettings:
@@ -68,8 +68,8 @@ def publish(
 ) -> str | None:
     """``mirror`` from plain data: a results folder, plans (or their files) and the ``wandb`` group.
 
-    One run for each variant, so for each backbone and dataset too; variants of equal
-    ``config_id`` and label (a sweep over seeds) share theirs, and all runs share a group.
+    One run for each row of their tables, so for each backbone and dataset too; a sweep over
+    seeds is one, and all runs share a group.
     A run ends with exit code 1 when one of its cells failed or has no record. ``configs``
     are the plans' composed configurations. Nothing happens when ``mode`` is ``disabled``.
     """
@@ -180,17 +180,13 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cells(results: Path, variant: Variant) -> tuple[list[str], list[list[Any]], list[tuple[str, Record]]]:
-    """Columns and rows of a variant's cells, and the folder and record of each that has one."""
-    found: list[tuple[str, Record]] = []
-    for cell in variant.cells:
-        with contextlib.suppress(FileNotFoundError):
-            found.append((cell.path, store.load_record(results / cell.path)))
-    metrics = sorted({name for _, record in found for name in record.metrics})
+def _cells(row: Row) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the row's cells that have a record."""
+    metrics = sorted({name for record in row.records.values() for name in record.metrics})
     columns = ["clip", "prompt", "prompt_kind", "seed", "status", *metrics]
     columns += ["seconds", "forward_equivalents", "error", "id"]
     rows: list[list[Any]] = []
-    for _, record in found:
+    for record in row.records.values():
         values = [record.metrics[name].value if name in record.metrics else None for name in metrics]
         rows.append(
             [
@@ -206,52 +202,28 @@ def _cells(results: Path, variant: Variant) -> tuple[list[str], list[list[Any]],
                 record.id,
             ]
         )
-    return columns, rows, found
+    return columns, rows
 
 
-def _summary(line: Mapping[str, Any], variant: Variant, found: list[tuple[str, Record]]) -> dict[str, Any]:
+def _summary(line: Mapping[str, Any], row: Row) -> dict[str, Any]:
     """A table row's means and intervals, and how the cells ended."""
     summary = {name: _plain(value) for name, value in line.items() if isinstance(value, float)}
-    summary["cells"] = len(variant.cells)
-    for status in sorted({record.status for _, record in found}):
-        summary[f"cells_{status}"] = sum(record.status == status for _, record in found)
-    summary["cells_without_record"] = len(variant.cells) - len(found)
+    summary["cells"] = len(row.cells)
+    for status in sorted({record.status for record in row.records.values()}):
+        summary[f"cells_{status}"] = sum(record.status == status for record in row.records.values())
+    summary["cells_without_record"] = len(row.cells) - len(row.records)
     return summary
 
 
-def _videos(wandb: Any, results: Path, found: list[tuple[str, Record]], most: int) -> list[Any]:
+def _videos(wandb: Any, results: Path, row: Row, most: int) -> list[Any]:
     """Our own mp4 files, as they are: W&B's encoder is slow and breaks."""
     videos: list[Any] = []
-    for folder, record in found:
-        path = results / folder / store.VIDEO
+    for key, record in row.records.items():
+        path = results / row.cells[key].path / store.VIDEO
         if len(videos) < most and path.exists():
             caption = f"{record.clip} | {record.prompt} | seed {record.seed}"
             videos.append(wandb.Video(str(path), caption=caption, format="mp4"))
     return videos
-
-
-@dataclass
-class _Run:
-    """Variants of equal configuration and label, their cells in one, with what their plans say."""
-
-    variant: Variant
-    plans: list[dict[str, Any]] = field(default_factory=list)
-
-
-def _merged(plans: Sequence[Plan], configs: Sequence[Mapping[str, Any]]) -> list[_Run]:
-    """The runs that the plans make, in their order."""
-    runs: dict[tuple[str, str], _Run] = {}
-    for plan, config in zip(plans, configs, strict=True):
-        for variant in plan.variants:
-            run = runs.setdefault(
-                (variant.config_id, variant.label), _Run(variant.model_copy(update={"cells": []}))
-            )
-            known = {cell.path for cell in run.variant.cells}
-            run.variant.cells.extend(cell for cell in variant.cells if cell.path not in known)
-            run.plans.append(
-                {**config, "plan": plan.name, "command": plan.command, "overrides": variant.overrides}
-            )
-    return list(runs.values())
 
 
 def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -267,18 +239,22 @@ def _common(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _publish_run(
-    wandb: Any, results: Path, one: _Run, group: str, chosen: Mapping[str, Any], lines: Any
+    wandb: Any,
+    results: Path,
+    row: Row,
+    plans: Sequence[Mapping[str, Any]],
+    group: str,
+    chosen: Mapping[str, Any],
+    lines: Any,
 ) -> None:
-    variant = one.variant
-    columns, rows, found = _cells(results, variant)
-    failed = len(found) < len(variant.cells) or any(record.status != "ok" for _, record in found)
-    mine = lines[lines["config_id"] == variant.config_id]
-    if len(mine) > 1:
-        mine = mine[mine["variant"] == variant.label]
-    line: dict[str, Any] = mine.iloc[0].to_dict() if len(mine) else {}
-    config = {**_common(one.plans), "label": variant.label, "config_id": variant.config_id}
-    if found:
-        first = found[0][1]
+    """One row of a table as a run; ``plans`` are the configurations of the plans that hold it."""
+    variant = row.variant
+    failed = len(row.records) < len(row.cells) or any(one.status != "ok" for one in row.records.values())
+    mine = lines[["variant", "dataset", "backbone"]] == [row.label, variant.dataset, variant.backbone]
+    line: dict[str, Any] = lines[mine.all(axis=1)].iloc[0].to_dict()
+    config = {**_common(plans), "label": variant.label, "config_id": variant.config_id}
+    first = next(iter(row.records.values()), None)
+    if first is not None:
         # The variant's own, where an experiment's variants override the command's.
         sources = {"method": first.method, "backbone": first.backbone, "dataset": first.dataset}
         config |= {name: source.config for name, source in sources.items()}
@@ -287,7 +263,7 @@ def _publish_run(
         project=chosen["project"],
         entity=chosen["entity"],
         group=chosen["group"] or group,
-        name=f"{line.get('variant', variant.label)} {variant.dataset} {variant.backbone}",
+        name=f"{row.label} {variant.dataset} {variant.backbone}",
         job_type=variant.method,
         mode=chosen["mode"],
         dir=chosen["dir"],
@@ -295,13 +271,14 @@ def _publish_run(
         config=config,
     )
     try:
+        columns, rows = _cells(row)
         logged: dict[str, Any] = {"cells": wandb.Table(columns=columns, data=rows)}
         texts = lines.astype(object).where(lines.notna(), None)
         logged["table"] = wandb.Table(columns=list(texts.columns), data=texts.to_numpy().tolist())
-        if videos := _videos(wandb, results, found, chosen["videos"]):
+        if videos := _videos(wandb, results, row, chosen["videos"]):
             logged["videos"] = videos
         run.log(logged)
-        run.summary.update(_summary(line, variant, found))
+        run.summary.update(_summary(line, row))
     finally:
         run.finish(exit_code=1 if failed else 0)
 
@@ -315,12 +292,23 @@ def main(job_file: Path) -> None:
     import pandas as pd
     import wandb
 
+    from reports.rows import groups
     from reports.tables import tables
 
     lines = pd.concat([table.flat() for table in tables(results, plans, everything=True)], ignore_index=True)
     group = plans[0].name if len(plans) == 1 else f"{plans[0].name}+{len(plans) - 1}"
-    for run in _merged(plans, job["configs"]):
-        _publish_run(wandb, results, run, group, job["wandb"], lines)
+    configs = {id(plan): config for plan, config in zip(plans, job["configs"], strict=True)}
+    for row in (row for of_group in groups(results, plans) for row in of_group.rows):
+        said = [
+            {
+                **configs[id(plan)],
+                "plan": plan.name,
+                "command": plan.command,
+                "overrides": variant.overrides,
+            }
+            for plan, variant in row.parts
+        ]
+        _publish_run(wandb, results, row, said, group, job["wandb"], lines)
         with job_file.with_name("published").open("a") as file:
             file.write(".")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.cells.job import Job
@@ -35,11 +35,24 @@ def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
         )
         for cell, finished in zip(cells, done, strict=True):
             print(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
+    for line in dict.fromkeys(line for _, cells in parts for line in _masks(plan, cells)):
+        print(line)
     for out in plan.variants_out:
         print(f"variant left out: {out.label}: {out.reason}")
     for line in left_out_lines(plan.left_out):
         print(f"left out: {line}")
     print(f"plan: {store.plan_path(parts[0][0].results, plan.name)}")
+
+
+def _masks(plan: Plan, cells: Sequence[Cell]) -> Iterator[str]:
+    """Where motion is read, by clip: within the objects' masks or over the whole frame."""
+    ids = {cell.id for cell in cells}
+    clips: dict[str, dict[str, None]] = {}
+    for planned in (cell for variant in plan.variants for cell in variant.cells if cell.id in ids):
+        clips.setdefault(planned.masks or "whole frame", {})[planned.clip] = None
+    for region, names in clips.items():
+        few = ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        yield f"motion is read in: {region} ({few if len(clips) > 1 else 'all clips'})"
 
 
 def _done(job: Job, cell: Cell) -> bool:

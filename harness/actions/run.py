@@ -23,9 +23,9 @@ class Run(Action):
     needs = Needs(device=True, metrics=True)
 
     def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
-        for plan, parts in plans_of(prepared):
+        for plan, _ in plans_of(prepared):
             say_left_out(plan)
-            store.save_plan(parts[0][0].results, plan)
+        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)])
         ended, code = (start or self.work)(prepared)
         if ended:
             from reports.outcome import show

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from datasets.errors import InputError
 from harness.cells import environment, measure
+from harness.cells.beside import brought_beside
 from harness.cost.meta import with_checkpoint
 from harness.cost.model import cell_flops
 from harness.records import store
@@ -126,6 +127,7 @@ def from_backbone(
     record.memory, record.energy, record.calls = measured.memory, measured.energy, measured.calls
     record.notes.extend(measured.notes)
     config = job.backbone
+    record.generated, record.sampler = record.reference, config.sampler or None
     if backbone.recomputed and config.checkpoint == "auto":
         config = with_checkpoint(config, True)
         record.notes.append(RECOMPUTED)
@@ -136,7 +138,7 @@ def from_backbone(
 
 
 def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: Record) -> NDArray[np.uint8]:
-    """A video made without the backbone, brought to the reference's size and length.
+    """A video made without the backbone, brought beside its reference.
 
     Its time is that of the whole program, or what a finished video is said to have taken.
     """
@@ -170,24 +172,7 @@ def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: R
         )
         if different:
             record.notes.append(f"{different} of {repeats - 1} repeats gave other frames than the first run")
-    return _fitted(frames, clip, record)
-
-
-def _fitted(frames: NDArray[np.uint8], clip: Clip, record: Record) -> NDArray[np.uint8]:
-    """Frames brought to the reference's size and cut to its length; both are noted."""
-    from datasets import video
-
-    count, height, width = frames.shape[:3]
-    length, target_height, target_width = clip.frames.shape[:3]
-    if (height, width) != (target_height, target_width):
-        frames = video.resize_crop(frames, target_height, target_width)
-        record.notes.append(f"resized and cropped from {width}x{height} to {target_width}x{target_height}")
-    if count != length:
-        frames = frames[: min(count, length)]
-        record.notes.append(
-            f"{count} frames against the reference's {length}: the first {len(frames)} compared"
-        )
-    return frames
+    return brought_beside(frames, method.times(request), clip, record)
 
 
 def free_memory(device: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets.interface import Dataset
@@ -50,6 +50,7 @@ class Job:
     plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
     line's, in its order, and then those of the experiment's variant that the job is (``variant``).
     ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
+    ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
     """
 
     method: Method
@@ -78,6 +79,7 @@ class Job:
     needs: Needs = field(default_factory=Needs)
     amortise: bool = False
     full_steps: int | None = None
+    mask: Literal["auto", "none"] = "auto"
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ from datasets.interface import ClipInfo, Dataset, LeftOut, Prompt
 from harness.cells.job import ExperimentVariant, Job
 from harness.records import record as records
 from harness.records import store
-from harness.records.identity import digest, of_plugin, short_id
+from harness.records.identity import digest, of_plugin, of_settings, short_id
 from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
 
@@ -78,6 +78,8 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         backbone=job.backbone.name,
         dataset=job.dataset.name,
         config_id=short_id(common),
+        settings=short_id(of_settings(common)),
+        dataset_id=short_id(of_settings(common)["dataset"]),
         overrides=job.overrides,
         cells=[
             records.PlannedCell(
@@ -87,6 +89,8 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
                 prompt=cell.prompt.text,
                 prompt_kind=cell.prompt.kind,
                 seed=cell.seed,
+                content=cell.clip.content,
+                masks="masked" if cell.clip.masks and job.mask == "auto" else "whole frame",
             )
             for cell in cells
         ],
@@ -95,7 +99,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         schema=records.SCHEMA,
         name=_name(job, config, what),
         command=["python", "-m", "harness", *(job.variant.command if job.variant else job.overrides)],
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
     )

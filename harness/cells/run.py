@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from datasets.errors import InputError
 from datasets.plugin import Plugin
 from harness.cells import environment, locks, measure, score
+from harness.cells.beside import reference_of
 from harness.cells.generate import Loaded, Session, free_memory, from_backbone, from_pixels
 from harness.cells.job import Node
 from harness.cells.progress import Progress
 from harness.cells.score import Outcome
 from harness.records import store
-from harness.records.record import SCHEMA, Failure, Plan, Record, Source, Status
+from harness.records.record import SCHEMA, Compared, Failure, Plan, Record, Source, Status
 from methods.interface import LatentMethod, VideoMethod
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _reuse(session: Session, cell: Cell, outcome: Outcome) -> Record | None:
     # A kill while writing leaves temporary files, one just after the record leaves the marker.
     for leftover in [*folder.glob(".*"), folder / store.ATTEMPTS]:
         leftover.unlink(missing_ok=True)
-    names = score.stale(job, record)
+    names = score.stale(job, cell, record)
     if not names:
         score.save_if_settled(job, cell, record)
         outcome.reused += 1
@@ -196,15 +197,16 @@ def _compute(session: Session, cell: Cell) -> Record:
 
 def _generate_and_score(session: Session, cell: Cell, clip: Clip, record: Record) -> None:
     job, folder = session.job, session.job.results / cell.path
+    record.reference = reference_of(clip)
     try:
         match job.method:
             case LatentMethod() as method:
                 frames, trace = from_backbone(session, method, cell, clip, record)
             case VideoMethod() as method:
                 frames, trace = from_pixels(job, method, cell, clip, record), []
-        _save_videos(job, folder, clip, frames, trace)
+        _save_videos(job, folder, clip, frames, record.compared, trace)
         record.frames_sha256 = score.frames_sha256(frames)
-        record.metrics = score.score_cell(job, cell, clip, frames)
+        score.score_record(job, cell, clip, frames, record)
         score.settle_required(job, record)
     except InputError as error:
         if job.method.uses_backbone and session.loaded.backbone is None:
@@ -217,16 +219,26 @@ def _generate_and_score(session: Session, cell: Cell, clip: Clip, record: Record
 
 
 def _save_videos(
-    job: Job, folder: Path, clip: Clip, frames: NDArray[np.uint8], trace: list[measure.TraceRow]
+    job: Job,
+    folder: Path,
+    clip: Clip,
+    frames: NDArray[np.uint8],
+    compared: Compared | None,
+    trace: list[measure.TraceRow],
 ) -> None:
     from datasets import video
 
-    fps = clip.info.fps
-    video.write_h264(folder / store.REFERENCE, clip.frames, fps)
+    beside, fps = clip.at(range(len(frames))), clip.info.fps
+    if compared is not None and compared.reference is not None:
+        beside = clip.at(compared.reference)
+        if beside.times is not None and len(beside.times) > 1:
+            # The two videos shall play in step.
+            fps = (len(frames) - 1) / float(beside.times[-1] - beside.times[0])
+    video.write_h264(folder / store.REFERENCE, clip.frames, clip.info.fps)
     video.write_h264(folder / store.VIDEO, frames, fps)
     if job.keep_frames:
         video.write_ffv1(folder / store.FRAMES, frames, fps)
-    video.sheet(clip.frames[: len(frames)], frames, folder / store.SHEET)
+    video.sheet(beside.frames, frames, folder / store.SHEET)
     store.write_json(folder / store.TRACE, trace)
 
 

@@ -9,6 +9,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,18 @@ from numpy.typing import NDArray
 
 from harness.cells.locks import in_turn
 from harness.records import store
-from harness.records.identity import configuration
-from harness.records.record import Failure, MetricValue, Plan, Record
+from harness.records.identity import WEIGHTS, configuration, same_version
+from harness.records.record import Compared, Failure, MetricValue, Plan, Record
 from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
 
 if TYPE_CHECKING:
-    from datasets.interface import Clip
+    from datasets.interface import Clip, ClipInfo
     from harness.cells.job import Job
     from harness.cells.plan import Cell
 
 Note = Callable[[str], None]
 UNTRAINED = "weights=random: the backbone is untrained"
 REQUIRED = "MetricUnavailable"
-WEIGHTS = " weights "
 
 
 @dataclass
@@ -83,9 +83,13 @@ def metric_version(metric: Metric, tracker: Tracker) -> str:
     return f"{version}; {tracker_version(tracker)}" if metric.uses_tracks else version
 
 
-def same_version(recorded: str, version: str) -> bool:
-    """Whether a recorded value is of this version; weights that are not at hand cannot have changed."""
-    return version in (recorded, recorded.partition(WEIGHTS)[0])
+def masks_of(job: Job, clip: ClipInfo) -> str:
+    """Digest of the masks that the clip's motion is read within; empty for the whole frame."""
+    return clip.masks if job.mask == "auto" else ""
+
+
+def _reads_masks(metric: Metric) -> bool:
+    return metric.uses_tracks or metric.uses_masks
 
 
 def frames_sha256(frames: NDArray[np.uint8]) -> str:
@@ -94,14 +98,19 @@ def frames_sha256(frames: NDArray[np.uint8]) -> str:
     return video.frames_sha256(frames)
 
 
-def kept_tracks(path: Path, tracker: Tracker, frames_hash: str) -> tuple[Tracks, Tracks] | None:
+def kept_tracks(
+    path: Path, tracker: Tracker, frames_hash: str, masks: str = ""
+) -> tuple[Tracks, Tracks] | None:
     """Tracks of generated and reference video from ``tracks.npz``.
 
-    None unless they were made by this tracker, with these options, from these frames.
+    None unless they were made by this tracker, with these options, from these frames within these masks.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file["tracker"]) != tracker_version(tracker) or str(file["frames_sha256"]) != frames_hash:
+                return None
+            # Until masks had a digest, a clip with masks had another id.
+            if (str(file["masks"]) if "masks" in file else "") != masks:
                 return None
             return (
                 Tracks(file["generated_points"], file["generated_visible"], file["generated_start"]),
@@ -111,7 +120,7 @@ def kept_tracks(path: Path, tracker: Tracker, frames_hash: str) -> tuple[Tracks,
         return None
 
 
-def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str) -> None:
+def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str, masks: str = "") -> None:
     """Write ``tracks.npz`` whole: points (T, N, 2) float32 and visibility (T, N) bool of both videos."""
     data = io.BytesIO()
     np.savez_compressed(
@@ -124,30 +133,39 @@ def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str) 
         reference_start=sample.reference_tracks.start,
         tracker=np.array(tracker_version(tracker)),
         frames_sha256=np.array(frames_hash),
+        masks=np.array(masks),
     )
     store.write_whole(path, data.getvalue())
 
 
-def sample_of(job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8]) -> Sample:
-    """A generated video beside its reference, both cut to the shorter; with kept tracks where they fit."""
+def sample_of(
+    job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8], compared: Compared | None = None
+) -> Sample:
+    """A generated video beside the reference's frames it is compared with; with kept tracks where they fit.
+
+    Without ``compared`` (older records) both are cut to the shorter.
+    """
     length = min(len(generated), len(clip.frames))
+    places = compared.reference if compared is not None and compared.reference is not None else range(length)
+    beside = clip.at(places)
     sample = Sample(
         clip=cell.clip.name,
         generated=generated[:length],
-        reference=clip.frames[:length],
+        reference=beside.frames,
         prompt=cell.prompt.text,
         tracker=job.tracker,
         caption=clip.info.caption,
-        mask=clip.mask,
-        truth=clip.truth,
+        masks=beside.masks if job.mask == "auto" else None,
+        truth=beside.truth,
     )
-    tracks = kept_tracks(job.results / cell.path / store.TRACKS, job.tracker, frames_sha256(generated))
+    path, masks = job.results / cell.path / store.TRACKS, masks_of(job, clip.info)
+    tracks = kept_tracks(path, job.tracker, frames_sha256(generated), masks)
     if tracks is not None:
         sample.tracks.update(generated=tracks[0], reference=tracks[1])
     return sample
 
 
-def _value(metric: Metric, version: str, score: Score) -> MetricValue:
+def _value(metric: Metric, version: str, score: Score, masks: str) -> MetricValue:
     value, reason = score.value, score.reason
     if value is not None and not math.isfinite(value):
         value, reason = None, reason or f"the metric gave {score.value}"
@@ -161,6 +179,7 @@ def _value(metric: Metric, version: str, score: Score) -> MetricValue:
         per_frame=None if score.per_frame is None else list(score.per_frame),
         details=dict(score.details),
         applies=score.applies,
+        masks=masks if _reads_masks(metric) else None,
     )
 
 
@@ -189,25 +208,41 @@ def score_cell(
     clip: Clip,
     generated: NDArray[np.uint8],
     names: Sequence[str] | None = None,
+    compared: Compared | None = None,
 ) -> dict[str, MetricValue]:
     """Values of the job's metrics (or of those named), in the job's order.
 
-    ``generated``: (T, H, W, 3) uint8 RGB. Tracks are kept in the cell's
-    ``tracks.npz``. A metric that is unavailable or raises gives None with the
+    ``generated``: (T, H, W, 3) uint8 RGB, ``compared`` with the reference as ``sample_of`` has it. Tracks are
+    kept in the cell's ``tracks.npz``. A metric that is unavailable or raises gives None with the
     reason; so does every quality metric of an untrained backbone.
     """
-    sample = sample_of(job, cell, clip, generated)
+    sample = sample_of(job, cell, clip, generated, compared)
+    masks = masks_of(job, clip.info)
     had_tracks = bool(sample.tracks)
     values: dict[str, MetricValue] = {}
     for name, metric in job.metrics.items():
         if names is not None and name not in names:
             continue
         score = Score(None, reason=UNTRAINED) if _means_nothing(job, metric) else _score(metric, sample)
-        values[name] = _value(metric, metric_version(metric, job.tracker), score)
+        values[name] = _value(metric, metric_version(metric, job.tracker), score, masks)
     if not had_tracks and len(sample.tracks) == 2:
         path = job.results / cell.path / store.TRACKS
-        keep_tracks(path, sample, job.tracker, frames_sha256(generated))
+        keep_tracks(path, sample, job.tracker, frames_sha256(generated), masks)
     return values
+
+
+def score_record(
+    job: Job,
+    cell: Cell,
+    clip: Clip,
+    generated: NDArray[np.uint8],
+    record: Record,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Put what ``score_cell`` gives into the record: when it was, and what motion was read within."""
+    record.metrics.update(score_cell(job, cell, clip, generated, names, record.compared))
+    record.masks = "masked" if clip.masks is not None and job.mask == "auto" else "whole frame"
+    record.scored = datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def settle_required(job: Job, record: Record) -> None:
@@ -244,17 +279,20 @@ def lacks_metric_only(record: Record) -> bool:
     return record.status == "failed" and record.error is not None and record.error.kind == REQUIRED
 
 
-def stale(job: Job, record: Record) -> list[str]:
-    """The job's metrics that a record lacks, has in another version, or has null though required.
+def stale(job: Job, cell: Cell, record: Record) -> list[str]:
+    """The job's metrics that a record lacks, has in another version or within other masks, or has null though
+    required.
 
     Other null values wait for ``action=score``: a second run shall compute nothing.
     """
     versions = {name: metric_version(metric, job.tracker) for name, metric in job.metrics.items()}
+    masks = masks_of(job, cell.clip)
     return [
         name
         for name, version in versions.items()
         if name not in record.metrics
         or not same_version(record.metrics[name].version, version)
+        or (_reads_masks(job.metrics[name]) and (record.metrics[name].masks or "") != masks)
         or (name in job.required and record.metrics[name].value is None)
     ]
 
@@ -278,7 +316,7 @@ def refresh(job: Job, cell: Cell, clip: Clip, record: Record, names: Sequence[st
     frames = kept_frames(job, cell, record)
     if frames is None:
         return False
-    record.metrics.update(score_cell(job, cell, clip, frames, names))
+    score_record(job, cell, clip, frames, record, names)
     settle_required(job, record)
     store.save_record(job.results / cell.path, record)
     return True
@@ -307,7 +345,7 @@ def rescore(
             say(f"{cell.path}: has not run, so there is nothing to score (action=run runs it)")
             continue
         outcome.records.append(record)
-        names = list(job.metrics) if everything else _to_rescore(job, record)
+        names = list(job.metrics) if everything else _to_rescore(job, cell, record)
         if record.frames_sha256 is None or not names:
             save_if_settled(job, cell, record)
             outcome.reused += 1
@@ -327,12 +365,12 @@ def rescore(
     return outcome
 
 
-def _to_rescore(job: Job, record: Record) -> list[str]:
+def _to_rescore(job: Job, cell: Cell, record: Record) -> list[str]:
     null = {name for name, value in record.metrics.items() if value.value is None}
     null -= {
         name for name in null if record.metrics[name].reason == UNTRAINED or not record.metrics[name].applies
     }
-    old = stale(job, record)
+    old = stale(job, cell, record)
     return [name for name in job.metrics if name in null or name in old]
 
 
@@ -366,7 +404,10 @@ def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[st
         if not usable:
             continue
         version = metric_version(metric, job.tracker)
-        of_cells = [[cell.id, record.frames_sha256, cell.clip.caption] for cell, record in usable]
+        of_cells = [
+            [cell.id, record.frames_sha256, cell.clip.caption, *filter(None, [record.metrics[name].masks])]
+            for cell, record in usable
+        ]
         key = json.dumps([name, version, of_cells])
         path = job.results / store.LEVELS / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         known = _kept_levels(path)
@@ -403,7 +444,7 @@ def _samples(job: Job, scored: Sequence[tuple[Cell, Record]]) -> Iterator[Sample
     for cell, record in scored:
         frames = kept_frames(job, cell, record)
         if frames is not None:
-            yield sample_of(job, cell, load(cell.clip.name), frames)
+            yield sample_of(job, cell, load(cell.clip.name), frames, record.compared)
 
 
 def _kept_levels(path: Path) -> dict[str, float] | None:

@@ -43,6 +43,10 @@ class _Measure(_Keys):
     full_steps: Annotated[int, Field(ge=1)] | None = None
 
 
+class _Motion(_Keys):
+    mask: Literal["auto", "none"] = "auto"
+
+
 class _Execute(_Keys):
     on_error: Literal["continue", "stop"]
 
@@ -79,6 +83,7 @@ class _Root(_Keys):
     keep_frames: bool
     trust: list[str]
     measure: _Measure
+    motion: _Motion = _Motion()
 
 
 def _validated(resolved: Node) -> _Root:
@@ -164,6 +169,7 @@ def make_job(
         needs=action.needs,
         amortise=root.measure.amortise,
         full_steps=root.measure.full_steps,
+        mask=root.motion.mask,
     )
     return job, action
 

@@ -16,6 +16,10 @@ from datasets.plugin import Plugin
 OF_ONE_CELL = ("clip", "prompt", "seed", "video")
 """Keys of an identity that differ between the cells of one variant."""
 
+PARTS = ("method", "backbone", "dataset")
+WEIGHTS = " weights "
+"""What stands before the identity of weights in a metric's version."""
+
 
 def digest(value: Any) -> str:
     """sha256 hex digest of the canonical JSON of plain data."""
@@ -31,6 +35,20 @@ def short_id(value: Any) -> str:
 def of_variant(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What the cells of one variant have in common."""
     return {key: value for key, value in identity.items() if key not in OF_ONE_CELL}
+
+
+def of_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for: ``of_variant`` without versions, weights and program, which may change under it."""
+    common = of_variant(identity)
+    parts = {name: common[name] for name in PARTS if name in common}
+    return common | {
+        name: {key: part[key] for key in ("kind", "config") if key in part} for name, part in parts.items()
+    }
+
+
+def same_version(recorded: str, version: str) -> bool:
+    """Whether a recorded value is of this version; weights that are not at hand cannot have changed."""
+    return version in (recorded, recorded.partition(WEIGHTS)[0])
 
 
 def configuration(plugin: Plugin, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,4 +79,14 @@ def of_plugin(plugin: Plugin, node: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": plugin.plugin_kind, "version": plugin.version, "config": configuration(plugin, node)}
 
 
-__all__ = ["configuration", "digest", "of_plugin", "of_variant", "short_id"]
+__all__ = [
+    "PARTS",
+    "WEIGHTS",
+    "configuration",
+    "digest",
+    "of_plugin",
+    "of_settings",
+    "of_variant",
+    "same_version",
+    "short_id",
+]

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from harness.records.identity import of_variant, short_id
+from harness.records.identity import PARTS, of_variant, short_id
 from harness.records.record import SCHEMA
 
 Data = dict[str, Any]
 NOT_OURS = "it is no record or plan of ours"
-PARTS = ("method", "backbone", "dataset")
 
 KINDS = {
     "methods.plain.Plain": "none",
@@ -114,7 +113,10 @@ def plan(data: Any, read: Callable[[str], Data | None]) -> Data:
 
     Ids of cells that have not run stay as they were. Raises Unreadable.
     """
-    if schema_of(data) > 1:
+    schema = schema_of(data)
+    # Until plans said when they ran, they were written by runs as a rule.
+    data = {"ran": data.get("created", ""), **data}
+    if schema > 1:
         return dict(data)
     variants = []
     for variant in data.get("variants", []):

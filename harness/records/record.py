@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA = 2
 """Of records and plans; ``harness/records/migrate.py`` reads older ones."""
 
+Masks = Literal["masked", "whole frame"]
 Status = Literal["ok", "failed", "oom", "timeout", "killed", "cancelled", "invalid"]
 
 
@@ -26,7 +27,8 @@ class MetricValue(Strict):
     """One metric of one cell; ``value`` is None only with a ``reason``.
 
     ``label`` to ``truth`` are those of ``metrics.interface.Column``. ``applies`` is False where
-    the metric has no meaning for the clip.
+    the metric has no meaning for the clip. ``masks``: digest of the masks it was scored within, empty for
+    the whole frame, None where masks do not matter (and in older records).
     """
 
     value: float | None
@@ -43,6 +45,7 @@ class MetricValue(Strict):
     per_frame: list[float] | None = None
     details: dict[str, float | int | str] = Field(default_factory=dict)
     applies: bool = True
+    masks: str | None = None
 
 
 RECOMPUTED = "blocks were recomputed in the backward pass: memory was short"
@@ -118,11 +121,39 @@ class Source(Strict):
     config: dict[str, Any]
 
 
+class Footage(Strict):
+    """A video as it came: frames, frames a second (None where nothing says), size in pixels."""
+
+    frames: int
+    fps: float | None
+    width: int
+    height: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Its duration."""
+        return None if self.fps is None else self.frames / self.fps
+
+
+class Compared(Strict):
+    """How a video and its reference were brought together: ``frames`` of each.
+
+    ``by`` ``time``: frames nearest in time, where the two have other rates; ``reference`` are the places of
+    the reference's. ``by`` ``frame``: as many of each from the first on.
+    """
+
+    frames: int
+    by: Literal["frame", "time"] = "frame"
+    reference: list[int] | None = None
+
+
 class Record(Strict):
     """One cell, as it ended.
 
-    ``former_id``: what an older schema called it, as its folder still does. ``notes`` are lines a reader
-    should know (resized, cut, repeats that differ).
+    ``former_id``: what an older schema called it, as its folder still does. ``reference`` and ``generated``:
+    the videos as they came. ``masks``: what motion was read within, ``masked`` or ``whole frame``.
+    ``sampler``: the backbone's. ``scored``: when it was scored last. Older records lack all these.
+    ``notes`` are lines a reader should know (resized, cut, repeats that differ).
     """
 
     schema_: int = Field(SCHEMA, alias="schema")
@@ -145,18 +176,27 @@ class Record(Strict):
     environment: dict[str, Any] = Field(default_factory=dict)
     identity: dict[str, Any] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
+    reference: Footage | None = None
+    generated: Footage | None = None
+    compared: Compared | None = None
+    masks: Masks | None = None
+    sampler: str | None = None
     frames_sha256: str | None = None
     error: Failure | None = None
     notes: list[str] = Field(default_factory=list)
     attempts: int = 1
     started: str = ""
     finished: str = ""
+    scored: str = ""
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants", populate_by_name=True)
 
 
 class PlannedCell(Strict):
-    """A cell of a plan. ``path`` is its folder, relative to the results folder."""
+    """A cell of a plan. ``path`` is its folder, relative to the results folder.
+
+    ``content``: the clip's, as its id has it; ``masks``: what motion is read within. Older plans lack both.
+    """
 
     id: str
     path: str
@@ -164,12 +204,16 @@ class PlannedCell(Strict):
     prompt: str
     prompt_kind: str = "target"
     seed: int
+    content: str | None = None
+    masks: Masks | None = None
 
 
 class Variant(Strict):
     """A row of a table: one configuration over all clips, prompts and seeds.
 
-    ``levels`` maps a metric to its ``chance``, ``true`` and ``pairs``.
+    ``config_id`` hashes what its cells share; ``settings`` (empty in older plans) the same without versions,
+    weights and program; ``dataset_id`` (likewise) what was asked of the dataset. ``levels`` maps a metric to
+    its ``chance``, ``true`` and ``pairs``.
     """
 
     label: str
@@ -177,6 +221,8 @@ class Variant(Strict):
     backbone: str
     dataset: str
     config_id: str
+    settings: str = ""
+    dataset_id: str = ""
     overrides: list[str] = Field(default_factory=list)
     cells: list[PlannedCell] = Field(default_factory=list)
     levels: dict[str, dict[str, float]] = Field(default_factory=dict)
@@ -197,12 +243,16 @@ class VariantOut(Strict):
 
 
 class Plan(Strict):
-    """Ordered variants and what was left out. ``baseline`` is a variant's label."""
+    """Ordered variants and what was left out. ``baseline`` is a variant's label.
+
+    ``ran``: when its command was last run or scored, empty where it was only planned.
+    """
 
     schema_: int = Field(SCHEMA, alias="schema")
     name: str
     command: list[str] = Field(default_factory=list)
     created: str = ""
+    ran: str = ""
     baseline: str | None = None
     variants: list[Variant] = Field(default_factory=list)
     left_out: list[PlannedOut] = Field(default_factory=list)

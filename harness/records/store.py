@@ -11,12 +11,15 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness.records import migrate
+from harness.records.identity import short_id
 from harness.records.migrate import Unreadable
 from harness.records.record import Plan, Record
 
@@ -141,7 +144,8 @@ def load_plan(path: Path) -> Plan:
 def save_plan(results: Path, plan: Plan) -> Path:
     """Write a plan; variants whose cells have not changed keep the levels measured before.
 
-    A plan of that name that this version cannot read is set aside.
+    A plan of that name that this version cannot read is set aside. One that holds other cells stays beside it
+    under a name of its own, so that a later command hides none of them.
     """
     path = plan_path(results, plan.name)
     try:
@@ -156,10 +160,27 @@ def save_plan(results: Path, plan: Plan) -> Path:
             old = known.get((variant.config_id, tuple(cell.id for cell in variant.cells)))
             if old is not None and not variant.levels:
                 variant.levels = old.levels
-        if [v.cells for v in before.variants] == [v.cells for v in plan.variants]:
-            plan.created = before.created
+        ids, known_ids = ([c.id for v in one.variants for c in v.cells] for one in (plan, before))
+        if known_ids == ids:
+            plan.created, plan.ran = before.created, max(plan.ran, before.ran)
+        elif set(known_ids) - set(ids):
+            before.name = f"{plan.name}.{short_id(known_ids)[:6]}"
+            _write_plan(results, before)
+    return _write_plan(results, plan)
+
+
+def _write_plan(results: Path, plan: Plan) -> Path:
+    path = plan_path(results, plan.name)
     write_whole(path, plan.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
     return path
+
+
+def begin_plans(plans: Sequence[tuple[Path, Plan]]) -> None:
+    """Write a command's plans into their results folders: their cells run or are scored now."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    for results, plan in plans:
+        plan.ran = now
+        save_plan(results, plan)
 
 
 # --- folders of cells --------------------------------------------------------------------------

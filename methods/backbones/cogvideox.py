@@ -56,6 +56,7 @@ class CogVideoXBackbone(DiffusersConfig, kind="cogvideox"):
 
     architecture: CogVideoXArchitecture | None = None
     version: ClassVar[str] = "1"
+    sampler: ClassVar[str] = "DDIM"
     parts: ClassVar[tuple[str, ...]] = ("scheduler", *COMPONENTS)
 
     @property

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from datasets.errors import InputError
 from datasets.plugin import Plugin
@@ -251,8 +251,10 @@ class BackboneConfig(Plugin):
 
     ``own_world_only``: it knows the embedded world alone, nothing of real footage. ``dtype``: the precision
     of the transformer. ``checkpoint``: whether blocks are recomputed in a backward pass. ``max_tokens``:
-    the length of a prompt's embedding.
+    the length of a prompt's embedding. ``sampler``: what takes a denoising step, as tables name it.
     """
+
+    sampler: ClassVar[str] = ""
 
     height: int
     width: int

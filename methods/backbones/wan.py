@@ -43,6 +43,7 @@ class WanBackbone(DiffusersConfig, kind="wan"):
     compile: bool | Literal["auto"] = False
 
     version: ClassVar[str] = "1"
+    sampler: ClassVar[str] = "flow-matching Euler"
 
     def geometry(self) -> Geometry:
         sizes = self.sizes()

@@ -11,14 +11,16 @@ import numpy as np
 from reports.columns import PEAKS
 from reports.plots.style import INK, look, panels, short, with_legend
 from reports.rows import Group, Row
-from reports.statistics import cluster_means
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from harness.records.record import Memory, Record
+    from harness.records.record import Memory, Record, Timing
 
-TIME_CAPTION = "Where the time goes: seconds of each stage of a video, mean over clips."
+TIME_CAPTION = (
+    "Where the time goes: seconds of each stage of the video in the middle, together the table's time"
+    " (median over clips)."
+)
 MEMORY_CAPTION = (
     "Peak memory of each stage, the highest of all videos, weights included; the axis does not start at 0."
 )
@@ -33,23 +35,43 @@ def _in_order(stages: set[str]) -> list[str]:
 
 
 def stage_seconds(row: Row) -> dict[str, float]:
-    """Mean seconds of each stage of a clip's first video over clips (prompts and seeds averaged within).
+    """Seconds of each stage of a clip's first video; they add up to the table's time (``columns.TIME``).
 
-    ``REST`` is what no stage holds; empty when nothing was timed.
+    They are those of the clip in the middle by its time (the mean of the two there, for an even number), and
+    likewise within a clip: medians of stages would not add up. ``REST`` is what no stage holds; empty when
+    nothing was timed.
     """
-    timed = [record for record in row.finished if record.timing.total is not None]
-    if not timed:
+    clips: dict[str, list[Counter[str]]] = {}
+    for record in row.finished:
+        if record.timing.first_video is not None:
+            clips.setdefault(record.clip, []).append(_spent(record.timing))
+    if not clips:
         return {}
-    clips = [record.clip for record in timed]
-    spent = [Counter(record.timing.stages) + Counter(record.timing.amortised) for record in timed]
-    names = _in_order({name for stages in spent for name in stages})
-    found = {name: _mean([stages[name] for stages in spent], clips) for name in names}
-    rest = _mean([record.timing.first_video or 0.0 for record in timed], clips) - sum(found.values())
-    return found | ({REST: rest} if rest > 0 else {})
+    found = _middle([_middle(videos) for videos in clips.values()])
+    names = [*_in_order(set(found)), REST]
+    return {name: found[name] for name in names if name != REST or found[name] > 0}
+
+
+def _spent(timing: Timing) -> Counter[str]:
+    """Seconds by stage, what the clip's videos share with it, and the rest."""
+    total = timing.first_video or 0.0
+    spent = Counter(timing.stages) + Counter(timing.amortised)
+    stages = sum(spent.values())
+    # Each stage is a median over repeats: together they may be longer than the median total.
+    scale = min(1.0, total / stages) if stages else 1.0
+    rest = total - stages * scale
+    return Counter({name: seconds * scale for name, seconds in spent.items()} | {REST: rest})
+
+
+def _middle(videos: Sequence[Counter[str]]) -> Counter[str]:
+    """The one of median time, or the mean of the two beside it."""
+    ordered = sorted(videos, key=lambda spent: sum(spent.values()))
+    two = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return Counter({name: (two[0][name] + two[1][name]) / 2 for name in two[0].keys() | two[1].keys()})
 
 
 def time_by_stage(group: Group) -> Figure | str:
-    """Stacked bars, one a row: mean seconds of each stage."""
+    """Stacked bars, one a row: seconds of each stage, the table's time together."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -113,10 +135,6 @@ def memory_over_stages(group: Group) -> Figure | str:
         axis.set_ylabel(headings[kind])
         axis.ticklabel_format(axis="y", useOffset=False)
     return with_legend(figure, *axes)
-
-
-def _mean(values: Sequence[float], clips: Sequence[str]) -> float:
-    return float(np.mean(list(cluster_means(values, clips).values())))
 
 
 def _peaks(records: Sequence[Record], read: Callable[[Memory], int | None]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -430,3 +431,33 @@ def test_planning_again_keeps_levels_and_date_of_an_unchanged_plan(tmp_path: Pat
     other, _ = make_plan(job(tmp_path, name="x", seeds=[1]))
     store.save_plan(tmp_path, other)
     assert store.load_plan(store.plan_path(tmp_path, "x")).variants[0].levels == {}
+
+
+def test_a_plan_that_holds_other_cells_keeps_the_earlier_one_beside_it(tmp_path: Path) -> None:
+    whole, _ = make_plan(job(tmp_path, name="x"))
+    part, _ = make_plan(job(tmp_path, name="x", limit=1))
+    for plan in (whole, part, whole, part):
+        store.begin_plans([(tmp_path, plan)])
+    kept = {path.stem: store.load_plan(path) for path in store.plan_paths(tmp_path)}
+    assert len(kept) == 2, "the same plan again is no third one"
+    assert {name: plan.name for name, plan in kept.items()} == {name: name for name in kept}
+    assert [cell.id for cell in kept.pop("x").variants[0].cells] == [part.variants[0].cells[0].id]
+    (earlier,) = kept.values()
+    assert [cell.id for cell in earlier.variants[0].cells] == [cell.id for cell in whole.variants[0].cells]
+
+
+def test_a_plan_says_when_it_ran_last_and_planning_is_no_run(tmp_path: Path) -> None:
+    plan, _ = make_plan(job(tmp_path, name="x"))
+    path = store.save_plan(tmp_path, plan)
+    assert store.load_plan(path).ran == ""
+    store.begin_plans([(tmp_path, plan)])
+    first = store.load_plan(path)
+    again, _ = make_plan(job(tmp_path, name="x"))
+    store.save_plan(tmp_path, again)
+    assert store.load_plan(path).ran == first.ran != ""
+    store.begin_plans([(tmp_path, again)])
+    assert store.load_plan(path).ran > first.ran
+    data = json.loads(path.read_text())
+    del data["ran"]
+    path.write_text(json.dumps(data))
+    assert store.load_plan(path).ran == first.created, "older plans ran when they were made"

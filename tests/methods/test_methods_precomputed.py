@@ -7,7 +7,9 @@ import hashlib
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from datasets import video
 from datasets.errors import InputError
 from methods.interface import VideoRequest
 from methods.precomputed import Precomputed
@@ -54,6 +56,57 @@ def test_video_hands_over_frames_as_stored_and_seconds(manifest):
     assert np.abs(frames.mean((1, 2)) - colours).max() < 12
 
 
+def listed(root, frames, fps, suffix=".mp4", told=""):
+    """A method whose manifest lists one video of that many frames, and the request for it at 24 a second."""
+    if suffix == ".gif":
+        pictures = [Image.fromarray(np.full((16, 16, 3), 9 * n, np.uint8)) for n in range(frames)]
+        pictures[0].save(root / "a.gif", save_all=True, append_images=pictures[1:], duration=1000 / fps)
+    else:
+        video.write_h264(root / f"a{suffix}", np.zeros((frames, 64, 64, 3), np.uint8), fps)
+    (root / "m.csv").write_text(f"clip,prompt,seed,file,fps\nbear,fox,0,a{suffix},{told}\n")
+    reference = np.zeros((17, 64, 64, 3), np.uint8)
+    request = VideoRequest("bear", reference, 24.0, None, "fox", 0, "cpu", root)
+    return precomputed(root / "m.csv"), request
+
+
+@pytest.mark.parametrize(
+    ("fps", "suffix", "told", "rate"),
+    [
+        (12, ".mp4", "", 12),
+        (16, ".mkv", "24", 24),  # an export that states another rate than its frames have
+        (25, ".gif", "", 24),  # hundredths of a second: 0.04 is 1 / 24, rounded
+        (10, ".gif", "", 10),
+        (20, ".gif", "", 20),
+    ],
+)
+def test_times_are_the_manifests_rate_or_the_files(tmp_path, fps, suffix, told, rate):
+    method, request = listed(tmp_path, 9, fps, suffix, told)
+    assert np.allclose(method.times(request), np.arange(9) / rate, atol=1e-4)
+
+
+def test_a_told_rate_makes_another_video_of_it(tmp_path):
+    plain, _ = listed(tmp_path, 3, 12)
+    alone = plain.content("bear", "fox", 0)
+    told, _ = listed(tmp_path, 3, 12, told="24")
+    assert told.content("bear", "fox", 0) not in (alone, "")
+    assert alone == hashlib.sha256((tmp_path / "a.mp4").read_bytes()).hexdigest()
+
+
+def test_another_rate_is_refused_where_that_is_asked_for(tmp_path):
+    method, request = listed(tmp_path, 9, 12)
+    refusing = Precomputed(name="precomputed", manifest=method.manifest, other_rate="refuse")
+    with pytest.raises(InputError, match=r"a\.mp4: 12 frames a second, its clip 24.*method\.other_rate"):
+        refusing.times(request)
+    assert len(refusing.times(request._replace(fps=12.05))) == 9, "rounded rates are no other ones"
+    (tmp_path / "m.csv").write_text("clip,prompt,seed,file,fps\nbear,fox,0,a.mp4,24\n")
+    assert len(refusing.times(request)) == 9
+
+
+def test_a_folder_of_frames_is_no_video(manifest):
+    (manifest.parent / "videos/gone.mp4").mkdir()
+    assert "is a folder; make a video" in precomputed(manifest).missing("bear", "a fox, walking", 1)
+
+
 def test_what_is_missing_is_said(manifest):
     method = precomputed(manifest)
     assert "gone.mp4" in method.missing("bear", "a fox, walking", 1)
@@ -72,6 +125,7 @@ def test_what_is_missing_is_said(manifest):
         ("clip,prompt,seed,file\nbear,fox,first,a.mp4\n", "row 1.*seed 'first'"),
         ("clip,prompt,seed,file\nbear,fox,0,\n", "row 1.*no file"),
         ("clip,prompt,seed,file,seconds\nbear,fox,0,a.mp4,soon\n", "row 1.*seconds 'soon'"),
+        ("clip,prompt,seed,file,fps\nbear,fox,0,a.mp4,0\n", "row 1.*fps '0'"),
         ("clip,prompt,seed,file\nbear,fox,0,a.mp4\nbear,fox,0,b.mp4\n", "row 2.*repeats"),
     ],
 )

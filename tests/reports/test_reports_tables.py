@@ -354,7 +354,7 @@ def test_rows_too_unlike_are_not_ranked(tmp_path, other, unmarked):
     assert any(note.startswith("Best and second are not marked between") for note in table.notes)
     if "device" in other:
         assert np.isnan(table.values.at["y", "speedup"])
-        assert any("none across devices or sizes (y)" in note for note in table.notes)
+        assert any("none across devices, threads or sizes (y)" in note for note in table.notes)
 
 
 def test_speed_up_is_over_the_named_baseline_clip_by_clip(tmp_path):
