@@ -135,11 +135,13 @@ def _frozen(frames: Frames) -> Frames:
 
 
 def mean_path(frames: Frames) -> NDArray[np.float64]:
-    """Where the moving parts of a video lead on average: (T, 2) x, y in pixels, from 0, 0."""
+    """Where a video's motion leads, each cell weighted by how far it moves: (T, 2) x, y in px, from 0, 0."""
     size = (int(frames.shape[1]), int(frames.shape[2]))
-    steps = [cells[np.linalg.norm(cells, axis=-1) > 0.001] for cells in flow_grid(frames, size)]
-    means = [step.mean(0) if len(step) else np.zeros(2) for step in steps]
-    return np.concatenate([np.zeros((1, 2)), np.cumsum(means, 0)]) * min(size)
+    steps = []
+    for cells in np.nan_to_num(flow_grid(frames, size)).astype(np.float64):
+        lengths = np.linalg.norm(cells, axis=-1)
+        steps.append((cells * lengths[..., None]).sum((0, 1)) / max(float(lengths.sum()), 1e-9))
+    return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)]) * min(size)
 
 
 def _dotted(frames: Frames) -> Frames:
