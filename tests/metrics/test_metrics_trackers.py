@@ -13,8 +13,9 @@ from harness.cells.score import tracker_version
 from metrics.interface import MetricUnavailable
 from metrics.trackers import cotracker3
 from metrics.trackers.cotracker3 import CoTracker3
-from metrics.trackers.dis import Dis, sample
+from metrics.trackers.dis import Dis
 from metrics.trackers.starts import start_grid
+from metrics.trackers.surroundings import sample
 
 
 def translating(step, frames: int = 6, height: int = 96, width: int = 128) -> np.ndarray:
