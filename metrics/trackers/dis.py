@@ -23,6 +23,7 @@ from metrics.trackers.starts import start_points
 from metrics.trackers.surroundings import Indices, Places, Surroundings, sample
 
 Bools = NDArray[np.bool_]
+Images = Sequence[Floats]
 Step = tuple[NDArray[np.float16], NDArray[np.float16]]
 """Flow (H, W, 2) from a frame to the next, and back, in pixels."""
 
@@ -31,6 +32,8 @@ CALM = 0.75
 SHARED = 0.9
 """A neighbour's motion is taken over only if the surroundings then look more alike by this factor."""
 NEIGHBOURS = 8
+NEAR = 2.0
+"""A point this close, in pixels, to where it would rest, or move as most do, has not moved by itself."""
 ALIKE = 10.0
 """Surroundings this alike (mean difference in grey levels) need no check there and back."""
 UNLIKE = 0.5
@@ -78,17 +81,20 @@ def steps(planes: Sequence[Sequence[Grey]]) -> list[list[Step]]:
 
 
 class Points(NamedTuple):
-    """Points to follow: ``origin`` (N, 2) in frame ``begun`` (N,), what they look like there, and the
-    ``near`` (N, K): indices of the nearest that began in the same frame.
+    """Points to follow: ``origin`` (N, 2) in frame ``begun`` (N,), and what they look like there.
+
+    ``near`` (N, K): indices of the nearest that began in the same frame. ``limit``: what differs by more grey
+    levels looks like another point (``UNLIKE``).
     """
 
     origin: Floats
     begun: Indices
     around: Surroundings
     near: Indices
+    limit: float
 
     @staticmethod
-    def of(images: NDArray[np.uint8], origin: Floats, begun: Indices) -> Points:
+    def of(images: Images, origin: Floats, begun: Indices) -> Points:
         """Of frames (T, H, W, 3)."""
         from scipy.spatial import cKDTree
 
@@ -96,31 +102,38 @@ class Points(NamedTuple):
         parts = []
         for frame in np.unique(begun):
             own = np.flatnonzero(begun == frame)
-            parts.append(Surroundings.of(images[frame].astype(np.float32), origin[own]))
+            parts.append(Surroundings.of(images[frame], origin[own]))
             # In units of the grid's extent, so that it has the same neighbours whatever the frame's shape.
             places = origin[own] / np.maximum(np.ptp(origin[own], axis=0), 1)
             count = min(NEIGHBOURS, len(own) - 1)
             if count:
                 near[own, :count] = own[cKDTree(places).query(places, k=count + 1)[1][:, 1:]]
         arrays = zip(*(vars(part).values() for part in parts), strict=True)
-        return Points(origin, begun, Surroundings(*map(np.concatenate, arrays)), near)
+        around = Surroundings(*map(np.concatenate, arrays))
+        shuffled = np.random.default_rng(0).permutation(len(origin))
+        strangers = around.mean(around.colours - around.colours[shuffled])
+        return Points(origin, begun, around, near, max(ALIKE, UNLIKE * float(np.median(strangers))))
 
     def some(self, which: Indices) -> Points:
         """Some of the points: all that began in any of some frames."""
         place = np.full(len(self.origin), -1)
         place[which] = np.arange(len(which))
-        return Points(self.origin[which], self.begun[which], self.around.some(which), place[self.near[which]])
+        return self._replace(
+            origin=self.origin[which],
+            begun=self.begun[which],
+            around=self.around.some(which),
+            near=place[self.near[which]],
+        )
 
 
-def carried(points: Points, ends: Floats, sure: Bools) -> Places:
-    """The points where most of them go: by the similarity that ``ends`` (N, 2), where sure, agree on.
+def cameras(points: Points, ends: Floats, sure: Bools) -> Floats:
+    """How most points move (N, 2, 3): the similarity that ``ends`` (N, 2), where sure, agree on.
 
-    For the points of each start by RANSAC; where they began with fewer than 8 sure or none found.
+    For the points of each start by RANSAC; the identity where fewer than 8 are sure or none is found.
     """
     import cv2
 
-    at = points.origin.copy()
-    affine = np.repeat(np.eye(2, dtype=np.float32)[None], len(at), 0)
+    maps = np.repeat(np.eye(2, 3, dtype=np.float32)[None], len(ends), 0)
     for frame in np.unique(points.begun):
         own = points.begun == frame
         trusted = own & sure
@@ -129,16 +142,22 @@ def carried(points: Points, ends: Floats, sure: Bools) -> Places:
         begin, end = points.origin[trusted], ends[trusted]
         matrix, _ = cv2.estimateAffinePartial2D(begin, end, ransacReprojThreshold=1.0)
         if matrix is not None:
-            at[own] = points.origin[own] @ matrix[:, :2].T + matrix[:, 2]
-            affine[own] = matrix[:, :2]
-    return Places(at, affine)
+            maps[own] = matrix
+    return maps
+
+
+def carried(places: Places, maps: Floats) -> Places:
+    """Places moved by affine maps (N, 2, 3)."""
+    linear = maps[:, :, :2]
+    return Places(np.einsum("nij,nj->ni", linear, places.at) + maps[:, :, 2], linear @ places.affine)
 
 
 def followed(
-    points: Points, image: Floats, step: Sequence[Step], last: Places, seen: Bools, limit: float
+    points: Points, images: Images, t: int, step: Sequence[Step], last: Places, seen: Bools
 ) -> tuple[Places, Bools]:
-    """Where the points are in an image, and whether they are seen, from their last places."""
+    """Where the points are in image ``t``, and whether they are seen, from their last places."""
     around, each = points.around, np.arange(len(seen))
+    image = images[t]
     candidates, sure = [], []
     for there, back in step:
         way = sample(there.astype(np.float32), last.at)
@@ -148,8 +167,9 @@ def followed(
     unlike = [around.unlike(image, places) for places in candidates]
     some_sure = np.any(sure, axis=0)
     # Flow drags a background along with the object before it, and noise shakes it.
-    resting = Places(points.origin, np.repeat(np.eye(2, dtype=np.float32)[None], len(each), 0))
-    for calm in (resting, carried(points, candidates[0].at, sure[0])):
+    begin = Places(points.origin, np.repeat(np.eye(2, dtype=np.float32)[None], len(each), 0))
+    maps = cameras(points, candidates[0].at, sure[0])
+    for calm in (begin, carried(begin, maps)):
         unlike.append(CALM * around.unlike(image, calm))
         candidates.append(calm)
         sure.append((unlike[-1] < ALIKE) | some_sure)
@@ -159,31 +179,50 @@ def followed(
         np.stack([places.affine for places in candidates])[best, each],
     )
     found, differs = around.fitted(image, chosen)
-    return shared(points, image, found, differs, np.stack(sure)[best, each], limit)
+    # Noise is fitted too: a point at rest stays unless that makes a difference.
+    still = (best == len(step)) & (differs > SHARED * np.stack(unlike)[best, each] / CALM)
+    found = found.where(still, begin)
+    found, differs, known = shared(points, image, found, differs, np.stack(sure)[best, each])
+    return found, known & (differs <= points.limit) & ~dragged(points, images, found, differs, maps)
 
 
 def shared(
-    points: Points, image: Floats, found: Places, differs: Floats, sure: Bools, limit: float
-) -> tuple[Places, Bools]:
-    """``followed``, once each point has tried its neighbours' motions: at an object's edge the flow is both
-    sides' mean, and a point that was hidden comes back where they are.
+    points: Points, image: Floats, found: Places, differs: Floats, sure: Bools
+) -> tuple[Places, Floats, Bools]:
+    """Places, how different they look and whether they are sure, once each point has tried its neighbours'
+    motions: at an object's edge the flow is both sides' mean, and a hidden point comes back where they are.
     """
     best, least, known = found, differs, sure.copy()
-    good = sure & (differs <= limit)
+    good = sure & (differs <= points.limit)
     for near in points.near.T:
         offset = points.origin - points.origin[near]
-        theirs = Places(
-            found.at[near] + np.einsum("nij,nj->ni", found.affine[near], offset), found.affine[near]
-        )
+        affine = found.affine[near]
+        theirs = Places(found.at[near] + np.einsum("nij,nj->ni", affine, offset), affine)
         now = points.around.unlike(image, theirs)
-        better = good[near] & np.where(known, now < SHARED * least, now < UNLIKE * limit)
+        better = good[near] & np.where(known, now < SHARED * least, now < UNLIKE * points.limit)
         best, least = best.where(better, theirs), np.where(better, now, least)
         known |= better
     changed = np.flatnonzero((best.at != found.at).any(1))
     if len(changed):
         again, differs = points.around.some(changed).fitted(image, best.some(changed))
         best.at[changed], best.affine[changed], least[changed] = again.at, again.affine, differs
-    return best, known & (least <= limit)
+    return best, least, known
+
+
+def dragged(points: Points, images: Images, found: Places, differs: Floats, maps: Floats) -> Bools:
+    """Points (N,) that moved by themselves to where the background looked like them all along.
+
+    Untextured water or sky is so alike that it follows whatever moves past it.
+    """
+    linear = np.linalg.inv(maps[:, :, :2])
+    shift = -np.einsum("nij,nj->ni", linear, maps[:, :, 2])
+    before = carried(found, np.concatenate([linear, shift[..., None]], -1))
+    there = np.empty_like(differs)
+    for frame in np.unique(points.begun):
+        own = np.flatnonzero(points.begun == frame)
+        there[own] = points.around.some(own).unlike(images[frame], before.some(own))
+    moved = [np.linalg.norm(at - points.origin, axis=1) > NEAR for at in (found.at, before.at)]
+    return np.asarray(moved[0] & moved[1] & (differs >= CALM * there))
 
 
 @dataclass(config={"extra": "forbid"})
@@ -199,16 +238,16 @@ class Dis(Tracker, kind="dis"):
 
     ``grid``: points a side. ``starts``: frames in which a grid begins, evenly from the first to the last; so
     there are at most ``starts`` * ``grid`` ** 2 points. ``side``: the shorter side to which frames are
-    brought (the tracks stay in the frame's own pixels). ``blur``: standard deviation, in pixels of the
-    resized frame, of the Gaussian that takes noise and boiling textures out of it; 0 for none. ``planes``:
-    see ``colour_planes``.
+    brought (the tracks stay in the frame's own pixels). ``blur``: standard deviation, in pixels of the frame
+    (of the resized one where that is smaller), of the Gaussian that takes noise and boiling textures out of
+    it; 0 for none. ``planes``: see ``colour_planes``.
     """
 
     name: str
     grid: Annotated[int, Field(ge=2, le=256)] = 30
     starts: Annotated[int, Field(ge=1)] = 3
     side: Annotated[int, Field(ge=16)] = 256
-    blur: Annotated[float, Field(ge=0)] = 1.0
+    blur: Annotated[float, Field(ge=0)] = 0.4
     planes: Annotated[int, Field(ge=1, le=3)] = 2
 
     version: ClassVar[str] = "5"
@@ -217,19 +256,21 @@ class Dis(Tracker, kind="dis"):
         """See ``Tracker.track``. The same frames give the same tracks on any number of threads."""
         start, begun = start_points(frames, self.grid, self.starts, masks)
         images, scale = resized(frames, self.side)
-        images = blurred(images, self.blur)
+        # Enlarging spreads noise as far.
+        images = blurred(images, self.blur * max(1.0, scale))
         planes = colour_planes(images, self.planes)
         places = np.repeat(start[None], len(frames), 0)
         visible = np.ones(places.shape[:2], bool)
         if not len(start) or not planes or len(frames) < 2:
             return Tracks(places, visible, begun)
         # Pixel centres are integers at both sizes, so resizing also shifts by half a pixel.
-        points = Points.of(images, (start + 0.5) * np.float32(scale) - 0.5, begun)
+        levels = list(images.astype(np.float32))
+        points = Points.of(levels, (start + 0.5) * np.float32(scale) - 0.5, begun)
         flow = steps(planes)
-        onward, seen = _onward(images, flow, points)
+        onward, seen = _onward(levels, flow, points)
         last = len(frames) - 1
         back = [[(home, away) for away, home in planes] for planes in reversed(flow)]
-        backward, seen_back = _onward(images[::-1], back, points._replace(begun=last - begun))
+        backward, seen_back = _onward(levels[::-1], back, points._replace(begun=last - begun))
         later = np.arange(len(frames))[:, None] > begun
         earlier = np.arange(len(frames))[:, None] < begun
         for which, found, sees in ((later, onward, seen), (earlier, backward[::-1], seen_back[::-1])):
@@ -239,23 +280,18 @@ class Dis(Tracker, kind="dis"):
         return Tracks(places, visible, begun)
 
 
-def _onward(
-    images: NDArray[np.uint8], flow: Sequence[Sequence[Step]], points: Points
-) -> tuple[Floats, Bools]:
+def _onward(images: Images, flow: Sequence[Sequence[Step]], points: Points) -> tuple[Floats, Bools]:
     """Points (T, N, 2) and whether they are seen (T, N) in the frames after the one that each began in."""
     count = len(points.origin)
     all_at = np.repeat(points.origin[None], len(images), 0)
     all_seen = np.ones((len(images), count), bool)
-    shuffled = np.random.default_rng(0).permutation(count)
-    strangers = points.around.mean(points.around.colours - points.around.colours[shuffled])
-    limit = max(ALIKE, UNLIKE * float(np.median(strangers)))
     affine = np.repeat(np.eye(2, dtype=np.float32)[None], count, 0)
     for first, until in pairwise([*np.unique(points.begun), len(images) - 1]):
         own = np.flatnonzero(points.begun <= first)
         some = points.some(own)
         last, seen = Places(all_at[first, own], affine[own]), all_seen[first, own]
         for t in range(first, until):
-            last, seen = followed(some, images[t + 1].astype(np.float32), flow[t], last, seen, limit)
+            last, seen = followed(some, images, t + 1, flow[t], last, seen)
             all_at[t + 1, own], all_seen[t + 1, own] = last.at, seen
         affine[own] = last.affine
     return all_at, all_seen
