@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cells.locks import in_turn
+from harness.cells.tracks import KeptTracks
 from harness.records import store
 from harness.records.identity import configuration
 from harness.records.record import Failure, MetricValue, Plan, Record
-from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
+from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker
 
 if TYPE_CHECKING:
     from datasets.interface import Clip
@@ -94,44 +94,10 @@ def frames_sha256(frames: NDArray[np.uint8]) -> str:
     return video.frames_sha256(frames)
 
 
-def kept_tracks(path: Path, tracker: Tracker, frames_hash: str) -> tuple[Tracks, Tracks] | None:
-    """Tracks of generated and reference video from ``tracks.npz``.
-
-    None unless they were made by this tracker, with these options, from these frames.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["tracker"]) != tracker_version(tracker) or str(file["frames_sha256"]) != frames_hash:
-                return None
-            return (
-                Tracks(file["generated_points"], file["generated_visible"], file["generated_start"]),
-                Tracks(file["reference_points"], file["reference_visible"], file["reference_start"]),
-            )
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str) -> None:
-    """Write ``tracks.npz`` whole: points (T, N, 2) float32 and visibility (T, N) bool of both videos."""
-    data = io.BytesIO()
-    np.savez_compressed(
-        data,
-        generated_points=sample.generated_tracks.points,
-        generated_visible=sample.generated_tracks.visible,
-        generated_start=sample.generated_tracks.start,
-        reference_points=sample.reference_tracks.points,
-        reference_visible=sample.reference_tracks.visible,
-        reference_start=sample.reference_tracks.start,
-        tracker=np.array(tracker_version(tracker)),
-        frames_sha256=np.array(frames_hash),
-    )
-    store.write_whole(path, data.getvalue())
-
-
 def sample_of(job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8]) -> Sample:
-    """A generated video beside its reference, both cut to the shorter; with kept tracks where they fit."""
+    """A generated video beside its reference, both cut to the shorter."""
     length = min(len(generated), len(clip.frames))
-    sample = Sample(
+    return Sample(
         clip=cell.clip.name,
         generated=generated[:length],
         reference=clip.frames[:length],
@@ -141,10 +107,15 @@ def sample_of(job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8]) ->
         mask=clip.mask,
         truth=clip.truth,
     )
-    tracks = kept_tracks(job.results / cell.path / store.TRACKS, job.tracker, frames_sha256(generated))
-    if tracks is not None:
-        sample.tracks.update(generated=tracks[0], reference=tracks[1])
-    return sample
+
+
+def kept_tracks(job: Job, cell: Cell, sample: Sample, metrics: Iterable[Metric]) -> KeptTracks | None:
+    """The sample, given the tracks that are kept, and where they are; None where no metric uses tracks."""
+    if not any(metric.uses_tracks for metric in metrics):
+        return None
+    kept = KeptTracks(job.results, job.results / cell.path, sample, tracker_version(job.tracker))
+    kept.recall()
+    return kept
 
 
 def _value(metric: Metric, version: str, score: Score) -> MetricValue:
@@ -192,21 +163,18 @@ def score_cell(
 ) -> dict[str, MetricValue]:
     """Values of the job's metrics (or of those named), in the job's order.
 
-    ``generated``: (T, H, W, 3) uint8 RGB. Tracks are kept in the cell's
-    ``tracks.npz``. A metric that is unavailable or raises gives None with the
-    reason; so does every quality metric of an untrained backbone.
+    ``generated``: (T, H, W, 3) uint8 RGB. Tracks are kept (``harness/cells/tracks.py``). A metric that is
+    unavailable or raises gives None with the reason; so does every quality metric of an untrained backbone.
     """
+    metrics = {name: metric for name, metric in job.metrics.items() if names is None or name in names}
     sample = sample_of(job, cell, clip, generated)
-    had_tracks = bool(sample.tracks)
+    kept = kept_tracks(job, cell, sample, metrics.values())
     values: dict[str, MetricValue] = {}
-    for name, metric in job.metrics.items():
-        if names is not None and name not in names:
-            continue
+    for name, metric in metrics.items():
         score = Score(None, reason=UNTRAINED) if _means_nothing(job, metric) else _score(metric, sample)
         values[name] = _value(metric, metric_version(metric, job.tracker), score)
-    if not had_tracks and len(sample.tracks) == 2:
-        path = job.results / cell.path / store.TRACKS
-        keep_tracks(path, sample, job.tracker, frames_sha256(generated))
+    if kept is not None:
+        kept.keep()
     return values
 
 
@@ -372,7 +340,7 @@ def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[st
         known = _kept_levels(path)
         if known is None:
             try:
-                known = metric.levels(_samples(job, usable))
+                known = metric.levels(_samples(job, usable, metric))
             except Exception as error:
                 say(f"levels of {name}: {type(error).__name__}: {error}")
                 continue
@@ -398,12 +366,14 @@ def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]],
     return found, without
 
 
-def _samples(job: Job, scored: Sequence[tuple[Cell, Record]]) -> Iterator[Sample]:
+def _samples(job: Job, scored: Sequence[tuple[Cell, Record]], metric: Metric) -> Iterator[Sample]:
     load = lru_cache(maxsize=1)(job.dataset.load)
     for cell, record in scored:
         frames = kept_frames(job, cell, record)
         if frames is not None:
-            yield sample_of(job, cell, load(cell.clip.name), frames)
+            sample = sample_of(job, cell, load(cell.clip.name), frames)
+            kept_tracks(job, cell, sample, [metric])
+            yield sample
 
 
 def _kept_levels(path: Path) -> dict[str, float] | None:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from datasets import video
 from datasets.errors import InputError
-from datasets.flow import grey_frames, inconsistent, pixel_grid
-from datasets.flow import flows as flows_between
+from datasets.flow import flows, grey_frames, pixel_grid
 from metrics.validate import overlay
 
 Floats = NDArray[np.float64]
@@ -26,9 +25,9 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 KINDS = ("plain", "scale and turn", "parts swing", "fast", "occluded", "blurred", "noisy")
-"""What is hard about a clip: nothing; its size changes by up to a half and it turns by up to 60 degrees; it is
-cut in two and the parts swing about a joint; it goes 4 % to 7 % of the frame's height a frame; another object
-stands before its path; the shutter is open for half of the time; grey noise of 8 levels."""
+"""What is hard about a clip: nothing; its size changes by up to a half and it turns by up to 60 degrees; it
+is cut in two and the parts swing about a joint; it goes 4 % to 7 % of the frame's height a frame; another
+object stands before its path; the shutter is open for half of the time; grey noise of 8 levels."""
 NOISE = 8.0
 SHUTTER = 0.5
 SUPERSAMPLED = 2
@@ -38,11 +37,11 @@ AREA = (0.01, 0.35)
 
 
 class Still(NamedTuple):
-    """A frame (H, W, 3) uint8 RGB of ``clip`` and, where one was found, the mask (H, W) of its object."""
+    """A frame (H, W, 3) uint8 RGB of ``clip`` and the mask (H, W) of its object, empty if none was found."""
 
     clip: str
     frame: Pixels
-    mask: Mask | None
+    mask: Mask
 
 
 @dataclass(frozen=True)
@@ -113,17 +112,19 @@ class Collage:
         limits = np.array([self.width - 1, self.height - 1])
         for t in range(self.frames):
             for number, layer in enumerate(self.layers):
-                own = owner == number
+                own = owner == number - 1
                 tracks[t, own] = _moved(_moved(start[own], _inverse(layer.place[begun])), layer.place[t])
             inside = ((tracks[t] >= -0.5) & (tracks[t] <= limits + 0.5)).all(-1)
             visible[t] = inside & (self.owners(tracks[t], t) == owner)
         return tracks.astype(np.float32), visible
 
-    def owners(self, points: Floats, frame: int) -> NDArray[np.intp]:
-        """Number (N,) of the topmost layer that covers each point (N, 2) in a frame."""
-        owner = np.zeros(len(points), np.intp)
-        for number, layer in enumerate(self.layers[1:], 1):
-            x, y = np.round(_moved(points, _inverse(layer.place[frame]))).astype(int).T
+    def owners(self, points: NDArray[np.floating], frame: int) -> NDArray[np.intp]:
+        """Number (N,) of the topmost cut-out that covers each point (N, 2) in a frame; -1 for none."""
+        owner = np.full(len(points), -1)
+        for number, layer in enumerate(self.layers[1:]):
+            x, y = (
+                np.round(_moved(np.asarray(points, np.float64), _inverse(layer.place[frame]))).astype(int).T
+            )
             height, width = layer.alpha.shape
             inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
             owner[inside & (layer.alpha[y.clip(0, height - 1), x.clip(0, width - 1)] > 0.5)] = number
@@ -147,7 +148,7 @@ def draw(stills: Sequence[Still], seed: int, frames: int, height: int, width: in
     """Choose a clip's content: everything but its pixels. Kinds take turns by the seed."""
     rng = np.random.default_rng(seed)
     kind = KINDS[seed % len(KINDS)]
-    objects = [still for still in stills if still.mask is not None]
+    objects = [still for still in stills if still.mask.any()]
     still = objects[rng.integers(len(objects))]
     others = [other for other in stills if other.clip != still.clip]
     background = _background(rng, others[rng.integers(len(others))].frame, frames, height, width)
@@ -227,7 +228,6 @@ def _cut(still: Still, place: Floats) -> Layer:
     """The object of a still, whose middle ``place`` takes as the origin; its edge is a pixel soft."""
     import cv2
 
-    assert still.mask is not None
     rows, columns = np.nonzero(still.mask)
     # The margin keeps the soft edge inside.
     top, left = max(rows.min() - 4, 0), max(columns.min() - 4, 0)
@@ -236,7 +236,11 @@ def _cut(still: Still, place: Floats) -> Layer:
     image = cv2.copyMakeBorder(still.frame[part], 4, 4, 4, 4, cv2.BORDER_REPLICATE)
     middle = np.array([[1, 0, left - 4 - columns.mean()], [0, 1, top - 4 - rows.mean()]])
     soft = cv2.GaussianBlur(alpha, (0, 0), 0.7)
-    return Layer(image, np.asarray(soft, np.float32), np.stack([_joined(one, middle) for one in place]))
+    return Layer(
+        np.asarray(image, np.uint8),
+        np.asarray(soft, np.float32),
+        np.stack([_joined(one, middle) for one in place]),
+    )
 
 
 def _swinging(rng: np.random.Generator, whole: Layer, t: Floats) -> list[Layer]:
@@ -262,36 +266,42 @@ def _swinging(rng: np.random.Generator, whole: Layer, t: Floats) -> list[Layer]:
 def read(folder: Path) -> list[Still]:
     """First, middle and last frame of every clip of a folder, with the masks of their objects.
 
-    The folder has DAVIS's layout (``JPEGImages/480p/CLIP``, ``Annotations/480p/CLIP``) or holds videos.
-    InputError without two clips, or without an object to cut out.
+    The folder has DAVIS's layout (``JPEGImages/480p/CLIP``, ``Annotations/480p/CLIP``) or holds videos, with
+    ``CLIP_mask.png`` for a first frame. InputError without two clips, or without an object to cut out.
     """
     pictures = folder / "JPEGImages" / "480p"
-    clips = sorted(path for path in pictures.iterdir() if path.is_dir()) if pictures.is_dir() else []
+    clips = sorted(path for path in pictures.glob("*") if path.is_dir())
     clips = clips or sorted(path for path in folder.glob("*") if path.suffix.lower() in video.VIDEO_SUFFIXES)
-    stills = [still for clip in clips for still in _stills(clip, folder / "Annotations" / "480p" / clip.name)]
-    if len(clips) < 2 or not any(still.mask is not None for still in stills):
+    stills = [still for clip in clips for still in _stills(folder, clip)]
+    if len(clips) < 2 or not any(still.mask.any() for still in stills):
         raise InputError(
-            f"--footage {folder}: needs at least two clips, one of them with an object to cut out; give a folder in "
-            "DAVIS's layout or one of videos"
+            f"--footage {folder}: needs at least two clips, one of them with an object to cut out; give a "
+            "folder in DAVIS's layout or one of videos"
         )
     return stills
 
 
-def _stills(clip: Path, annotations: Path) -> list[Still]:
+def _stills(folder: Path, clip: Path) -> list[Still]:
     frames = overlay.read(clip)
-    names = sorted(clip.glob("*.jpg")) if clip.is_dir() else []
+    annotations = {0: folder / f"{clip.stem}_mask.png"}
+    if clip.is_dir():
+        pictures = sorted(path for path in clip.iterdir() if path.suffix.lower() in video.IMAGE_SUFFIXES)
+        known = folder / "Annotations" / "480p" / clip.name
+        annotations = {t: known / f"{picture.stem}.png" for t, picture in enumerate(pictures)}
     found = []
     for t in sorted({0, len(frames) // 2, len(frames) - 1}):
-        annotation = annotations / f"{names[t].stem}.png" if names else annotations
-        neighbour = frames[t + 1 if t == 0 else t - 1] if len(frames) > 1 else frames[t]
-        mask = video.read_mask(annotation) if annotation.is_file() else outline(frames[t], neighbour)
-        share = 0.0 if mask is None else mask.mean()
-        found.append(Still(clip.stem, frames[t], mask if AREA[0] <= share <= AREA[1] else None))
+        annotation = annotations.get(t)
+        if annotation is not None and annotation.is_file():
+            mask = video.read_mask(annotation)
+        else:
+            mask = outline(frames[t], frames[max(t - 1, 0) if t else min(1, len(frames) - 1)])
+        fits = AREA[0] <= mask.mean() <= AREA[1]
+        found.append(Still(clip.stem, frames[t], mask if fits else np.zeros_like(mask)))
     return found
 
 
-def outline(frame: Pixels, neighbour: Pixels) -> Mask | None:
-    """The mask (H, W) of what moves otherwise than the camera between two frames, or None.
+def outline(frame: Pixels, neighbour: Pixels) -> Mask:
+    """The mask (H, W) of what moves otherwise than the camera between two frames; empty where nothing does.
 
     The camera is the similarity that most of the flow agrees on. The largest region whose flow is further
     from it than a pixel and four times the median is grown to the edges of its colours (Rother, Kolmogorov
@@ -299,18 +309,20 @@ def outline(frame: Pixels, neighbour: Pixels) -> Mask | None:
     """
     import cv2
 
-    grey, scale = grey_frames(np.stack([frame, neighbour]), min(frame.shape[:2]))
-    flow = next(flows_between(grey))
+    grey, _ = grey_frames(np.stack([frame, neighbour]), min(frame.shape[:2]))
+    flow = next(flows(grey))
     places = pixel_grid(*flow.occluded.shape)
     some = (slice(None, None, 8), slice(None, None, 8))
     begin, end = (field[some].reshape(-1, 2) for field in (places, places + flow.forward))
     camera, _ = cv2.estimateAffinePartial2D(begin, end, ransacReprojThreshold=1.0)
     if camera is None:
-        return None
-    apart = np.linalg.norm(places + flow.forward - _moved(places, camera), axis=-1)
+        return np.zeros(frame.shape[:2], bool)
+    apart = np.linalg.norm(
+        places + flow.forward - _moved(places.astype(np.float64), np.asarray(camera, np.float64)), axis=-1
+    )
     region = _largest((apart > max(1.0, 4 * np.median(apart))) & ~flow.occluded)
     if region.sum() < AREA[0] * region.size / 2:
-        return None
+        return np.zeros(frame.shape[:2], bool)
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (15, 15))
     near = cv2.dilate(region.astype(np.uint8), reach)
     core = cv2.erode(region.astype(np.uint8), reach[4:-4, 4:-4])
@@ -318,9 +330,10 @@ def outline(frame: Pixels, neighbour: Pixels) -> Mask | None:
     labels[region] = cv2.GC_PR_FGD
     labels[core > 0] = cv2.GC_FGD
     if not (labels == cv2.GC_FGD).any():
-        return None
+        return np.zeros(frame.shape[:2], bool)
     cv2.setRNGSeed(0)
-    cv2.grabCut(frame, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(frame, labels, (0, 0, 1, 1), *models, 5, cv2.GC_INIT_WITH_MASK)
     return _largest((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
 
 
