@@ -34,6 +34,10 @@ SHARED = 0.9
 NEIGHBOURS = 8
 NEAR = 2.0
 """A point this close, in pixels, to where it would rest, or move as most do, has not moved by itself."""
+MARGIN = 3.0
+"""One that has must look more alike than what was there at first by so many grey levels, and by ``CALM``."""
+SMALLEST = 0.01
+"""A camera's motion that shrinks areas by more is none."""
 ALIKE = 10.0
 """Surroundings this alike (mean difference in grey levels) need no check there and back."""
 UNLIKE = 0.5
@@ -141,7 +145,7 @@ def cameras(points: Points, ends: Floats, sure: Bools) -> Floats:
             continue
         begin, end = points.origin[trusted], ends[trusted]
         matrix, _ = cv2.estimateAffinePartial2D(begin, end, ransacReprojThreshold=1.0)
-        if matrix is not None:
+        if matrix is not None and np.linalg.det(matrix[:, :2]) > SMALLEST:
             maps[own] = matrix
     return maps
 
@@ -222,7 +226,7 @@ def dragged(points: Points, images: Images, found: Places, differs: Floats, maps
         own = np.flatnonzero(points.begun == frame)
         there[own] = points.around.some(own).unlike(images[frame], before.some(own))
     moved = [np.linalg.norm(at - points.origin, axis=1) > NEAR for at in (found.at, before.at)]
-    return np.asarray(moved[0] & moved[1] & (differs >= CALM * there))
+    return np.asarray(moved[0] & moved[1] & (differs >= np.minimum(CALM * there, there - MARGIN)))
 
 
 @dataclass(config={"extra": "forbid"})

@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
+from metrics.interface import MetricUnavailable
 from metrics.trackers.cotracker3 import CoTracker3
 from metrics.trackers.dis import Dis
+from metrics.trackers.tapnext import TapNext
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print tables in Markdown. 0, or 2 for bad input."""
     options = _parser().parse_args(arguments)
-    tracker = {"dis": Dis, "cotracker3": CoTracker3}[options.tracker](options.tracker, grid=options.grid)
+    kinds: dict[str, Any] = {"dis": Dis, "cotracker3": CoTracker3, "tapnext": TapNext}
+    given = {"checkpoint": options.checkpoint} if options.checkpoint else {}
     try:
+        if given and options.tracker == "dis":
+            raise InputError(
+                "--checkpoint: tracker dis has no weights; leave it out or name another --tracker"
+            )
+        tracker = kinds[options.tracker](options.tracker, grid=options.grid, **given)
         options.command(tracker, options)
-    except InputError as error:
+    except (InputError, MetricUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
@@ -32,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--tracker", choices=("dis", "cotracker3"), default="dis")
+    common.add_argument("--tracker", choices=("dis", "cotracker3", "tapnext"), default="dis")
+    common.add_argument("--checkpoint", help="a local file of the tracker's weights, where it has any")
     common.add_argument("--grid", type=int, default=30, help="points a side (default 30)")
     parser = argparse.ArgumentParser(
         "python -m metrics.validate", description=__doc__, parents=[_world(common, 17, 64)]
