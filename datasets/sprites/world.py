@@ -226,9 +226,7 @@ class Truth:
         A point belongs to the topmost object that covers it in that frame, else to the background.
         """
         start = np.asarray(points, np.float64).reshape(-1, 2)
-        owner = np.full(len(start), -1)
-        for k in range(len(self.things)):
-            owner[inside_polygon(start, self.polygon(k, begun))] = k
+        owner = self.owners(start, begun)
         world = self.to_world(start, begun)
         tracks = np.empty((self.frames, len(start), 2))
         visible = np.empty((self.frames, len(start)), bool)
@@ -242,6 +240,13 @@ class Truth:
             for k in range(len(self.things)):
                 visible[t] &= ~((owner < k) & inside_polygon(tracks[t], self.polygon(k, t)))
         return tracks.astype(np.float32), visible
+
+    def owners(self, points: NDArray[np.floating], frame: int) -> NDArray[np.intp]:
+        """Number (N,) of the topmost object that covers each point (N, 2) in a frame; -1 for none."""
+        owner = np.full(len(points), -1)
+        for k in range(len(self.things)):
+            owner[inside_polygon(np.asarray(points, np.float64), self.polygon(k, frame))] = k
+        return owner
 
 
 def _progress(rng: np.random.Generator, motion: Motion, frames: int) -> NDArray[np.float64]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.cells.locks import in_turn
+from harness.cells.tracks import KeptTracks
 from harness.records import store
 from harness.records.identity import WEIGHTS, configuration, same_version
 from harness.records.record import Compared, Failure, MetricValue, Plan, Record
-from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker, Tracks
+from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker
 
 if TYPE_CHECKING:
     from datasets.interface import Clip, ClipInfo
@@ -98,57 +98,17 @@ def frames_sha256(frames: NDArray[np.uint8]) -> str:
     return video.frames_sha256(frames)
 
 
-def kept_tracks(
-    path: Path, tracker: Tracker, frames_hash: str, masks: str = ""
-) -> tuple[Tracks, Tracks] | None:
-    """Tracks of generated and reference video from ``tracks.npz``.
-
-    None unless they were made by this tracker, with these options, from these frames within these masks.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["tracker"]) != tracker_version(tracker) or str(file["frames_sha256"]) != frames_hash:
-                return None
-            # Until masks had a digest, a clip with masks had another id.
-            if (str(file["masks"]) if "masks" in file else "") != masks:
-                return None
-            return (
-                Tracks(file["generated_points"], file["generated_visible"], file["generated_start"]),
-                Tracks(file["reference_points"], file["reference_visible"], file["reference_start"]),
-            )
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def keep_tracks(path: Path, sample: Sample, tracker: Tracker, frames_hash: str, masks: str = "") -> None:
-    """Write ``tracks.npz`` whole: points (T, N, 2) float32 and visibility (T, N) bool of both videos."""
-    data = io.BytesIO()
-    np.savez_compressed(
-        data,
-        generated_points=sample.generated_tracks.points,
-        generated_visible=sample.generated_tracks.visible,
-        generated_start=sample.generated_tracks.start,
-        reference_points=sample.reference_tracks.points,
-        reference_visible=sample.reference_tracks.visible,
-        reference_start=sample.reference_tracks.start,
-        tracker=np.array(tracker_version(tracker)),
-        frames_sha256=np.array(frames_hash),
-        masks=np.array(masks),
-    )
-    store.write_whole(path, data.getvalue())
-
-
 def sample_of(
     job: Job, cell: Cell, clip: Clip, generated: NDArray[np.uint8], compared: Compared | None = None
 ) -> Sample:
-    """A generated video beside the reference's frames it is compared with; with kept tracks where they fit.
+    """A generated video beside the reference's frames it is compared with.
 
     Without ``compared`` (older records) both are cut to the shorter.
     """
     length = min(len(generated), len(clip.frames))
     places = compared.reference if compared is not None and compared.reference is not None else range(length)
     beside = clip.at(places)
-    sample = Sample(
+    return Sample(
         clip=cell.clip.name,
         generated=generated[:length],
         reference=beside.frames,
@@ -158,11 +118,15 @@ def sample_of(
         masks=beside.masks if job.mask == "auto" else None,
         truth=beside.truth,
     )
-    path, masks = job.results / cell.path / store.TRACKS, masks_of(job, clip.info)
-    tracks = kept_tracks(path, job.tracker, frames_sha256(generated), masks)
-    if tracks is not None:
-        sample.tracks.update(generated=tracks[0], reference=tracks[1])
-    return sample
+
+
+def kept_tracks(job: Job, cell: Cell, sample: Sample, metrics: Iterable[Metric]) -> KeptTracks | None:
+    """The sample, given the tracks that are kept, and where they are; None where no metric uses tracks."""
+    if not any(metric.uses_tracks for metric in metrics):
+        return None
+    kept = KeptTracks(job.results, job.results / cell.path, sample, tracker_version(job.tracker))
+    kept.recall()
+    return kept
 
 
 def _value(metric: Metric, version: str, score: Score, masks: str) -> MetricValue:
@@ -213,21 +177,19 @@ def score_cell(
     """Values of the job's metrics (or of those named), in the job's order.
 
     ``generated``: (T, H, W, 3) uint8 RGB, ``compared`` with the reference as ``sample_of`` has it. Tracks are
-    kept in the cell's ``tracks.npz``. A metric that is unavailable or raises gives None with the
+    kept (``harness/cells/tracks.py``). A metric that is unavailable or raises gives None with the
     reason; so does every quality metric of an untrained backbone.
     """
+    metrics = {name: metric for name, metric in job.metrics.items() if names is None or name in names}
     sample = sample_of(job, cell, clip, generated, compared)
     masks = masks_of(job, clip.info)
-    had_tracks = bool(sample.tracks)
+    kept = kept_tracks(job, cell, sample, metrics.values())
     values: dict[str, MetricValue] = {}
-    for name, metric in job.metrics.items():
-        if names is not None and name not in names:
-            continue
+    for name, metric in metrics.items():
         score = Score(None, reason=UNTRAINED) if _means_nothing(job, metric) else _score(metric, sample)
         values[name] = _value(metric, metric_version(metric, job.tracker), score, masks)
-    if not had_tracks and len(sample.tracks) == 2:
-        path = job.results / cell.path / store.TRACKS
-        keep_tracks(path, sample, job.tracker, frames_sha256(generated), masks)
+    if kept is not None:
+        kept.keep()
     return values
 
 
@@ -413,7 +375,7 @@ def levels(job: Job, cells: Sequence[Cell], note: Note | None = None) -> dict[st
         known = _kept_levels(path)
         if known is None:
             try:
-                known = metric.levels(_samples(job, usable))
+                known = metric.levels(_samples(job, usable, metric))
             except Exception as error:
                 say(f"levels of {name}: {type(error).__name__}: {error}")
                 continue
@@ -439,12 +401,14 @@ def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]],
     return found, without
 
 
-def _samples(job: Job, scored: Sequence[tuple[Cell, Record]]) -> Iterator[Sample]:
+def _samples(job: Job, scored: Sequence[tuple[Cell, Record]], metric: Metric) -> Iterator[Sample]:
     load = lru_cache(maxsize=1)(job.dataset.load)
     for cell, record in scored:
         frames = kept_frames(job, cell, record)
         if frames is not None:
-            yield sample_of(job, cell, load(cell.clip.name), frames, record.compared)
+            sample = sample_of(job, cell, load(cell.clip.name), frames, record.compared)
+            kept_tracks(job, cell, sample, [metric])
+            yield sample
 
 
 def _kept_levels(path: Path) -> dict[str, float] | None:

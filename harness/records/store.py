@@ -1,8 +1,8 @@
 """Where things lie in a results folder: the one file that knows file names.
 
 ``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
-``locks/``. A finished cell of another device stands beside its own as ``<clip>-<id>@<device>``, what this
-version must not touch as ``<clip>-<id>.aside``.
+``tracks/``; ``locks/``. A finished cell of another device stands beside its own as ``<clip>-<id>@<device>``,
+what this version must not touch as ``<clip>-<id>.aside``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ ATTEMPTS = "attempts"
 """In a cell's folder while it runs: how often it was begun."""
 
 PLANS, CELLS, LEVELS, LOCKS = "plans", "cells", "levels", "locks"
+REFERENCE_TRACKS = "tracks"
 
 
 def safe(name: str, limit: int = 100) -> str:

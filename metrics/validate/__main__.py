@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
+from metrics.interface import MetricUnavailable
 from metrics.trackers.cotracker3 import CoTracker3
 from metrics.trackers.dis import Dis
+from metrics.trackers.tapnext import TapNext
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,10 +23,16 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print tables in Markdown. 0, or 2 for bad input."""
     options = _parser().parse_args(arguments)
-    tracker = {"dis": Dis, "cotracker3": CoTracker3}[options.tracker](options.tracker, grid=options.grid)
+    kinds: dict[str, Any] = {"dis": Dis, "cotracker3": CoTracker3, "tapnext": TapNext}
+    given = {"checkpoint": options.checkpoint} if options.checkpoint else {}
     try:
+        if given and options.tracker == "dis":
+            raise InputError(
+                "--checkpoint: tracker dis has no weights; leave it out or name another --tracker"
+            )
+        tracker = kinds[options.tracker](options.tracker, grid=options.grid, **given)
         options.command(tracker, options)
-    except InputError as error:
+    except (InputError, MetricUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
@@ -32,15 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--tracker", choices=("dis", "cotracker3"), default="dis")
+    common.add_argument("--tracker", choices=("dis", "cotracker3", "tapnext"), default="dis")
+    common.add_argument("--checkpoint", help="a local file of the tracker's weights, where it has any")
     common.add_argument("--grid", type=int, default=30, help="points a side (default 30)")
-    world = argparse.ArgumentParser(add_help=False, parents=[common])
-    world.add_argument("--clips", type=int, default=32, help="rendered clips (default 32)")
-    world.add_argument("--first", type=int, default=0, help="number of the first held-out clip (default 0)")
-    world.add_argument("--frames", type=int, default=17)
-    world.add_argument("--side", type=int, default=64, help="height and width of a frame in pixels")
-    world.add_argument("--csv", type=Path, help="also write all single values to this file")
-    parser = argparse.ArgumentParser("python -m metrics.validate", description=__doc__, parents=[world])
+    parser = argparse.ArgumentParser(
+        "python -m metrics.validate", description=__doc__, parents=[_world(common, 17, 64)]
+    )
     parser.add_argument("--new-look", action="store_true", help="re-colour every generation, not only one")
     parser.add_argument(
         "--drawn-speed",
@@ -55,12 +60,27 @@ def _parser() -> argparse.ArgumentParser:
     footage.add_argument("--csv", type=Path, help="also write all single values to this file")
     footage.add_argument("--picture", type=Path, help="PNG to write: the motion of the worst pairs")
     footage.set_defaults(command=_footage)
-    actions.add_parser("tracker", parents=[world]).set_defaults(command=_tracker)
+    tracker = actions.add_parser("tracker", parents=[_world(common, None, None)])
+    tracker.add_argument(
+        "--footage", type=Path, metavar="DIR", help="objects cut out of this footage instead"
+    )
+    tracker.add_argument("--time", type=Path, metavar="VIDEO", help="only time 81 frames of it at 480x832")
+    tracker.set_defaults(command=_tracker)
     overlay = actions.add_parser("overlay", parents=[common])
     overlay.add_argument("video", type=Path, help="a video file or a folder of frames")
     overlay.add_argument("picture", type=Path, help="PNG to write")
     overlay.set_defaults(command=_overlay)
     return parser
+
+
+def _world(common: argparse.ArgumentParser, frames: int | None, side: int | None) -> argparse.ArgumentParser:
+    world = argparse.ArgumentParser(add_help=False, parents=[common])
+    world.add_argument("--clips", type=int, default=32, help="clips (default 32)")
+    world.add_argument("--first", type=int, default=0, help="number of the first held-out clip (default 0)")
+    world.add_argument("--frames", type=int, default=frames, help="(default 17, of footage 24)")
+    world.add_argument("--side", type=int, default=side, help="height in pixels (default 64, of footage 256)")
+    world.add_argument("--csv", type=Path, help="also write all single values to this file")
+    return world
 
 
 def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
@@ -119,12 +139,21 @@ def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
     import pandas as pd
 
     from datasets.sprites.world import HELD_OUT
-    from metrics.validate.tracker import THRESHOLDS, score_clips
+    from metrics.validate import overlay
+    from metrics.validate.tracker import THRESHOLDS, cut_outs, score_clips, sprites, timed
 
+    if options.time is not None:
+        clock, processors = timed(tracker, overlay.read(options.time))
+        print(f"81 frames of 480x832: {clock:.1f} s by the clock, {processors:.1f} s of processors")
+        return
     seeds = range(HELD_OUT + options.first, HELD_OUT + options.first + options.clips)
+    if options.footage is None:
+        clips = sprites(seeds, options.frames or 17, options.side or 64)
+    else:
+        clips = cut_outs(options.footage, seeds, options.frames or 24, options.side or 256)
     rows = []
-    for clip in score_clips(tracker, seeds, options.frames, options.side):
-        for points, found in (("all", clip.all), ("moving", clip.moving)):
+    for clip in score_clips(tracker, clips):
+        for points, found in (("all", clip.all), ("moving", clip.moving), ("on objects", clip.objects)):
             within = {f"< {at} px": share for at, share in zip(THRESHOLDS, found.within, strict=True)}
             rows.append(
                 {"clip": clip.name, "motion": clip.motion, "points": points, "static share": clip.static}
@@ -134,8 +163,10 @@ def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
     frame = pd.DataFrame(rows)
     numbers = list(frame.columns[3:])
     _print(frame.groupby("points")[numbers].mean(), f"TAP-Vid's measures, mean of {options.clips} clips")
-    moving = frame[frame["points"] == "moving"]
-    _print(moving.groupby("motion")[numbers].mean(), "Moving points, by motion")
+    for points in ("moving", "on objects") if options.footage else ("moving",):
+        some = frame[frame["points"] == points]
+        title = f"Points {points}" if points == "on objects" else "Moving points"
+        _print(some.groupby("motion")[numbers].mean(), f"{title}, by motion")
     _keep(frame, options.csv)
 
 

@@ -28,13 +28,13 @@ def read(path: Path) -> NDArray[np.uint8]:
 def draw(frames: NDArray[np.uint8], tracks: Tracks, count: int = 3) -> NDArray[np.uint8]:
     """``count`` frames from first to last side by side: (H, count * W, 3) uint8 RGB.
 
-    Visible points are discs with a trail, coloured by where they started (hue from left to right, brightness
+    Visible points are discs with a trail, coloured by where they begin (hue from left to right, brightness
     from top to bottom), so that a point is the same colour in every frame.
     """
     import cv2
 
     height, width = frames.shape[1:3]
-    start = tracks.points[0]
+    start = tracks.points[tracks.start, np.arange(len(tracks.start))]
     hsv = np.stack([start[:, 0] / width * 170, np.full(len(start), 255), 255 - start[:, 1] / height * 120], 1)
     colours = cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0].tolist()
     size = max(1, height // 240)

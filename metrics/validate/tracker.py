@@ -1,14 +1,18 @@
-"""A tracker against the true tracks of rendered clips, by TAP-Vid's measures.
+"""A tracker against the true tracks of rendered clips or of cut-out footage, by TAP-Vid's measures.
 
 Doersch et al., "TAP-Vid: A Benchmark for Tracking Any Point in a Video", NeurIPS 2022, as released in
-``google-deepmind/tapnet:tapnet/tapvid/evaluation_datasets.py``: coordinates scaled to 256x256, query-first
-(here: points of frame 0, judged in all later frames), thresholds of 1, 2, 4, 8 and 16 pixels.
+``google-deepmind/tapnet:tapnet/tapvid/evaluation_datasets.py``: coordinates scaled to 256x256, thresholds of
+1, 2, 4, 8 and 16 pixels. As in its "strided" mode points begin in several frames and are judged in all
+others, before and after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,11 +39,39 @@ class TapVid(NamedTuple):
     within: tuple[float, ...]
 
 
+class Truth(Protocol):
+    """What is known of a clip: ``datasets.sprites.world.Truth`` or ``metrics.validate.collage.Collage``."""
+
+    @property
+    def motion(self) -> str:
+        """Its kind of motion."""
+        ...
+
+    def tracks(
+        self, points: NDArray[np.floating], begun: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """True tracks (T, N, 2) and visibility (T, N) of points (N, 2) of frame ``begun``."""
+        ...
+
+    def owners(self, points: NDArray[np.floating], frame: int) -> NDArray[np.intp]:
+        """Number (N,) of the object that each point (N, 2) of a frame is on; -1 for the background."""
+        ...
+
+
+class Made(NamedTuple):
+    """A clip whose motion is known: ``frames`` (T, H, W, 3) uint8 RGB."""
+
+    name: str
+    frames: NDArray[np.uint8]
+    truth: Truth
+
+
 def tap_vid(found: Tracks, true: Tracks, size: tuple[int, int]) -> TapVid:
-    """TAP-Vid's measures of tracks in frames of ``size`` (height, width) whose first frame is the query."""
+    """TAP-Vid's measures of tracks in frames of ``size`` (height, width); where they begin is not judged."""
     scale = np.array([SIDE / size[1], SIDE / size[0]])
-    far = np.linalg.norm((found.points[1:].astype(np.float64) - true.points[1:]) * scale, axis=-1)
-    seen, claimed = true.visible[1:], found.visible[1:]
+    far = np.linalg.norm((found.points.astype(np.float64) - true.points) * scale, axis=-1)
+    judged = np.arange(len(far))[:, None] != true.start
+    seen, claimed = true.visible & judged, found.visible & judged
     if not seen.any():
         return TapVid(np.nan, np.nan, np.nan, (np.nan,) * len(THRESHOLDS))
     within, jaccard = [], []
@@ -48,43 +80,82 @@ def tap_vid(found: Tracks, true: Tracks, size: tuple[int, int]) -> TapVid:
         within.append(float((close & seen).sum() / seen.sum()))
         hits, false = (close & seen & claimed).sum(), (claimed & ~(close & seen)).sum()
         jaccard.append(float(hits / (seen.sum() + false)))
-    occlusion = float((seen == claimed).mean())
+    occlusion = float((seen == claimed)[judged].mean())
     return TapVid(float(np.mean(within)), float(np.mean(jaccard)), occlusion, tuple(within))
 
 
 def moving(true: Tracks, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Which points (N,) move: see ``MOVES``."""
     scale = np.array([SIDE / size[1], SIDE / size[0]])
-    away = np.linalg.norm((true.points - true.points[:1]) * scale, axis=-1)
+    begin = true.points[true.start, np.arange(len(true.start))]
+    away = np.linalg.norm((true.points - begin) * scale, axis=-1)
     return np.asarray(away.max(0) > MOVES)
 
 
+def true_tracks(truth: Truth, found: Tracks) -> tuple[Tracks, NDArray[np.bool_]]:
+    """The true tracks of the points that were followed, and which of them (N,) are on an object."""
+    points, visible = np.empty_like(found.points), np.empty_like(found.visible)
+    on_object = np.empty(len(found.start), bool)
+    for begun in np.unique(found.start):
+        own = found.start == begun
+        points[:, own], visible[:, own] = truth.tracks(found.points[begun, own], int(begun))
+        on_object[own] = truth.owners(found.points[begun, own], int(begun)) >= 0
+    return Tracks(points, visible, found.start), on_object
+
+
 class Clip(NamedTuple):
-    """One clip's result on all points and on the moving ones; ``static``: share of points that rest."""
+    """One clip's result on all points, on the moving ones and on those on objects.
+
+    ``static``: share of points that rest.
+    """
 
     name: str
     motion: str
     all: TapVid
     moving: TapVid
+    objects: TapVid
     static: float
 
 
-def score_clips(tracker: Tracker, seeds: Sequence[int], frames: int = 17, side: int = 64) -> Iterator[Clip]:
-    """Score a tracker on the grid of points that it chooses itself in rendered clips, one by one."""
+def score_clips(tracker: Tracker, clips: Iterable[Made]) -> Iterator[Clip]:
+    """Score a tracker on the points that it chooses itself, clip by clip."""
+    for clip in clips:
+        size = clip.frames.shape[1], clip.frames.shape[2]
+        found = tracker.track(clip.frames)
+        true, on_object = true_tracks(clip.truth, found)
+        moves = moving(true, size)
+        every, some, objects = (
+            tap_vid(found.chosen(which), true.chosen(which), size)
+            for which in (np.ones_like(moves), moves, on_object)
+        )
+        yield Clip(clip.name, clip.truth.motion, every, some, objects, float(1 - moves.mean()))
+
+
+def sprites(seeds: Sequence[int], frames: int, side: int) -> Iterator[Made]:
+    """Rendered clips of the sprites world."""
     from datasets.sprites.world import render
 
     for seed in seeds:
         video, truth = render(seed, frames, side, side)
-        found = tracker.track(video)
-        found = found.chosen(found.start == 0)
-        true = Tracks(*truth.tracks(found.points[0]), found.start)
-        size = (side, side)
-        moves = moving(true, size)
-        some = [tracks.chosen(moves) for tracks in (found, true)]
-        yield Clip(
-            str(seed),
-            truth.motion,
-            tap_vid(found, true, size),
-            tap_vid(some[0], some[1], size),
-            float(1 - moves.mean()),
-        )
+        yield Made(str(seed), video, truth)
+
+
+def cut_outs(folder: Path, seeds: Sequence[int], frames: int, side: int) -> Iterator[Made]:
+    """Clips cut out of a folder of footage (``metrics.validate.collage``), ``side`` rows of 7:4."""
+    from metrics.validate import collage
+
+    stills = collage.read(folder)
+    for seed in seeds:
+        truth = collage.draw(stills, seed, frames, side, round(side * 7 / 4))
+        yield Made(str(seed), truth.paint(seed), truth)
+
+
+def timed(tracker: Tracker, frames: NDArray[np.uint8], count: int = 81) -> tuple[float, float]:
+    """Seconds, by the clock and of processors, to track ``count`` frames at 480x832; played to and fro."""
+    from datasets import video
+
+    there = video.resize_crop(frames, 480, 832)
+    whole = np.stack(list(islice(cycle([*there, *there[::-1]]), count)))
+    clock, processors = time.perf_counter(), time.process_time()
+    tracker.track(whole)
+    return time.perf_counter() - clock, time.process_time() - processors

@@ -224,7 +224,7 @@ def harness(
         ("limit=0", ["limit", "greater than or equal to 1"]),
         ("action=pln", ["action", "did you mean action=plan?"]),
         ("action=null", ["action=null: name one of its options; there are: amf, cost"]),
-        ("tracker=null", ["tracker=null: name one of its options; there are: cotracker3, dis"]),
+        ("tracker=null", ["tracker=null: name one of its options; there are: cotracker3, dis, tapnext"]),
         ("name=a/b", ["name", "'a/b'"]),
         ("method=fastvm", ["method=fastvm", "did you mean method=fastvmt?"]),
         ("+experiment=nothing", ["experiment=nothing", "no such option"]),

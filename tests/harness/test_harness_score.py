@@ -17,7 +17,7 @@ from harness_fakes import (
     planned,
 )
 
-from harness.cells import run, score
+from harness.cells import run, score, tracks
 from harness.records import store
 
 
@@ -86,23 +86,50 @@ def test_tracks_are_made_once_and_kept(tmp_path):
     assert again.tracker.calls == 0
     other = make_job(tmp_path, metrics={"following": Following()})
     scored(other, np.zeros_like(other.dataset.load("clip0").frames))
-    assert other.tracker.calls == 2, "kept tracks belong to one video"
+    assert other.tracker.calls == 1, "kept tracks belong to one video; the reference's are still its own"
+
+
+def test_a_reference_is_tracked_once_for_all_cells_of_its_clip(tmp_path):
+    """Three clips with two prompts each: three references and six videos."""
+    job = make_job(
+        tmp_path, dataset=Squares(prompts=("a red square", "a cat")), metrics={"following": Following()}
+    )
+    assert go(job).ok
+    assert job.tracker.calls == 3 + 6
+    assert len(list(tmp_path.glob("tracks/*.npz"))) == 3
+    tracks._held.clear()
+    again = make_job(
+        tmp_path,
+        dataset=Squares(prompts=("a red square", "a cat")),
+        metrics={"other": Following(name="other")},
+    )
+    assert go(again).rescored == 6
+    assert again.tracker.calls == 0, "another process finds them on disk"
+
+
+def test_another_mask_or_tracker_has_other_tracks():
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    masks = np.zeros((2, 8, 8), bool)
+    other = masks.copy()
+    other[1, 3, 3] = True
+    made_of = [("a 1", frames, None), ("b 1", frames, None), ("a 1", frames + 1, None)]
+    made_of += [("a 1", frames, masks), ("a 1", frames, other)]
+    assert len({tracks.key(*what) for what in made_of}) == 5
 
 
 def test_tracks_survive_the_file_exactly(tmp_path):
-    job = make_job(tmp_path)
-    scored(job)
-    _, cells = planned(job)
-    frames = job.dataset.load("clip0").frames
-    path = tmp_path / cells[0].path / "tracks.npz"
-    kept = score.kept_tracks(path, job.tracker, score.frames_sha256(frames))
-    assert kept is not None
-    expected = Corners().track(frames)
-    for tracks in kept:
-        assert tracks.points.dtype == np.float32 and tracks.visible.dtype == bool
-        np.testing.assert_array_equal(tracks.points, expected.points)
-    path.write_bytes(b"half")
-    assert score.kept_tracks(path, job.tracker, score.frames_sha256(frames)) is None
+    made = Corners().track(np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3)).astype(np.uint8))
+    path = tmp_path / "tracks.npz"
+    tracks.write(path, made, "key")
+    kept = tracks.read(path, "key")
+    assert kept is not None and kept.points.dtype == np.float32 and kept.visible.dtype == bool
+    for ours, theirs in zip(kept, made, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert tracks.read(path, "another key") is None
+    whole = path.read_bytes()
+    for broken in (b"half", b"", whole[: len(whole) // 2]):
+        path.write_bytes(broken)
+        assert tracks.read(path, "key") is None
 
 
 def test_no_tracks_are_made_for_metrics_without_tracks(tmp_path):
