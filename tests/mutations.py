@@ -805,6 +805,7 @@ HARNESS = (
         "[override for override, key in given if key not in own[label]]",
         "[override for override, _ in given]",
         "a variant says it runs what it does not",
+        ("tests/harness/test_harness_experiments.py",),
     ),
     C(
         "harness/cost/model.py",

@@ -88,6 +88,18 @@ def test_a_mask_is_read_and_must_fit_its_clip(root):
         folder(root).load("film")
 
 
+def test_content_of_pictures_is_that_of_every_one_used_and_of_no_other(root):
+    def content():
+        return folder(root, names="stills", frames=3, start=1, stride=2).listing().clips[0].content
+
+    found = [content()]
+    for index in range(7):
+        Image.fromarray(frames_of(1, seed=20 + index)[0]).save(root / "stills" / f"{index:03d}.png")
+        found.append(content())
+    changed = [after != before for before, after in zip(found, found[1:], strict=False)]
+    assert changed == [index in (1, 3, 5) for index in range(7)]
+
+
 def test_content_follows_file_and_mask(root):
     def content():
         return folder(root, names="film").listing().clips[0].content
