@@ -1,6 +1,7 @@
 """A folder of your own videos: clips, prompts, masks, and what is wrong with them."""
 
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_content_of_pictures_is_that_of_every_one_used_and_of_no_other(root):
     for index in range(7):
         Image.fromarray(frames_of(1, seed=20 + index)[0]).save(root / "stills" / f"{index:03d}.png")
         found.append(content())
-    changed = [after != before for before, after in zip(found, found[1:], strict=False)]
+    changed = [after != before for before, after in pairwise(found)]
     assert changed == [index in (1, 3, 5) for index in range(7)]
 
 

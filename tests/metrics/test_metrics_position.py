@@ -311,3 +311,16 @@ def test_a_generation_of_another_size_and_shape_is_measured_in_the_reference_s_p
     assert other.value == pytest.approx(same.value, abs=0.02)
     assert same.value < 1
     assert score(COSINE, large, truth, prompt, frames).value == pytest.approx(1, abs=0.02)
+
+
+def test_a_displacement_counts_where_the_object_is_seen_at_both_of_its_ends():
+    true = line((10, 20), (3, 0))[:, None]
+    seen = np.ones((T, 1), bool)
+    for hidden in (0, 4, T - 1):
+        detected = true.copy()
+        # Found somewhere else entirely while the true one is hidden.
+        detected[hidden] += (-40.0, 17.0)
+        assert direction_cosine(detected, true, seen) < 0.95
+        there = seen.copy()
+        there[hidden] = False
+        assert direction_cosine(detected, true, there) == pytest.approx(1)
