@@ -319,7 +319,7 @@ def test_a_displacement_counts_where_the_object_is_seen_at_both_of_its_ends():
     for hidden in (0, 4, T - 1):
         detected = true.copy()
         # Found somewhere else entirely while the true one is hidden.
-        detected[hidden] += (-40.0, 17.0)
+        detected[hidden] += (0.0, 80.0)
         assert direction_cosine(detected, true, seen) < 0.95
         there = seen.copy()
         there[hidden] = False
