@@ -1049,9 +1049,9 @@ REPORTS = (
     ),
     C(
         "reports/plots/paired_differences.py",
-        "places = {row.label: len(others) - 1 - index for",
-        "places = {row.label: index for",
-        "rows from the bottom up",
+        "mean = paired_difference(ours, theirs)",
+        "mean = paired_difference(theirs, ours)",
+        "the figure's differences turned round",
     ),
     C(
         "reports/formats.py",
