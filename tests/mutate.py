@@ -207,7 +207,7 @@ def tests_naming(root: Path, file: str) -> list[str]:
     found.sort(key=lambda path: name not in path.stem)
     names = [path.relative_to(root).as_posix() for path in found]
     package = file.partition("/")[0]
-    return list(dict.fromkeys([*OF_ALL.get(package, []), *names])) or [f"tests/{package}"]
+    return list(dict.fromkeys([*OF_ALL.get(package, []), *(names or [f"tests/{package}"])]))
 
 
 @dataclass

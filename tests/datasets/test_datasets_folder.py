@@ -1,6 +1,7 @@
 """A folder of your own videos: clips, prompts, masks, and what is wrong with them."""
 
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_a_mask_is_read_and_must_fit_its_clip(root):
     Image.fromarray(mask[:16]).save(root / "film_mask.png")
     with pytest.raises(InputError, match=r"film_mask\.png: is 48x16, its clip 48x32"):
         folder(root).load("film")
+
+
+def test_content_of_pictures_is_that_of_every_one_used_and_of_no_other(root):
+    def content():
+        return folder(root, names="stills", frames=3, start=1, stride=2).listing().clips[0].content
+
+    found = [content()]
+    for index in range(7):
+        Image.fromarray(frames_of(1, seed=20 + index)[0]).save(root / "stills" / f"{index:03d}.png")
+        found.append(content())
+    changed = [after != before for before, after in pairwise(found)]
+    assert changed == [index in (1, 3, 5) for index in range(7)]
 
 
 def test_content_follows_the_file_and_masks_are_told_apart_from_it(root):

@@ -295,3 +295,32 @@ def test_true_clips_are_read_to_half_a_pixel():
     assert min(cosines) > 0.95
     assert len(flows) > 1
     assert draw(HELD_OUT).kind in ("object", "camera")
+
+
+@pytest.mark.parametrize("rows, columns", [(3, 2), (2, 5)])
+def test_a_generation_of_another_size_and_shape_is_measured_in_the_reference_s_pixels(rows, columns):
+    """Every pixel of a clip wider than high repeated: the objects are where they were."""
+    number = HELD_OUT
+    while draw(number, T, 48, 80).motion != "curved":
+        number += 1
+    frames, truth = render(number, T, 48, 80)
+    prompt = caption(truth.attributes)
+    large = frames.repeat(rows, axis=1).repeat(columns, axis=2)
+    same = score(ERROR, frames, truth, prompt, frames)
+    other = score(ERROR, large, truth, prompt, frames)
+    assert other.value == pytest.approx(same.value, abs=0.02)
+    assert same.value < 1
+    assert score(COSINE, large, truth, prompt, frames).value == pytest.approx(1, abs=0.02)
+
+
+def test_a_displacement_counts_where_the_object_is_seen_at_both_of_its_ends():
+    true = line((10, 20), (3, 0))[:, None]
+    seen = np.ones((T, 1), bool)
+    for hidden in (0, 4, T - 1):
+        detected = true.copy()
+        # Found somewhere else entirely while the true one is hidden.
+        detected[hidden] += (0.0, 80.0)
+        assert direction_cosine(detected, true, seen) < 0.95
+        there = seen.copy()
+        there[hidden] = False
+        assert direction_cosine(detected, true, there) == pytest.approx(1)
