@@ -33,9 +33,10 @@ LEAST = 0.002
 
 
 class Fidelity(NamedTuple):
-    """``value`` in -1..1; ``moving_generated``, ``moving_reference``: shares of the cells asked that move."""
+    """``value`` in -1..1; ``cells`` asked a step; the shares of them that move in either video."""
 
     value: float
+    cells: float
     moving_generated: float
     moving_reference: float
 
@@ -59,7 +60,7 @@ def motion_fidelity(generated: Floats, reference: Floats, masked: Floats | None 
     far = float(far_g.sum() + far_r.sum())
     alike = float((far_g * _likest(g, r)).sum() + (far_r * _likest(r, g)).sum())
     moving = [int((length > 0).sum()) / max(int(asked.sum()), 1) for length in (far_g, far_r)]
-    return Fidelity(alike / far if far else 0.0, *moving)
+    return Fidelity(alike / far if far else 0.0, int(asked.sum()) / len(asked), *moving)
 
 
 def averaged(grid: Floats) -> Floats:
@@ -131,6 +132,7 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
             return Score(None, f"too little moves in the reference: {share}, less than {LEAST:.1%}")
         found = motion_fidelity(flow_grid(sample.generated, size), reference, masked)
         details: Details = {
+            "cells": found.cells,
             "moving_generated": found.moving_generated,
             "moving_reference": found.moving_reference,
         }

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedOut
 
 
+UNEVEN = 2.0
+"""How many times more or fewer places may move in a video than in its reference without a line about it."""
+
+
 def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
     """The notes of a table, one line each; ``p_values`` says the p of each paired difference."""
     rows = body.group.rows
@@ -40,6 +44,7 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
         *_version_notes(body),
         *_beside_notes(rows),
         *_masks_notes(rows),
+        *_moving_notes(rows),
         *_level_notes(body),
         *_difference_notes(body, ranking, p_values),
         *_speedup_notes(body),
@@ -181,7 +186,7 @@ def _masks_notes(rows: Sequence[Row]) -> Iterator[str]:
 
 def _places(row: Row) -> str:
     """How many tracks, or cells of a grid, a metric that reads masks says it used: the median over videos."""
-    for unit in ("tracks", "cells"):
+    for unit in ("cells", "tracks"):
         found = [
             float(value.details[unit])
             for record in row.finished
@@ -191,6 +196,22 @@ def _places(row: Row) -> str:
         if found:
             return f" ({statistics.median(found):.0f} {unit})"
     return ""
+
+
+def _moving_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Rows that move in far more, or far fewer, places than their references do: medians over videos."""
+    texts = []
+    for row in rows:
+        details = [value.details for record in row.finished for value in record.metrics.values()]
+        shares = [
+            statistics.median(float(found[side]) for found in details if side in found)
+            for side in ("moving_generated", "moving_reference")
+            if any(side in found for found in details)
+        ]
+        if len(shares) == 2 and not 1 / UNEVEN <= (shares[0] + 1e-9) / (shares[1] + 1e-9) <= UNEVEN:
+            texts.append(f"{row.label} in {shares[0]:.1%} of the places, its references in {shares[1]:.1%}")
+    if texts:
+        yield f"Moves in far more or fewer places than its references: {'; '.join(texts)}."
 
 
 def _pooled_level(levels: Sequence[dict[str, float]], name: str) -> float | None:

@@ -170,6 +170,7 @@ def test_the_clip_itself_scores_one_and_a_frozen_video_nothing():
     found = score(frozen, moving)
     assert found.value == 0
     assert found.details["moving_generated"] == 0 < found.details["moving_reference"]
+    assert found.details["cells"] == 16 * 24
 
 
 def test_the_same_motion_of_another_object_before_another_background_scores_high():

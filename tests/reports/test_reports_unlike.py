@@ -135,3 +135,17 @@ def test_the_summary_of_a_run_and_the_figure_have_the_time_of_the_table(tmp_path
     assert table.numbers["a"]["time"].value == 3.0
     assert sum(stage_seconds(group.rows[0]).values()) == pytest.approx(3.0)
     assert table.flat()["time"][0] == 3.0, "what the mirror publishes"
+
+
+@pytest.mark.parametrize(("generated", "said"), [(0.01, True), (0.4, True), (0.15, False), (0.0, True)])
+def test_a_row_that_moves_in_far_more_or_fewer_places_than_its_references_is_named(tmp_path, generated, said):
+    cells = {
+        "a": [write_record(tmp_path, "a", clip, metrics={"motion_fidelity": metric(0.5)}) for clip in CLIPS]
+    }
+    for cell in cells["a"]:
+        record = store.load_record(tmp_path / cell.path)
+        record.metrics["motion_fidelity"].details = {"moving_generated": generated, "moving_reference": 0.15}
+        store.save_record(tmp_path / cell.path, record)
+    (table,) = tables(tmp_path, [write_plan(tmp_path, cells)])
+    line = f"a in {generated:.1%} of the places, its references in 15.0%"
+    assert any(line in note for note in table.notes) == said
