@@ -8,6 +8,7 @@ import pytest
 from first_frame import from_first
 
 from datasets.sprites.world import HELD_OUT, draw
+from datasets.video import write_ffv1
 from metrics.interface import Tracks
 from metrics.motion_fidelity import MotionFidelity
 from metrics.trackers.dis import Dis
@@ -327,6 +328,26 @@ def test_the_commands_print_tables_and_write_what_they_say(tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "new" / "t.csv")) == 3
     assert main(["overlay", str(tmp_path / "none.mp4"), str(tmp_path / "o.png")]) == 2
     assert "none.mp4" in capsys.readouterr().err
+
+
+def test_the_time_is_that_of_81_frames_at_480x832(tmp_path, capsys, monkeypatch):
+    shown = []
+
+    class Watching(Still):
+        def track(self, frames, masks=None):
+            shown.append(frames)
+            return super().track(frames)
+
+    monkeypatch.setattr("metrics.validate.__main__.Dis", lambda name, grid: Watching())
+    frames = np.random.default_rng(0).integers(0, 255, (7, 24, 40, 3)).astype(np.uint8)
+    write_ffv1(tmp_path / "a.mkv", frames, 24)
+    assert main(["tracker", "--time", str(tmp_path / "a.mkv")]) == 0
+    assert "s of processors" in capsys.readouterr().out
+    assert shown[0].shape == (81, 480, 832, 3)
+    # To and fro: its ends are held for two frames, and nothing jumps.
+    brightness = shown[0].mean((1, 2, 3))
+    np.testing.assert_allclose(brightness[7:14], brightness[6::-1])
+    np.testing.assert_allclose(brightness[14:21], brightness[:7])
 
 
 def test_an_overlay_shows_only_visible_points():
