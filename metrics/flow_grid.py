@@ -59,14 +59,16 @@ def grid_shape(size: Size) -> Size:
 
 
 def mask_grid(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Share of each cell that is inside masks (T, H, W): (T, rows, columns) in 0..1."""
+    """Shares of cells that are inside masks (T, H, W): (T, rows, columns), NaN in frames without one."""
     rows, columns = grid_shape((masks.shape[1], masks.shape[2]))
     down, across = _edges(masks.shape[1], rows), _edges(masks.shape[2], columns)
     shares = [
         [masks[:, top:bottom, left:right].mean((1, 2)) for left, right in pairwise(across)]
         for top, bottom in pairwise(down)
     ]
-    return np.asarray(shares, np.float32).transpose(2, 0, 1)
+    shares_by_frame = np.asarray(shares, np.float32).transpose(2, 0, 1)
+    shares_by_frame[~masks.any((1, 2))] = np.nan
+    return shares_by_frame
 
 
 def _edges(length: int, parts: int) -> list[int]:

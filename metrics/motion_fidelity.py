@@ -46,9 +46,9 @@ def motion_fidelity(generated: Floats, reference: Floats, masked: Floats | None 
 
     The likeness of two motions is 2 <a, b> / (|a|^2 + |b|^2): 1 when they are equal, .8 at half and at double
     speed, 0 when one rests, -1 when they are opposite. Unknown motion counts as rest.
-    ``masked`` (T - 1, rows, columns), shares of cells inside a mask: only those with ``MASKED`` and more are
-    asked, in both videos; their partners may be any. Symmetric; 1 for a video and itself; 0 when the
-    generation rests. ValueError when the shapes differ.
+    ``masked`` (T - 1, rows, columns), shares of cells inside a mask, NaN in frames without one: only those
+    with ``MASKED`` and more are asked, in both videos; their partners may be any.
+    Symmetric; 1 for a video and itself; 0 when the generation rests. ValueError when the shapes differ.
     """
     if generated.shape != reference.shape:
         raise ValueError(f"flow grids of shapes {generated.shape} and {reference.shape}")

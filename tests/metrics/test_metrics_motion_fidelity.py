@@ -240,15 +240,28 @@ def test_masks_ask_only_what_moves_inside_them():
     assert score(busy, reference).value < score(generated, reference).value - 0.15
 
 
+def test_frames_without_a_mask_are_not_asked():
+    """A folder's one mask is of its first frame: what moves there then is compared, and nothing later."""
+    path = line((20, 20), (4, 2), 13)
+    reference, generated = patch(path), patch(path, seed=5)
+    generated[7:] = generated[7]
+    masks = np.zeros(reference.shape[:3], bool)
+    masks[0, 20:44, 20:44] = True
+    found = score(generated, reference, masks)
+    assert found.value > score(generated, reference).value + 0.1
+    assert 0 < found.details["cells"] < 16 * 24 / 8
+
+
 def test_a_mask_is_read_as_shares_of_cells():
-    masks = np.zeros((2, 32, 48), bool)
+    masks = np.zeros((3, 32, 48), bool)
     masks[0, :2, :2] = True
     masks[1, 0, 0] = True
     shares = mask_grid(masks)
-    assert shares.shape == (2, 16, 24)
+    assert shares.shape == (3, 16, 24)
     assert shares[0, 0, 0] == 1
     assert shares[1, 0, 0] == 0.25
-    assert shares.sum() == 1.25
+    assert shares[:2].sum() == 1.25
+    assert np.isnan(shares[2]).all()
 
 
 def test_a_smaller_copy_is_the_same_motion():
