@@ -1,7 +1,8 @@
 """Motion by place: the optical flow of a video, read in the cells of a grid.
 
 Nothing is followed through time, so that nothing is lost: what appears late is seen as well as what was there
-from the start. The flow is DIS (``datasets.flow``), checked there and back.
+from the start. The flow is DIS (``datasets.flow``) on the main axis of the video's colours, checked there and
+back: the second axis is mostly the chroma that codecs spare on.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ CELLS = 16
 """Cells along the shorter side."""
 KNOWN = 0.25
 """Share of a cell's pixels whose flow must pass the check, else the cell is unknown."""
-ALIKE = 17
-"""Side, in pixels, of the window over which two flows of a pixel are judged by what they make meet."""
 KEPT = 512
 """Grids kept in memory, of about 100 kB each."""
 
@@ -80,12 +79,9 @@ def _grid(frames: NDArray[np.uint8], size: Size) -> Floats:
     images = _shown(frames, round(size[0] * scale), round(size[1] * scale))
     rows, columns = grid_shape(size)
     grid = np.full((len(frames) - 1, rows, columns, 2), np.nan, np.float32)
-    planes = colour_planes(images, 2)
-    if not planes:
-        return grid
-    for t, (first, second) in enumerate(pairwise(images)):
-        flow = _flow([(plane[t], plane[t + 1]) for plane in planes], first, second)
-        grid[t] = _medians(flow, rows, columns) / SIDE
+    for plane in colour_planes(images, 1):
+        for t, (before, after) in enumerate(pairwise(plane)):
+            grid[t] = _medians(_flow(before, after), rows, columns) / SIDE
     return grid
 
 
@@ -104,29 +100,14 @@ def _shown(frames: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
     )
 
 
-def _flow(planes: list[tuple[Grey, Grey]], first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Floats:
-    """Flow (H, W, 2) from one frame to the next; NaN where it fails the check there and back.
-
-    Of the flows on several colour planes a pixel takes the one that makes the more alike surroundings meet.
-    """
-    import cv2
-
+def _flow(before: Grey, after: Grey) -> Floats:
+    """Flow (H, W, 2) from one image to the next; NaN where it fails the check there and back."""
     dis = dis_medium()
-    height, width = first.shape[:2]
-    pixels = pixel_grid(height, width)
-    flows, unlike = [], []
-    for before, after in planes:
-        forward, backward = dis(before, after, None), dis(after, before, None)
-        there = pixels + forward
-        home, met = (_at(field, there) for field in (backward, second.astype(np.float32)))
-        failed = inconsistent(forward, home) | outside(there, height, width)
-        differs = cv2.blur(np.abs(met - first).mean(-1), (ALIKE, ALIKE))
-        flows.append(forward)
-        unlike.append(np.where(failed, np.inf, differs))
-    best = np.argmin(unlike, axis=0)
-    chosen = np.take_along_axis(np.stack(flows), best[None, ..., None], 0)[0]
-    chosen[np.isinf(np.min(unlike, axis=0))] = np.nan
-    return np.asarray(chosen, np.float32)
+    forward, backward = dis(before, after, None), dis(after, before, None)
+    height, width = before.shape
+    there = pixel_grid(height, width) + forward
+    failed = inconsistent(forward, _at(backward, there)) | outside(there, height, width)
+    return np.where(failed[..., None], np.float32(np.nan), forward)
 
 
 def _at(field: Floats, places: Floats) -> Floats:
