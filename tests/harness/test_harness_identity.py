@@ -33,7 +33,10 @@ OUTSIDE: dict[str, dict[str, set[str]]] = {
     },
     "method": {"precomputed": {"manifest"}, "external": {"folder", "environment", "timeout"}},
     "backbone": {path.stem: BACKBONE for path in (CONF / "backbone").glob("*.yaml")},
-    "tracker": {"cotracker3": {"repository", "checkpoint", "device"}},
+    "tracker": {
+        "cotracker3": {"repository", "checkpoint", "device"},
+        "tapnext": {"checkpoint", "device"},
+    },
 }
 PLUG_INS = [
     (group, path.stem)

@@ -638,7 +638,7 @@ class Crossing:
         points[:, :2] += np.stack([step * [0.5, 1.0], step * [0.75, 0.5]], -1)
         visible = np.ones(points.shape[:2], bool)
         visible[6:, 1] = False
-        return points, visible
+        return points, visible, np.zeros(points.shape[1], int)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
@@ -648,7 +648,7 @@ def test_det_is_its_loop(clip_norm):
     update = trainer(bias, clip_norm)
     prompt = words(hand.backbone, "")
     frames = hand.backbone.decode(REFERENCE)
-    points, visible = Crossing().track(frames)
+    points, visible, _ = Crossing().track(frames)
     # A latent cell is 4 x 4 pixels; latent frames are spread evenly over the video's.
     shown = [round(k * (len(frames) - 1) / (FRAMES - 1)) for k in range(FRAMES)]
     seen = set()
@@ -664,8 +664,8 @@ def test_det_is_its_loop(clip_norm):
                     x, y = points[t, point]
                     column, row = min(int((x + 0.5) // 4), WIDTH - 1), min(int((y + 0.5) // 4), HEIGHT - 1)
                     cells.append((row, column, visible[t, point]))
-                for k, ((r0, c0, _), (r1, c1, there)) in enumerate(pairwise(cells)):
-                    if there:
+                for k, ((r0, c0, here), (r1, c1, there)) in enumerate(pairwise(cells)):
+                    if here and there:
                         change = clean[0, :, k + 1, r1, c1] - clean[0, :, k, r0, c0]
                         total = total + change.square().sum()
             loss = loss + weight * total / (3 * (FRAMES - 1) * 2)

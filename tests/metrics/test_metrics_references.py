@@ -136,7 +136,7 @@ def _clip_text(text: str) -> np.ndarray:
 
 
 def motion_fidelity(sample: Sample) -> float:
-    """Cell by cell: medians of the flow on two axes of colour, five steps averaged, nearest partners."""
+    """Cell by cell: medians of the flow on the main axis of colour, five steps averaged."""
     g, r = (_cells(frames) for frames in (sample.generated, sample.reference))
     lengths = [float(np.hypot(*v)) for v in (*g.values(), *r.values())]
     still = max(0.001, sum(length**2 for length in lengths) / sum(lengths) / 4)
@@ -159,9 +159,7 @@ def _cells(frames: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
     tall, wide = 256, round(WIDTH * 256 / HEIGHT)
     big = [cv2.resize(frame, (wide, tall), interpolation=cv2.INTER_CUBIC) for frame in frames]
     big = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.5 * 256 / HEIGHT) for frame in big])
-    flows = [
-        _chosen(*steps) for steps in zip(pairwise(big), pairwise(zip(*_axes(big), strict=True)), strict=True)
-    ]
+    flows = [_checked(before, after) for before, after in pairwise(_main_axis(big))]
     rows, columns = 16, round(16 * WIDTH / HEIGHT)
     cells = {}
     for row, column in np.ndindex(rows, columns):
@@ -171,54 +169,34 @@ def _cells(frames: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
         for flow, failed in flows:
             good = ~failed[top:bottom, left:right]
             if good.mean() >= 0.25:
-                known.append(
-                    [statistics.median(flow[top:bottom, left:right, c][good].tolist()) / tall for c in (0, 1)]
-                )
+                inside = flow[top:bottom, left:right][good].tolist()
+                known.append([statistics.median(axis) / tall for axis in zip(*inside, strict=True)])
         cells[row, column] = np.mean(known, 0) if known else np.zeros(2)
     return cells
 
 
-def _axes(big: np.ndarray) -> list[list[np.ndarray]]:
-    """The two directions in which the colours spread most, each stretched to 0..255 over the video."""
+def _main_axis(big: np.ndarray) -> list[np.ndarray]:
+    """Frames along the direction in which the colours spread most, stretched to 0..255 over the video."""
     some = big[:, ::4, ::4].reshape(-1, 3).astype(float)
     mean = some.mean(0)
-    _, strength, directions = np.linalg.svd(some - mean, full_matrices=False)
-    spread = strength / (len(some) - 1) ** 0.5
-    planes = []
-    for direction in directions[:2][spread[:2] >= max(2, spread[0] / 10)]:
-        direction = direction * np.sign(direction[np.abs(direction).argmax()])
-        along = (some - mean) @ direction
-        low, high = along.min(), along.max()
-        planes.append(
-            [
-                np.clip(np.round(((frame - mean) @ direction - low) * 255 / (high - low)), 0, 255).astype(
-                    np.uint8
-                )
-                for frame in big
-            ]
-        )
-    return planes
+    direction = np.linalg.svd(some - mean, full_matrices=False)[2][0]
+    direction = direction * np.sign(direction[np.abs(direction).argmax()])
+    along = (some - mean) @ direction
+    low, high = along.min(), along.max()
+    levels = [((frame - mean) @ direction - low) * 255 / (high - low) for frame in big]
+    return [np.clip(np.round(level), 0, 255).astype(np.uint8) for level in levels]
 
 
-def _chosen(frames, images) -> tuple[np.ndarray, np.ndarray]:
-    """Of the flows on both axes the one that meets the likest colours, and where all fail."""
-    (first, second), (befores, afters) = frames, images
-    y, x = np.mgrid[0 : first.shape[0], 0 : first.shape[1]].astype(np.float32)
-    flows, costs = [], []
-    for before, after in zip(befores, afters, strict=True):
-        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        there, back = dis.calc(before, after, None), dis.calc(after, before, None)
-        to = x + there[..., 0], y + there[..., 1]
-        home = cv2.remap(back, *to, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        met = cv2.remap(second.astype(np.float32), *to, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        squares = (there**2).sum(-1) + (home**2).sum(-1)
-        failed = ((there + home) ** 2).sum(-1) > 0.01 * squares + 0.5
-        failed |= (to[0] < 0) | (to[0] > x.max()) | (to[1] < 0) | (to[1] > y.max())
-        cost = cv2.blur(np.abs(met - first).mean(-1), (17, 17))
-        flows.append(there)
-        costs.append(np.where(failed, np.inf, cost))
-    best = np.argmin(costs, 0)[..., None]
-    return np.where(best == 0, flows[0], flows[-1]), np.isinf(np.min(costs, 0))
+def _checked(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DIS there, and where the way there and back fails or leaves the image."""
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    there, back = dis.calc(before, after, None), dis.calc(after, before, None)
+    y, x = np.mgrid[0 : before.shape[0], 0 : before.shape[1]].astype(np.float32)
+    to_x, to_y = x + there[..., 0], y + there[..., 1]
+    home = cv2.remap(back, to_x, to_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    squares = (there**2).sum(-1) + (home**2).sum(-1)
+    missed = ((there + home) ** 2).sum(-1) > 0.01 * squares + 0.5
+    return there, missed | (to_x < 0) | (to_x > x.max()) | (to_y < 0) | (to_y > y.max())
 
 
 def motion_fidelity_legacy(sample: Sample) -> float:
