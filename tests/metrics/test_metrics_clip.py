@@ -302,7 +302,8 @@ def test_metrics_import_without_torch():
 
     code = (
         "import sys, metrics.text, metrics.motion, metrics.consistency, metrics.position, "
-        "metrics.trackers.dis, metrics.trackers.cotracker3, metrics.trackers.tapnext, metrics.validate.collage; "
+        "metrics.trackers.dis, metrics.trackers.cotracker3, metrics.trackers.tapnext, "
+        "metrics.validate.collage; "
         "assert not {'torch', 'cv2', 'open_clip', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
