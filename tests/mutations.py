@@ -537,8 +537,13 @@ METHODS = (
         "example.noisy - predicted",
         "x0 at sigma 1",
     ),
-    C("methods/det.py", "* tracks.visible[1:])", "* tracks.visible[:-1])", "seen before, not after"),
-    C("methods/det.py", "np.argsort(-np.where", "np.argsort(np.where", "the points that move with the rest"),
+    C(
+        "methods/det.py",
+        "(tracks.visible[1:] & tracks.visible[:-1])",
+        "tracks.visible[:-1]",
+        "seen before, not after",
+    ),
+    C("methods/det.py", "np.argsort(-apart", "np.argsort(apart", "the points that move with the rest"),
     C("methods/det.py", "/ np.array(size[::-1])", "/ np.array(size)", "x over the height"),
     C(
         "methods/training/adapter_training.py",
@@ -758,12 +763,6 @@ HARNESS = (
     ),
     C(
         "harness/cells/generate.py",
-        "frames = frames[: min(count, length)]",
-        "frames = frames[-min(count, length) :]",
-        "the last frames compared",
-    ),
-    C(
-        "harness/cells/generate.py",
         "encoded=not job.amortise",
         "encoded=job.amortise",
         "encoding counted where it is shared",
@@ -902,8 +901,8 @@ DATASETS = (
     ),
     C(
         "datasets/folder.py",
-        "content=files_sha256([*used,",
-        "content=files_sha256([used[0],",
+        "content=files_sha256(used)",
+        "content=files_sha256(used[:1])",
         "content of the first picture alone",
     ),
     C(
@@ -1042,15 +1041,9 @@ REPORTS = (
         "one seed's video for all",
     ),
     C(
-        "reports/plots/stages.py",
-        "cluster_means(values, clips)",
-        "dict(enumerate(values))",
-        "the figure's mean over cells",
-    ),
-    C(
         "reports/plots/paired_differences.py",
-        "mean = paired_difference(ours, theirs)",
-        "mean = paired_difference(theirs, ours)",
+        "clip_differences(kept[row.label], kept[base.label])",
+        "clip_differences(kept[base.label], kept[row.label])",
         "the figure's differences turned round",
     ),
     C(
@@ -1080,14 +1073,14 @@ REPORTS = (
     C("reports/formats.py", 'return (1e9, "GB") if', 'return (2**30, "GB") if', "GiB called GB"),
     C(
         "reports/columns.py",
-        "float(np.mean(clips)), *bootstrap_interval(clips))",
-        "float(np.mean(clips)), *bootstrap_interval(list(cells.values())))",
+        "*mean_interval(clips), points_of(clips)) if",
+        "*mean_interval(list(cells.values())), points_of(clips)) if",
         "an interval over cells",
     ),
     C(
         "reports/columns.py",
-        "math.log(theirs[pair] / ours[pair])",
-        "math.log(ours[pair] / theirs[pair])",
+        "math.log(seconds) for pair",
+        "-math.log(seconds) for pair",
         "speed-up upside down",
     ),
     C(
@@ -1105,6 +1098,56 @@ REPORTS = (
     ),
     C("reports/latex.py", '        "%": r"\\%",\n', "", "percent signs comment lines out"),
     C("reports/wandb_mirror.py", "exit_code=1", "exit_code=0", "a failed run shown as finished"),
+    C(
+        "metrics/motion_fidelity.py",
+        "np.fmax(best, likeness)",
+        "likeness",
+        "the last neighbour, not the likest",
+    ),
+    C(
+        "metrics/motion_fidelity.py",
+        "2 * (grid * partner).sum(-1)",
+        "(grid * partner).sum(-1)",
+        "half the likeness",
+    ),
+    C(
+        "metrics/motion_fidelity.py",
+        "far = float(far_g.sum() + far_r.sum())",
+        "far = 2 * float(far_r.sum())",
+        "only the reference's motion weighs",
+    ),
+    C("metrics/motion_fidelity.py", "< still, 0, grid)", "< 0, 0, grid)", "nothing rests"),
+    C(
+        "metrics/motion_fidelity.py",
+        "itself.moving_reference < LEAST",
+        "itself.moving_reference < 0",
+        "a resting reference has a value",
+    ),
+    C(
+        "metrics/motion_fidelity.py",
+        "window = min(WINDOW, len(grid))",
+        "window = 1",
+        "no averaging over steps",
+    ),
+    C("metrics/motion_fidelity.py", "[..., 0] >= MASKED", "[..., 0] >= 0", "masks ask everything"),
+    C("metrics/flow_grid.py", "short = min(size)", "short = max(size)", "cells along the longer side"),
+    C("metrics/flow_grid.py", "rows, columns) / SIDE", "rows, columns) / size[1]", "motion by the width"),
+    C(
+        "metrics/flow_grid.py",
+        "failed[..., None], np.float32(np.nan)",
+        "failed[..., None], np.float32(0)",
+        "lost is rest",
+    ),
+    C(
+        "metrics/flow_grid.py",
+        "len(known) >= KNOWN * len(cell)",
+        "len(known) >= 0.99 * len(cell)",
+        "nearly all known",
+    ),
+    C("metrics/chance.py", "range(1, len(order))", "range(len(order))", "a clip beside itself is chance"),
+    C("metrics/validate/separation.py", "0.5 * (difference == 0)", "0 * (difference == 0)", "ties lose"),
+    C("metrics/validate/separation.py", 'groupby("kind").mean()', 'groupby("kind").sum()', "sums for means"),
+    C("metrics/validate/footage.py", "if scene != pair.scene", "if True", "the own scene is mismatched"),
 )
 
 CHANGES = (*CONF, *METHODS, *HARNESS, *DATASETS, *METRICS, *REPORTS)
