@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(metavar="footage | tracker | overlay")
     footage = actions.add_parser("footage", parents=[common], help="motion metrics on pairs of real videos")
     footage.add_argument("pairs", type=Path, help="CSV: scene, reference, generated (paths relative to it)")
+    footage.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="only these (default: all that see motion)"
+    )
     footage.add_argument("--json", type=Path, help="write AUC, interval and n by metric and perturbation")
     footage.add_argument("--csv", type=Path, help="also write all single values to this file")
     footage.add_argument("--picture", type=Path, help="PNG to write: the motion of the worst pairs")
@@ -111,9 +114,15 @@ def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
     from metrics.validate import footage, ranking, separation
 
     pairs = footage.read_pairs(options.pairs)
-    metrics = [
-        metric for metric in ranking.motion_metrics() if metric.column.sees_motion and not metric.column.truth
-    ]
+    known = {
+        metric.name: metric
+        for metric in ranking.motion_metrics()
+        if metric.column.sees_motion and not metric.column.truth
+    }
+    for name in options.metrics or ():
+        if name not in known:
+            raise InputError(f"--metrics {name}: no such metric; there are: {', '.join(known)}")
+    metrics = [known[name] for name in options.metrics or known]
     values = footage.measure(pairs, metrics, tracker)
     found = {metric.name: values[values["metric"] == metric.name] for metric in metrics}
     scenes = len({pair.scene for pair in pairs})

@@ -153,3 +153,11 @@ def test_a_csv_that_cannot_be_used_is_one_line(pairs, capsys, change, named):
 def test_a_csv_that_is_not_there_is_one_line(tmp_path, capsys):
     assert main(["footage", str(tmp_path / "none.csv")]) == 2
     assert "none.csv: no such file" in capsys.readouterr().err
+
+
+def test_only_the_metrics_asked_for_are_measured(pairs, capsys):
+    assert main(["footage", str(pairs), "--metrics", "motion_fidelity"]) == 0
+    printed = capsys.readouterr().out
+    assert "| motion_fidelity |" in printed and "motion_fidelity_legacy" not in printed
+    assert main(["footage", str(pairs), "--metrics", "motion"]) == 2
+    assert "--metrics motion: no such metric; there are: motion_fidelity" in capsys.readouterr().err
