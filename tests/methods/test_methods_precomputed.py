@@ -72,6 +72,9 @@ def test_what_is_missing_is_said(manifest):
         ("clip,prompt,seed,file\nbear,fox,first,a.mp4\n", "row 1.*seed 'first'"),
         ("clip,prompt,seed,file\nbear,fox,0,\n", "row 1.*no file"),
         ("clip,prompt,seed,file,seconds\nbear,fox,0,a.mp4,soon\n", "row 1.*seconds 'soon'"),
+        ("clip,prompt,seed,file,seconds\nbear,fox,0,a.mp4,-1\n", "row 1.*seconds '-1'"),
+        ("clip,prompt,seed,file,seconds\nbear,fox,0,a.mp4,inf\n", "row 1.*seconds 'inf'"),
+        ("clip,prompt,seed,file,seconds\nbear,fox,0,a.mp4,nan\n", "row 1.*seconds 'nan'"),
         ("clip,prompt,seed,file\nbear,fox,0,a.mp4\nbear,fox,0,b.mp4\n", "row 2.*repeats"),
     ],
 )
