@@ -197,3 +197,16 @@ def test_latex_escapes_what_would_end_a_line_or_a_table(tmp_path: Path) -> None:
     text = to_latex(table)
     assert r"a\_b \& 50 \%" in text
     assert not re.search(r"(?<!\\)%.", text)
+
+
+def test_a_level_of_several_plans_weighs_each_by_its_pairs(tmp_path: Path) -> None:
+    world(tmp_path)
+    plan = store.load_plan(store.plan_path(tmp_path, "grid"))
+    plans = []
+    for name, chance, pairs in (("one", 0.2, 2.0), ("other", 0.5, 6.0)):
+        for variant in plan.variants:
+            variant.levels = {"motion_fidelity": {"chance": chance, "pairs": pairs}}
+        plans.append(plan.model_copy(update={"name": name}, deep=True))
+    (table,) = tables(tmp_path, plans)
+    # (2 x .2 + 6 x .5) / 8
+    assert any("chance: .425" in note for note in table.notes), table.notes
