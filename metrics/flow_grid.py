@@ -2,7 +2,8 @@
 
 Nothing is followed through time, so that nothing is lost: what appears late is seen as well as what was there
 from the start. The flow is DIS (``datasets.flow``) on the main axis of the video's colours, checked there and
-back: the second axis is mostly the chroma that codecs spare on.
+back: the second axis is mostly the chroma that codecs spare on. Where the image is bare (sky, calm water, a wall)
+flow is an invention of its smoothness, and changes with every encoding: such cells rest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ CELLS = 16
 """Cells along the shorter side."""
 KNOWN = 0.25
 """Share of a cell's pixels whose flow must pass the check, else the cell is unknown."""
+TEXTURE = 2.0
+"""Root mean square slope, in levels of 255 a pixel, below which a cell shows nothing that could move, and rests."""
 KEPT = 512
 """Grids kept in memory, of about 100 kB each."""
 
@@ -38,7 +41,8 @@ def flow_grid(frames: NDArray[np.uint8], size: Size) -> Floats:
     """Motion of frames (T, H, W, 3) uint8 RGB shown at ``size`` (height, width).
 
     (T - 1, rows, columns, 2) float32 x, y in shorter sides a step: the median flow of each cell of a grid
-    with ``CELLS`` cells along the shorter side; NaN where it is unknown. Kept in memory by content.
+    with ``CELLS`` cells along the shorter side; 0 where the image is bare, NaN where the motion is unknown.
+    Kept in memory by content.
     """
     from datasets.video import frames_sha256
 
@@ -82,6 +86,7 @@ def _grid(frames: NDArray[np.uint8], size: Size) -> Floats:
     for plane in colour_planes(images, 1):
         for t, (before, after) in enumerate(pairwise(plane)):
             grid[t] = _medians(_flow(before, after), rows, columns) / SIDE
+            grid[t][_slopes(before, rows, columns) < TEXTURE] = 0
     return grid
 
 
@@ -117,6 +122,19 @@ def _at(field: Floats, places: Floats) -> Floats:
     # Any: OpenCV's stub does not know that the second map may be None.
     remap: Any = cv2.remap
     return np.asarray(remap(field, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _slopes(image: Grey, rows: int, columns: int) -> Floats:
+    """Root mean square gradient of an image (H, W) in each cell, in levels a pixel."""
+    import cv2
+
+    across, down = (cv2.Sobel(image, cv2.CV_32F, x, 1 - x, scale=1 / 8) for x in (1, 0))
+    squares = np.square(across) + np.square(down)
+    means = [
+        [squares[top:bottom, left:right].mean() for left, right in pairwise(_edges(image.shape[1], columns))]
+        for top, bottom in pairwise(_edges(image.shape[0], rows))
+    ]
+    return np.sqrt(np.asarray(means, np.float32))
 
 
 def _medians(flow: Floats, rows: int, columns: int) -> Floats:

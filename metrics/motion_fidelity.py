@@ -110,7 +110,7 @@ class MotionFidelity(Metric, kind="motion_fidelity"):
 
     name: str
 
-    version: ClassVar[str] = "6"
+    version: ClassVar[str] = "7"
     column = Column("Motion fid.", sees_motion=True)
     uses_masks: ClassVar[bool] = True
 
