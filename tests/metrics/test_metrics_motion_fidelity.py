@@ -205,6 +205,16 @@ def test_noise_on_a_frozen_video_is_no_motion():
     assert -0.1 < score(noisy, reference).value < 0.1
 
 
+def test_a_bare_image_rests_whatever_flow_makes_of_its_noise():
+    textured = panned((2, 0)).astype(float)
+    wall = 128 + np.random.default_rng(5).normal(0, 4, textured.shape)
+    frames = np.where(np.arange(WIDTH)[:, None] < WIDTH // 2, textured, wall)
+    cells = flow_grid(np.clip(np.round(frames), 0, 255).astype(np.uint8), (HEIGHT, WIDTH))
+    columns = cells.shape[2]
+    assert np.allclose(np.nanmedian(cells[:, :, 1 : columns // 2 - 2], (0, 1, 2)), [2 / HEIGHT, 0], atol=0.002)
+    assert (cells[:, :, columns // 2 + 2 :] == 0).all()
+
+
 def test_only_a_reference_that_rests_gives_no_value():
     moving = patch(line((20, 20), (6, 3)))
     frozen = np.repeat(moving[:1], len(moving), 0)
