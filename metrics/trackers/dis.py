@@ -9,6 +9,7 @@ better, as in Barnes et al., "PatchMatch", SIGGRAPH 2009.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -271,10 +272,11 @@ class Dis(Tracker, kind="dis"):
         levels = list(images.astype(np.float32))
         points = Points.of(levels, (start + 0.5) * np.float32(scale) - 0.5, begun)
         flow = steps(planes)
-        onward, seen = _onward(levels, flow, points)
-        last = len(frames) - 1
         back = [[(home, away) for away, home in planes] for planes in reversed(flow)]
-        backward, seen_back = _onward(levels[::-1], back, points._replace(begun=last - begun))
+        turned = points._replace(begun=len(frames) - 1 - begun)
+        with ThreadPoolExecutor(2) as pool:
+            passes = pool.map(_onward, (levels, levels[::-1]), (flow, back), (points, turned))
+            (onward, seen), (backward, seen_back) = passes
         later = np.arange(len(frames))[:, None] > begun
         earlier = np.arange(len(frames))[:, None] < begun
         for which, found, sees in ((later, onward, seen), (earlier, backward[::-1], seen_back[::-1])):
