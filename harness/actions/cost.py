@@ -9,7 +9,7 @@ from typing import Any
 from datasets.errors import InputError
 from harness.cells.job import Job
 from harness.cells.plan import check_operations
-from harness.command.interface import Action, Prepared, Start
+from harness.command.interface import Action, Prepared
 from harness.cost.model import cost_report, limit_lines
 from methods.interface import LatentMethod, VideoMethod
 
@@ -25,7 +25,7 @@ class PrintCost(Action):
         rows_of(job)
         return Prepared(job)
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         for one in prepared:
             print_cost(one.job, rows_of(one.job))
         return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.cells.job import Job
 from harness.cells.plan import Cell
-from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.interface import Action, Prepared, plans_of
 from harness.records import store
 from harness.records.record import Plan, left_out_lines
 
@@ -18,7 +18,7 @@ class PrintPlan(Action):
 
     name: str
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         for plan, parts in plans_of(prepared):
             store.save_plan(parts[0][0].results, plan)
             print_plan(plan, parts)

@@ -17,7 +17,7 @@ from harness.cells import measure
 from harness.cells.environment import device_model
 from harness.cells.job import Needs
 from harness.cells.measure import Meter
-from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.interface import Action, Prepared, plans_of
 from harness.command.terminal import say, say_left_out
 from harness.records import store
 from methods.interface import LatentMethod
@@ -147,7 +147,7 @@ class PrintProfile(Action):
     name: str
     needs = Needs(device=True)
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         code = 0
         for plan, parts in plans_of(prepared):
             say_left_out(plan)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.cells.job import Needs
-from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.interface import Action, Prepared, plans_of
 from harness.command.terminal import say, say_left_out
 from harness.cost.cards import GPUS, gpu_named
 from harness.cost.meta import with_checkpoint
@@ -339,7 +339,7 @@ class PrintSpeed(Action):
     name: str
     needs = Needs(weights=False)
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         code = 0
         for plan, parts in plans_of(prepared):
             say_left_out(plan)

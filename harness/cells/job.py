@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets.interface import Dataset
+    from harness.execute.interface import Engine
     from methods.backbones.interface import BackboneConfig
     from methods.interface import Method
     from metrics.interface import Metric, Tracker
@@ -49,7 +50,7 @@ class Job:
     ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
     plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
     line's, in its order, and then those of the experiment's variant that the job is (``variant``).
-    ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
+    ``beside``: so many workers share the processor; ``number``: the job's in the sweep.
     ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
     """
 
@@ -69,17 +70,22 @@ class Job:
     warmup_steps: int
     repeats: int
     name: str | None
-    on_error: str
+    engine: Engine
     wandb: dict[str, Any]
     overrides: list[str] = field(default_factory=list)
     variant: ExperimentVariant | None = None
-    launcher: str | None = None
+    beside: int = 1
     number: int = 0
     resolved: dict[str, Any] = field(default_factory=dict)
     needs: Needs = field(default_factory=Needs)
     amortise: bool = False
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
+
+    @property
+    def on_error(self) -> str:
+        """``continue`` or ``stop``."""
+        return self.engine.on_error
 
     @property
     def label(self) -> str:

@@ -209,7 +209,7 @@ def score_record(
 
 def settle_required(job: Job, record: Record) -> None:
     """Make a cell fail whose required metrics are null, and let it be ok again when they no longer are."""
-    missing = [name for name in job.required if _missing(record, name)]
+    missing = lacks_required(job, record)
     if missing and record.status == "ok":
         record.status = "failed"
         reasons = "; ".join(f"{name}: {_reason(record, name)}" for name in missing)
@@ -218,6 +218,11 @@ def settle_required(job: Job, record: Record) -> None:
         )
     elif not missing and lacks_metric_only(record):
         record.status, record.error = "ok", None
+
+
+def lacks_required(job: Job, record: Record) -> list[str]:
+    """The required metrics that have no value."""
+    return [name for name in job.required if _missing(record, name)]
 
 
 def save_if_settled(job: Job, cell: Cell, record: Record) -> None:
@@ -297,7 +302,7 @@ def rescore(
     say = note or (lambda _: None)
     load = lru_cache(maxsize=1)(job.dataset.load)
     outcome = Outcome([])
-    for _, cell in in_turn(job.results, cells, say):
+    for cell in in_turn(job.results, cells, say):
         reason = store.foreign(job.results / cell.path, cell.id)
         if reason is not None:
             say(f"{cell.path}: {reason}; left as it is")

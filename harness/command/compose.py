@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
@@ -90,18 +89,6 @@ def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], None]) -> N
             ) from error
 
 
-def split_launcher(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments without a sweep's launcher, and its name when its jobs run in other processes."""
-    if not {"-m", "--multirun"} & set(arguments):
-        return list(arguments), None
-    launching = [word for word in arguments if re.match(r"[+~]*hydra[./]launcher\b", word)]
-    names = [word.partition("=")[2] for word in launching if re.match(r"[+]*hydra/launcher=", word)]
-    others = [word for word in arguments if word not in launching]
-    if not names or names[-1] == "basic":
-        return list(arguments), None
-    return others, names[-1]
-
-
 def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     """The configuration of every job of the command line; an experiment's job has one for each variant.
 
@@ -109,7 +96,6 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     composed and planned, so a bad value anywhere in a sweep costs nothing.
     """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from harness.command.experiment import expand
@@ -122,8 +108,11 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
         chosen = HydraConfig.get()
         choices = chosen.runtime.choices
         try:
-            if choices.get("hydra/launcher", "basic") != "basic" and chosen.mode == RunMode.MULTIRUN:
-                raise InputError("hydra/launcher: name it on the command line, not in a file")
+            launcher = choices.get("hydra/launcher", "basic")
+            if launcher != "basic":
+                raise InputError(
+                    f"hydra/launcher={launcher}: the workers of execute=... run a grid's jobs; leave it out"
+                )
             # Unresolved: an override may hold an interpolation, which is not the list's own.
             words = cast("list[str]", OmegaConf.to_container(chosen.overrides.task, resolve=False))
             jobs.append(expand(config, words, choices.get("experiment")))
@@ -137,4 +126,4 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     return jobs
 
 
-__all__ = ["compose", "environment_variable", "run_hydra", "split_launcher"]
+__all__ = ["compose", "environment_variable", "run_hydra"]

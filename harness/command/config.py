@@ -13,6 +13,7 @@ from datasets.interface import Dataset
 from harness.cells.job import ExperimentVariant, Job, Node
 from harness.command.interface import Action
 from harness.command.plugins import build, one_line
+from harness.execute.interface import Engine
 from methods.backbones.interface import BackboneConfig
 from methods.interface import Method
 from metrics.interface import Metric, Tracker
@@ -47,10 +48,6 @@ class _Motion(_Keys):
     mask: Literal["auto", "none"] = "auto"
 
 
-class _Execute(_Keys):
-    on_error: Literal["continue", "stop"]
-
-
 class _Metrics(_Keys):
     required: list[str] = []
     metrics: dict[str, Node | None]
@@ -68,7 +65,7 @@ class _Root(_Keys):
     dataset: Node
     metrics: _Metrics
     tracker: Node
-    execute: _Execute
+    execute: Node
     wandb: WandbSettings
     action: Node
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
@@ -127,6 +124,13 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def _device(device: str, action: Action, engine: Engine) -> str:
+    """The job's; that of a remote worker is checked where it works."""
+    if engine.remote and action.needs.device:
+        return "cuda" if device == "auto" else device
+    return resolve_device(device) if action.needs.device else device
+
+
 def make_job(
     resolved: Node, overrides: Sequence[str] = (), variant: ExperimentVariant | None = None
 ) -> tuple[Job, Action]:
@@ -138,6 +142,7 @@ def make_job(
     root = _validated(resolved)
     trust = root.trust
     action = build(root.action, "action", Action, trust)
+    engine = build(root.execute, "execute", Engine, trust)
     nodes = {name: node for name, node in root.metrics.metrics.items() if node is not None}
     metrics = {name: build(node, f"metrics.metrics.{name}", Metric, trust) for name, node in nodes.items()}
     for name in root.metrics.required:
@@ -151,7 +156,7 @@ def make_job(
         tracker=build(root.tracker, "tracker", Tracker, trust),
         required=root.metrics.required,
         # Nothing else needs a device, so it may speak of one that is not here.
-        device=resolve_device(root.device) if action.needs.device else root.device,
+        device=_device(root.device, action, engine),
         seeds=list(dict.fromkeys(root.seed)),
         limit=root.limit,
         frames=root.frames,
@@ -161,7 +166,7 @@ def make_job(
         warmup_steps=root.measure.warmup_steps,
         repeats=root.measure.repeats,
         name=root.name,
-        on_error=root.execute.on_error,
+        engine=engine,
         wandb=root.wandb.model_dump(mode="json"),
         overrides=list(overrides),
         variant=variant,

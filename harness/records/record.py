@@ -14,7 +14,7 @@ SCHEMA = 2
 """Of records and plans; ``harness/records/migrate.py`` reads older ones."""
 
 Masks = Literal["masked", "whole frame"]
-Status = Literal["ok", "failed", "oom", "timeout", "killed", "cancelled", "invalid"]
+Status = Literal["ok", "unscored", "failed", "oom", "timeout", "killed", "cancelled", "invalid"]
 
 
 class Strict(BaseModel):
@@ -152,7 +152,8 @@ class Record(Strict):
 
     ``former_id``: what an older schema called it, as its folder still does. ``reference`` and ``generated``:
     the videos as they came. ``masks``: what motion was read within, ``masked`` or ``whole frame``.
-    ``sampler``: the backbone's. ``scored``: when it was scored last. Older records lack all these.
+    ``sampler``: the backbone's. ``scored``: when it was scored last. ``run``: the id of the run
+    that computed it, after ``tries`` in that run. Older records lack all these.
     ``notes`` are lines a reader should know (resized, cut, repeats that differ).
     """
 
@@ -185,6 +186,8 @@ class Record(Strict):
     error: Failure | None = None
     notes: list[str] = Field(default_factory=list)
     attempts: int = 1
+    run: str = ""
+    tries: int = 1
     started: str = ""
     finished: str = ""
     scored: str = ""

@@ -1,8 +1,8 @@
 """Where things lie in a results folder: the one file that knows file names.
 
 ``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
-``tracks/``; ``locks/``. A finished cell of another device stands beside its own as ``<clip>-<id>@<device>``,
-what this version must not touch as ``<clip>-<id>.aside``.
+``tracks/``; ``locks/``; ``runs/``. A finished cell of another device stands beside its own as
+``<clip>-<id>@<device>``, what this version must not touch as ``<clip>-<id>.aside``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROGRAM = "program"
 ATTEMPTS = "attempts"
 """In a cell's folder while it runs: how often it was begun."""
 
-PLANS, CELLS, LEVELS, LOCKS = "plans", "cells", "levels", "locks"
+PLANS, CELLS, LEVELS, LOCKS, RUNS = "plans", "cells", "levels", "locks", "runs"
 REFERENCE_TRACKS = "tracks"
 
 

@@ -1,0 +1,60 @@
+"""A run: one command's work on its cells. What its processes tell each other lies in its folder."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from harness.records import store
+
+STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a cell's process ended. ``kind``: ``Killed`` or ``Timeout``; ``output``: its last lines."""
+
+    kind: str = "Killed"
+    message: str = "the process that worked on it ended without a word"
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """``id`` stands in the records that the run writes. ``retries``: further tries of a cell that ran out of
+    memory or ended its process. ``results``: where its folder ``runs/ID`` lies.
+    """
+
+    results: Path
+    retries: int = 0
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
+
+    @property
+    def folder(self) -> Path:
+        """``runs/ID``: the command, the workers' output, how cells ended their processes."""
+        return self.results / store.RUNS / self.id
+
+    def death(self, cell_id: str) -> Death:
+        """How the cell last ended its process, as far as somebody saw it."""
+        try:
+            return Death(**json.loads(self._death(cell_id).read_text()))
+        except (OSError, ValueError, TypeError):
+            return Death()
+
+    def note_death(self, cell_id: str, death: Death) -> None:
+        """Keep how a cell ended its process, for whoever writes its record."""
+        store.write_json(self._death(cell_id), asdict(death))
+
+    def _death(self, cell_id: str) -> Path:
+        return self.folder / "deaths" / f"{cell_id}.json"
+
+    @property
+    def stopped(self) -> bool:
+        """True once a worker has said that no further cell shall begin."""
+        return (self.folder / STOP).exists()
+
+    def stop(self) -> None:
+        """No worker shall begin another cell (``execute.on_error=stop``)."""
+        store.write_whole(self.folder / STOP, b"")

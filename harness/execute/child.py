@@ -1,0 +1,109 @@
+"""A worker's own process: ``python -m harness.execute.child RUN_FILE PIPE [device=...]``.
+
+It may be killed at any moment: what it is doing goes through the pipe, a line of JSON at a time, and
+``harness.execute.drain`` on the other end sees to the rest.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.cells.plan import Cell
+
+GRACE = 10.0
+"""Seconds that a process has to end by itself once it is told to."""
+
+
+class Pipe:
+    """``Shows`` by lines of JSON."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def send(self, **words: Any) -> None:
+        # One write: a line is never torn, whatever kills this process.
+        os.write(self._descriptor, json.dumps(words).encode() + b"\n")
+
+    def cell(self, index: int, total: int, label: str, cell: Cell) -> None:
+        self.send(cell=cell.id, path=cell.path, index=index, total=total, label=label)
+
+    def stage(self, name: str) -> None:
+        self.send(stage=name)
+
+    def step(self, index: int, total: int) -> None:
+        self.send(step=index, total=total)
+
+    def cell_done(self, status: str, seconds: float | None = None) -> None:
+        self.send(done=status, seconds=seconds)
+
+    def note(self, text: str) -> None:
+        self.send(note=text)
+
+
+def end_with_parent() -> None:
+    """End this process, and those it started, when the one that watches it is gone."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGINT)
+        # It may hang in C code, where no signal is heard.
+        threading.Event().wait(GRACE)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def work(pipe: Pipe, run_file: Path, overrides: list[str]) -> int:
+    """Take cells until none is left. Exit code 2 for input found bad late."""
+    from harness.actions.run import Run as RunAction
+    from harness.cells.run import Worker, items
+    from harness.command.compose import compose
+    from harness.command.prepare import prepare
+    from harness.execute.orders import Orders
+
+    orders = Orders.load(run_file)
+    checked = prepare(compose([*orders.arguments, *overrides]))
+    todo = set(orders.todo)
+    found = []
+    for action, prepared in checked:
+        for one in prepared if isinstance(action, RunAction) else ():
+            one.job.beside = orders.beside
+            found += [item for item in items(one.job, one.cells) if item.cell.id in todo]
+    try:
+        Worker(orders.run, pipe, orders.locks).work(found)
+    except InputError as error:
+        pipe.note(str(error))
+        return 2
+    return 0
+
+
+def main() -> int:
+    faulthandler.enable()
+    run_file, descriptor, *overrides = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    end_with_parent()
+    pipe = Pipe(int(descriptor))
+    try:
+        code = work(pipe, Path(run_file), overrides)
+    except InputError as error:
+        pipe.note(str(error))
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    pipe.send(bye=code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
