@@ -28,7 +28,11 @@ def run_command(arguments: Sequence[str]) -> int:
         return 2
     for line in notices([one for _, prepared in checked for one in prepared]):
         say(line)
-    return max(action.act(prepared, arguments) for action, prepared in checked)
+    try:
+        return max(action.act(prepared, arguments) for action, prepared in checked)
+    except InputError as error:
+        say(str(error))
+        return 2
 
 
 def main() -> int:

@@ -58,7 +58,7 @@ class Run(Action):
             ended.append((one.job, one.plan, outcome))
             if outcome.failed:
                 code = max(code, 1)
-                if one.job.on_error == "stop":
+                if one.job.engine.on_error == "stop":
                     break
         return ended, code
 

@@ -252,6 +252,7 @@ def _generate_and_score(session: Session, cell: Cell, clip: Clip, record: Record
             case LatentMethod() as method:
                 frames, trace = from_backbone(session, method, cell, clip, record)
             case VideoMethod() as method:
+                session.progress.stage("generate")
                 frames, trace = from_pixels(job, method, cell, clip, record), []
         session.check()
         session.progress.stage("save")

@@ -83,11 +83,6 @@ class Job:
     mask: Literal["auto", "none"] = "auto"
 
     @property
-    def on_error(self) -> str:
-        """``continue`` or ``stop``."""
-        return self.engine.on_error
-
-    @property
     def label(self) -> str:
         """What its row is called."""
         return self.variant.label if self.variant else self.method.name

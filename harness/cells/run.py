@@ -95,7 +95,7 @@ class Worker:
                 turns.put_back()
                 continue
             ended.append((item, done))
-            if done.record.status != "ok" and item.job.on_error == "stop":
+            if done.record.status != "ok" and item.job.engine.on_error == "stop":
                 self.shows.note(
                     f"{item.cell.path}: {done.record.status}; execute.on_error=stop ends the run here"
                 )
@@ -109,7 +109,7 @@ class Worker:
         started = time.perf_counter()
         done = settle(session, item.cell)
         seconds = time.perf_counter() - started if done.how == "computed" else None
-        self.shows.cell_done("reused" if done.how == "reused" else done.record.status, seconds)
+        self.shows.cell_done(done.record.status if done.how == "computed" else "reused", seconds)
         return done
 
     def _hold(self, item: Item) -> Hold:

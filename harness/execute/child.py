@@ -66,6 +66,7 @@ def end_with_parent() -> None:
 def work(pipe: Pipe, run_file: Path, overrides: list[str]) -> int:
     """Take cells until none is left. Exit code 2 for input found bad late."""
     from harness.actions.run import Run as RunAction
+    from harness.cells import environment
     from harness.cells.run import Worker, items
     from harness.command.compose import compose
     from harness.command.prepare import prepare
@@ -79,6 +80,9 @@ def work(pipe: Pipe, run_file: Path, overrides: list[str]) -> int:
         for one in prepared if isinstance(action, RunAction) else ():
             one.job.beside = orders.beside
             found += [item for item in items(one.job, one.cells) if item.cell.id in todo]
+    for item in found[:1]:
+        # Importing torch is none of the first cell's seconds.
+        environment.describe(item.job.device)
     try:
         Worker(orders.run, pipe, orders.locks).work(found)
     except InputError as error:

@@ -22,8 +22,8 @@ from harness.execute.child import GRACE
 from harness.execute.interface import Message
 from harness.execute.orders import Orders
 
-LINES = 20
-"""Last lines of a process's output that a record keeps."""
+LINES, WIDTH = 40, 200
+"""Last lines of a process's output that a record keeps, and characters of each."""
 
 
 @dataclass
@@ -182,7 +182,7 @@ def _last_lines(log: Path, begin: int) -> str:
     with log.open("rb") as file:
         file.seek(begin)
         text = file.read().decode(errors="replace")
-    return "\n".join(deque(text.splitlines(), maxlen=LINES))
+    return "\n".join(line[:WIDTH] for line in deque(text.splitlines(), maxlen=LINES))
 
 
 __all__ = ["drain", "end"]

@@ -13,6 +13,7 @@ from harness.cells.compute import finished
 from harness.cells.job import Job
 from harness.cells.plan import Cell
 from harness.cells.progress import Progress
+from harness.cells.run import items, label
 from harness.cells.runs import Run
 from harness.cells.score import Outcome
 from harness.command.interface import Ended, Prepared
@@ -36,9 +37,7 @@ def work(prepared: Sequence[Prepared], arguments: Sequence[str]) -> tuple[list[E
         return [], 0
     engine = planned[0].job.engine
     with Progress() as progress:
-        todo = [
-            cell.id for one in planned for cell in one.cells if not finished(one.job, cell, engine.remote)
-        ]
+        todo = _unfinished(planned, progress, engine.remote)
         codes: list[int] = []
         orders = _at_work(engine, planned)
         if orders is not None:
@@ -59,9 +58,22 @@ def work(prepared: Sequence[Prepared], arguments: Sequence[str]) -> tuple[list[E
     return ended, max([*found, *(code for code in codes if code != 130)])
 
 
+def _unfinished(planned: Sequence[Prepared], progress: Progress, remote: bool) -> list[str]:
+    """The ids of the cells that need something; the others are shown as reused."""
+    todo = []
+    for one in planned:
+        for item in items(one.job, one.cells):
+            if finished(item.job, item.cell, remote):
+                progress.cell(item.place, item.total, label(item))
+                progress.cell_done("reused")
+            else:
+                todo.append(item.cell.id)
+    return todo
+
+
 def _code(one: Prepared, outcome: Outcome) -> int:
     missing = len(one.cells) - len(outcome.records)
-    return 1 if outcome.failed or (missing and one.job.on_error != "stop") else 0
+    return 1 if outcome.failed or (missing and one.job.engine.on_error != "stop") else 0
 
 
 def _orders(engine: Engine, planned: Sequence[Prepared], arguments: Sequence[str], todo: list[str]) -> Orders:
