@@ -1131,7 +1131,12 @@ REPORTS = (
     ),
     C("metrics/motion_fidelity.py", "[..., 0] >= MASKED", "[..., 0] >= 0", "masks ask everything"),
     C("metrics/flow_grid.py", "short = min(size)", "short = max(size)", "cells along the longer side"),
-    C("metrics/flow_grid.py", "rows, columns) < TEXTURE", "rows, columns) > TEXTURE", "what is bare moves alone"),
+    C(
+        "metrics/flow_grid.py",
+        "rows, columns) < TEXTURE",
+        "rows, columns) > TEXTURE",
+        "what is bare moves alone",
+    ),
     C("metrics/flow_grid.py", "TEXTURE = 2.0", "TEXTURE = 0.1", "flow of bare images counts"),
     C("metrics/flow_grid.py", "rows, columns) / SIDE", "rows, columns) / size[1]", "motion by the width"),
     C(

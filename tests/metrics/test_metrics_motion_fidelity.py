@@ -211,7 +211,9 @@ def test_a_bare_image_rests_whatever_flow_makes_of_its_noise():
     frames = np.where(np.arange(WIDTH)[:, None] < WIDTH // 2, textured, wall)
     cells = flow_grid(np.clip(np.round(frames), 0, 255).astype(np.uint8), (HEIGHT, WIDTH))
     columns = cells.shape[2]
-    assert np.allclose(np.nanmedian(cells[:, :, 1 : columns // 2 - 2], (0, 1, 2)), [2 / HEIGHT, 0], atol=0.002)
+    assert np.allclose(
+        np.nanmedian(cells[:, :, 1 : columns // 2 - 2], (0, 1, 2)), [2 / HEIGHT, 0], atol=0.002
+    )
     assert (cells[:, :, columns // 2 + 2 :] == 0).all()
 
 
