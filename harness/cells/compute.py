@@ -118,6 +118,9 @@ def _reuse(session: Session, cell: Cell) -> Ended | None:
     record = store.read_record(folder)
     if record is None or (not job.resume and record.run != session.run.id):
         return None
+    if record.status == "unscored" and session.beside:
+        # Another process scores it.
+        return Ended(record, "reused")
     if record.status not in ("ok", "unscored") and not score.lacks_metric_only(record):
         # Another worker of this very run has tried it: once is enough.
         mine = session.run.id and record.run == session.run.id
@@ -126,7 +129,7 @@ def _reuse(session: Session, cell: Cell) -> Ended | None:
     for leftover in [*folder.glob(".*"), folder / store.ATTEMPTS]:
         leftover.unlink(missing_ok=True)
     names = score.stale(job, cell, record)
-    if not names:
+    if not names and record.status != "unscored":
         score.save_if_settled(job, cell, record)
         return Ended(record, "reused")
     try:
@@ -139,6 +142,29 @@ def _reuse(session: Session, cell: Cell) -> Ended | None:
         return Ended(record, "rescored")
     session.progress.note(f"{cell.path}: made anew to score {', '.join(names)}, its frames were not kept")
     return None
+
+
+def score_video(session: Session, cell: Cell) -> bool:
+    """Score a cell whose video waits for that (``unscored``); false where it is not one.
+
+    The caller holds its lock. A cell whose scorer ended its process on every try stays as it is, and says so.
+    """
+    folder = session.job.results / cell.path
+    record = store.read_record(folder)
+    if record is None or record.id != cell.id or record.status != "unscored":
+        return False
+    death = session.run.death(cell.id)
+    if session.run.begin_scoring(cell.id) > session.run.retries + 1:
+        record.error = Failure(kind=death.kind, message=death.message, traceback=death.output)
+        store.save_record(folder, record)
+        return True
+    try:
+        clip = session.load_clip(cell.clip.name)
+        if not score.refresh(session.job, cell, clip, record, score.stale(session.job, cell, record)):
+            session.progress.note(f"{cell.path}: its frames are gone; run it again")
+    except Exception as error:
+        session.progress.note(f"{cell.path}: not scored: {error}")
+    return True
 
 
 class Tries(NamedTuple):
@@ -256,8 +282,12 @@ def _generate_and_score(session: Session, cell: Cell, clip: Clip, record: Record
                 frames, trace = from_pixels(job, method, cell, clip, record), []
         session.check()
         session.progress.stage("save")
-        _save_videos(job, folder, clip, frames, record.compared, trace)
+        keep = job.keep_frames or session.beside
+        _save_videos(folder, clip, frames, record.compared, trace, keep)
         record.frames_sha256 = score.frames_sha256(frames)
+        if session.beside:
+            record.status = "unscored"
+            return
         session.progress.stage("score")
         score.score_record(job, cell, clip, frames, record)
         score.settle_required(job, record)
@@ -275,12 +305,12 @@ def _generate_and_score(session: Session, cell: Cell, clip: Clip, record: Record
 
 
 def _save_videos(
-    job: Job,
     folder: Path,
     clip: Clip,
     frames: NDArray[np.uint8],
     compared: Compared | None,
     trace: list[measure.TraceRow],
+    keep: bool,
 ) -> None:
     from datasets import video
 
@@ -292,7 +322,7 @@ def _save_videos(
             fps = (len(frames) - 1) / float(beside.times[-1] - beside.times[0])
     video.write_h264(folder / store.REFERENCE, clip.frames, clip.info.fps)
     video.write_h264(folder / store.VIDEO, frames, fps)
-    if job.keep_frames:
+    if keep:
         video.write_ffv1(folder / store.FRAMES, frames, fps)
     video.sheet(beside.frames, frames, folder / store.SHEET)
     store.write_json(folder / store.TRACE, trace)
@@ -329,4 +359,4 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-__all__ = ["Ended", "finished", "keep_other_device", "settle", "unsettled"]
+__all__ = ["Ended", "finished", "keep_other_device", "score_video", "settle", "unsettled"]

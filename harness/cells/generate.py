@@ -70,13 +70,15 @@ class Loaded:
 
 @dataclass
 class Session:
-    """What one job's cells share in one process. ``check`` raises Lost when the present cell is another's."""
+    """What one job's cells share in one process. ``beside``: another process scores
+    their videos. ``check`` raises Lost when the present cell is another's."""
 
     job: Job
     progress: Shows
     load_clip: Callable[[str], Clip]
     loaded: Loaded
     run: Run
+    beside: bool = False
     check: Callable[[], None] = lambda: None
     surroundings: dict[str, Any] | None = None
     warmed: set[tuple[int, ...]] = field(default_factory=set)
@@ -97,6 +99,7 @@ class Session:
             if not self.job.method.made_here:
                 # Finished videos were made elsewhere, on a device nobody told us.
                 self.surroundings["device"] = None
+            self.surroundings["scoring"] = "beside" if self.beside else "after"
             if self.job.beside > 1:
                 # Other workers shared this one's processor: its times are not those of a machine of its own.
                 self.surroundings["beside"] = self.job.beside

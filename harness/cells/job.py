@@ -50,7 +50,8 @@ class Job:
     ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
     plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
     line's, in its order, and then those of the experiment's variant that the job is (``variant``).
-    ``beside``: so many workers share the processor; ``number``: the job's in the sweep.
+    ``beside``: so many workers share the processor; ``quiet``: nothing is scored while a stage is timed;
+    ``number``: the job's in the sweep.
     ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
     """
 
@@ -75,12 +76,18 @@ class Job:
     overrides: list[str] = field(default_factory=list)
     variant: ExperimentVariant | None = None
     beside: int = 1
+    quiet: bool | None = None
     number: int = 0
     resolved: dict[str, Any] = field(default_factory=dict)
     needs: Needs = field(default_factory=Needs)
     amortise: bool = False
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
+
+    @property
+    def scored_beside(self) -> bool:
+        """Videos are scored by a process of its own while the next is made: on a GPU, unless ``quiet``."""
+        return self.device.startswith("cuda") if self.quiet is None else not self.quiet
 
     @property
     def label(self) -> str:

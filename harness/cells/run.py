@@ -7,16 +7,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from datasets.errors import InputError
 from harness.cells import score
-from harness.cells.compute import Ended, settle, unsettled
+from harness.cells.compute import Ended, score_video, settle, unsettled
 from harness.cells.generate import Loaded, Session
-from harness.cells.locks import Hold, Locks, Lost, Turns, busy
+from harness.cells.locks import POLL, Hold, Locks, Lost, Turns, busy
 from harness.cells.progress import Progress
 from harness.cells.runs import Run
 from harness.cells.score import Outcome
+from harness.records import store
 from harness.records.record import Plan
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Worker:
     shows: Shows
     locks: Locks = "auto"
     loaded: Loaded = field(default_factory=Loaded)
+    beside: bool = False
     _at: Job | None = None
     _last: set[str] = field(default_factory=set)
 
@@ -75,9 +77,14 @@ class Worker:
         for item, hold in turns:
             if self.run.stopped:
                 break
+            if item.cell.id not in self._last and self.run.died(item.cell.id):
+                self._last.add(item.cell.id)
+                turns.put_back()
+                continue
             if session is None or session.job is not item.job:
                 load = lru_cache(maxsize=1)(item.job.dataset.load)
-                session = Session(item.job, self.shows, load, self.loaded, self.run)
+                beside = self.beside and item.job.scored_beside
+                session = Session(item.job, self.shows, load, self.loaded, self.run, beside=beside)
                 self._at = item.job
             session.check = hold.check
             try:
@@ -95,7 +102,7 @@ class Worker:
                 turns.put_back()
                 continue
             ended.append((item, done))
-            if done.record.status != "ok" and item.job.engine.on_error == "stop":
+            if done.record.status not in ("ok", "unscored") and item.job.engine.on_error == "stop":
                 self.shows.note(
                     f"{item.cell.path}: {done.record.status}; execute.on_error=stop ends the run here"
                 )
@@ -118,6 +125,59 @@ class Worker:
     def _rank(self, item: Item) -> tuple[bool, bool, bool]:
         other = self._at is not None and _backbone(item.job) != _backbone(self._at)
         return item.cell.id in self._last, other, item.job is not self._at
+
+
+@dataclass
+class Scorer:
+    """Scores the videos of a run as they come, until its worker makes no more."""
+
+    run: Run
+    worker: str
+    shows: Shows
+    locks: Locks = "auto"
+
+    def work(self, open_items: Sequence[Item]) -> None:
+        """Of these items."""
+        left = list(open_items)
+        session: Session | None = None
+        while left:
+            last = self.run.is_all_made(self.worker)
+            before = len(left)
+            for item in list(left):
+                state = self._state(item)
+                if state == "settled":
+                    left.remove(item)
+                elif state == "waits":
+                    if session is None or session.job is not item.job:
+                        load = lru_cache(maxsize=1)(item.job.dataset.load)
+                        session = Session(item.job, self.shows, load, Loaded(), self.run)
+                    self._score(session, item)
+            if len(left) < before:
+                continue
+            if last:
+                return
+            time.sleep(POLL)
+
+    def _state(self, item: Item) -> Literal["absent", "waits", "settled"]:
+        folder = item.job.results / item.cell.path
+        if not (folder / store.RECORD).exists() or (record := store.read_record(folder)) is None:
+            return "absent"
+        if record.status == "unscored":
+            # One more than tries: the last only notes that it is given up.
+            return "waits" if self.run.scoring(item.cell.id) <= self.run.retries + 1 else "settled"
+        return "settled" if record.run == self.run.id or record.status == "ok" else "absent"
+
+    def _score(self, session: Session, item: Item) -> None:
+        hold = Hold(item.job.results, item.cell.id, self.locks)
+        if not hold.take():
+            return
+        try:
+            self.shows.cell(item.place, item.total, label(item), item.cell)
+            self.shows.stage("score")
+            score_video(session, item.cell)
+            self.shows.cell_done("scored")
+        finally:
+            hold.release()
 
 
 def _backbone(job: Job) -> str:
@@ -156,4 +216,4 @@ def outcome_of(ended: Sequence[tuple[Item, Ended]]) -> Outcome:
     return Outcome([done.record for _, done in by_place], **counts)
 
 
-__all__ = ["Item", "Shows", "Worker", "items", "label", "outcome_of", "run"]
+__all__ = ["Item", "Scorer", "Shows", "Worker", "items", "label", "outcome_of", "run"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.records import store
 
-STOP = "stop"
+STOP, SCORING, MADE = "stop", "scoring", "made"
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,37 @@ class Run:
         except (OSError, ValueError, TypeError):
             return Death()
 
+    def died(self, cell_id: str) -> bool:
+        """Whether somebody saw it end its process."""
+        return self._death(cell_id).exists()
+
     def note_death(self, cell_id: str, death: Death) -> None:
         """Keep how a cell ended its process, for whoever writes its record."""
         store.write_json(self._death(cell_id), asdict(death))
 
+    def begin_scoring(self, cell_id: str) -> int:
+        """Count, in a file that outlives a kill, how often this run began to score a cell."""
+        begun = self.scoring(cell_id) + 1
+        store.write_whole(self.folder / SCORING / cell_id, str(begun).encode())
+        return begun
+
+    def scoring(self, cell_id: str) -> int:
+        """How often it was begun."""
+        try:
+            return int((self.folder / SCORING / cell_id).read_text())
+        except (OSError, ValueError):
+            return 0
+
     def _death(self, cell_id: str) -> Path:
         return self.folder / "deaths" / f"{cell_id}.json"
+
+    def all_made(self, worker: str) -> None:
+        """A worker makes no further video; its scorer ends when none is left."""
+        store.write_whole(self.folder / MADE / worker, b"")
+
+    def is_all_made(self, worker: str) -> bool:
+        """Whether it has said so."""
+        return (self.folder / MADE / worker).exists()
 
     @property
     def stopped(self) -> bool:

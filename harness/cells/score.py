@@ -21,6 +21,7 @@ from harness.cells.tracks import KeptTracks
 from harness.records import store
 from harness.records.identity import WEIGHTS, configuration, same_version
 from harness.records.record import Compared, Failure, MetricValue, Plan, Record
+from metrics.flow_grid import keep_in
 from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def score_cell(
     reason; so does every quality metric of an untrained backbone.
     """
     metrics = {name: metric for name, metric in job.metrics.items() if names is None or name in names}
+    keep_in(job.results / store.FLOW)
     sample = sample_of(job, cell, clip, generated, compared)
     masks = masks_of(job, clip.info)
     kept = kept_tracks(job, cell, sample, metrics.values())
@@ -284,8 +286,13 @@ def refresh(job: Job, cell: Cell, clip: Clip, record: Record, names: Sequence[st
     if frames is None:
         return False
     score_record(job, cell, clip, frames, record, names)
+    waited = record.status == "unscored"
+    if waited:
+        record.status, record.error = "ok", None
     settle_required(job, record)
     store.save_record(job.results / cell.path, record)
+    if waited and not job.keep_frames:
+        (job.results / cell.path / store.FRAMES).unlink(missing_ok=True)
     return True
 
 
@@ -313,7 +320,7 @@ def rescore(
             continue
         outcome.records.append(record)
         names = list(job.metrics) if everything else _to_rescore(job, cell, record)
-        if record.frames_sha256 is None or not names:
+        if record.frames_sha256 is None or not (names or record.status == "unscored"):
             save_if_settled(job, cell, record)
             outcome.reused += 1
             continue
@@ -408,6 +415,7 @@ def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]],
 
 def _samples(job: Job, scored: Sequence[tuple[Cell, Record]], metric: Metric) -> Iterator[Sample]:
     load = lru_cache(maxsize=1)(job.dataset.load)
+    keep_in(job.results / store.FLOW)
     for cell, record in scored:
         frames = kept_frames(job, cell, record)
         if frames is not None:

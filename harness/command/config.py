@@ -42,6 +42,7 @@ class _Measure(_Keys):
     repeats: Annotated[int, Field(ge=1)]
     amortise: bool = False
     full_steps: Annotated[int, Field(ge=1)] | None = None
+    quiet: bool | None = None
 
 
 class _Motion(_Keys):
@@ -174,6 +175,7 @@ def make_job(
         needs=action.needs,
         amortise=root.measure.amortise,
         full_steps=root.measure.full_steps,
+        quiet=root.measure.quiet,
         mask=root.motion.mask,
     )
     return job, action

@@ -1,4 +1,4 @@
-"""A worker's own process: ``python -m harness.execute.child RUN_FILE PIPE [device=...]``.
+"""A worker's own process: ``python -m harness.execute.child RUN_FILE PIPE ROLE WORKER [device=...]``.
 
 It may be killed at any moment: what it is doing goes through the pipe, a line of JSON at a time, and
 ``harness.execute.drain`` on the other end sees to the rest.
@@ -13,12 +13,14 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from datasets.errors import InputError
 
 if TYPE_CHECKING:
     from harness.cells.plan import Cell
+
+Role = Literal["generate", "score"]
 
 GRACE = 10.0
 """Seconds that a process has to end by itself once it is told to."""
@@ -63,11 +65,11 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def work(pipe: Pipe, run_file: Path, overrides: list[str]) -> int:
+def work(pipe: Pipe, run_file: Path, role: Role, worker: str, overrides: list[str]) -> int:
     """Take cells until none is left. Exit code 2 for input found bad late."""
     from harness.actions.run import Run as RunAction
     from harness.cells import environment
-    from harness.cells.run import Worker, items
+    from harness.cells.run import Scorer, Worker, items
     from harness.command.compose import compose
     from harness.command.prepare import prepare
     from harness.execute.orders import Orders
@@ -80,11 +82,14 @@ def work(pipe: Pipe, run_file: Path, overrides: list[str]) -> int:
         for one in prepared if isinstance(action, RunAction) else ():
             one.job.beside = orders.beside
             found += [item for item in items(one.job, one.cells) if item.cell.id in todo]
+    if role == "score":
+        Scorer(orders.run, worker, pipe, orders.locks).work(found)
+        return 0
     for item in found[:1]:
         # Importing torch is none of the first cell's seconds.
         environment.describe(item.job.device)
     try:
-        Worker(orders.run, pipe, orders.locks).work(found)
+        Worker(orders.run, pipe, orders.locks, beside=orders.scoring).work(found)
     except InputError as error:
         pipe.note(str(error))
         return 2
@@ -93,13 +98,13 @@ def work(pipe: Pipe, run_file: Path, overrides: list[str]) -> int:
 
 def main() -> int:
     faulthandler.enable()
-    run_file, descriptor, *overrides = sys.argv[1:]
+    run_file, descriptor, role, worker, *overrides = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
     end_with_parent()
     pipe = Pipe(int(descriptor))
     try:
-        code = work(pipe, Path(run_file), overrides)
+        code = work(pipe, Path(run_file), cast("Role", role), worker, overrides)
     except InputError as error:
         pipe.note(str(error))
         code = 2

@@ -13,12 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.cells.runs import Death
-from harness.execute.child import GRACE
+from harness.execute.child import GRACE, Role
 from harness.execute.interface import Message
 from harness.execute.orders import Orders
 
@@ -64,9 +64,41 @@ def drain(
     ends the child and returns.
     """
     orders = Orders.load(Path(run))
+    told = listen or _ignore
+    child = Child(orders, worker, dict(environment or {}), tuple(overrides))
+    if not orders.scoring:
+        return _supervise(child, told, stop)
+    # No card and no cell of its own: it reads videos, and waits for them.
+    scorer = replace(
+        child,
+        role="score",
+        environment={**child.environment, "CUDA_VISIBLE_DEVICES": ""},
+        overrides=(*child.overrides, "device=cpu"),
+    )
+    scoring = threading.Thread(target=_supervise, args=(scorer, told, stop))
+    scoring.start()
+    try:
+        return _supervise(child, told, stop)
+    finally:
+        orders.run.all_made(worker)
+        scoring.join()
+
+
+@dataclass(frozen=True)
+class Child:
+    """How a worker's process is started, again and again."""
+
+    orders: Orders
+    worker: str
+    environment: dict[str, str]
+    overrides: tuple[str, ...]
+    role: Role = "generate"
+
+
+def _supervise(child: Child, listen: Callable[[Message], None], stop: threading.Event | None) -> int:
     before_any = 0
     while True:
-        watched, how, output = _child(orders, worker, environment or {}, overrides, listen or _ignore, stop)
+        watched, how, output = _one(child, listen, stop)
         if watched.bye is not None:
             return watched.bye
         if how is None:
@@ -74,11 +106,11 @@ def drain(
         if watched.cell:
             message = f"{how} in stage {watched.stage}"
             kind = "Timeout" if how.startswith("it took") else "Killed"
-            orders.run.note_death(watched.cell, Death(kind, message, output))
+            child.orders.run.note_death(watched.cell, Death(kind, message, output))
             continue
         before_any += 1
-        if before_any > orders.retries:
-            (listen or _ignore)({"note": f"a worker {how} before its first cell: {output[-300:]}"})
+        if before_any > child.orders.retries:
+            listen({"note": f"a worker gave up before its first cell: {how}; {output[-500:]}"})
             return 1
 
 
@@ -86,22 +118,21 @@ def _ignore(_: Message) -> None:
     pass
 
 
-def _child(
-    orders: Orders,
-    worker: str,
-    environment: Mapping[str, str],
-    overrides: Sequence[str],
-    listen: Callable[[Message], None],
-    stop: threading.Event | None,
+def _one(
+    child: Child, listen: Callable[[Message], None], stop: threading.Event | None
 ) -> tuple[Watched, str | None, str]:
     """One child to its end: what it said last, how it ended (None: it was told to), its last lines."""
-    log = orders.run.folder / f"worker-{worker}.log"
+    orders = child.orders
+    log = orders.run.folder / f"worker-{child.worker}-{child.role}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = log.stat().st_size if log.exists() else 0
     read, write = os.pipe()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.execute.child", str(orders.file), str(write), *overrides],
+            [
+                *(sys.executable, "-m", "harness.execute.child", str(orders.file)),
+                *(str(write), child.role, child.worker, *child.overrides),
+            ],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -112,7 +143,7 @@ def _child(
                 "PYTHONPATH": os.pathsep.join(orders.path),
                 "PYTHONUNBUFFERED": "1",
                 "TTY_COMPATIBLE": "0",
-                **environment,
+                **child.environment,
             },
             start_new_session=True,
         )

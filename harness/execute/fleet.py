@@ -94,6 +94,7 @@ def _orders(engine: Engine, planned: Sequence[Prepared], arguments: Sequence[str
         cell_timeout=engine.cell_timeout,
         locks=engine.locks,
         began=datetime.now(UTC).isoformat(timespec="microseconds"),
+        scoring=any(one.job.scored_beside for one in planned),
         beside=sum(device == "cpu" for device in devices) or 1,
     )
 

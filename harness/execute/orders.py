@@ -20,7 +20,7 @@ class Orders(BaseModel):
 
     ``todo``: ids of the cells without a finished record when the command began. ``ids``: what the engine
     calls its workers; ``devices``: where they work, if that is known. ``beside``: so many of them share a
-    processor.
+    processor; ``scoring``: each has a second process that scores the videos of the first.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,6 +39,7 @@ class Orders(BaseModel):
     locks: Locks
     began: str
     beside: int = 1
+    scoring: bool = False
     ids: list[str] = []
 
     @property

@@ -1,7 +1,7 @@
 """Where things lie in a results folder: the one file that knows file names.
 
 ``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
-``tracks/``; ``locks/``; ``runs/``. A finished cell of another device stands beside its own as
+``tracks/``; ``flow/``; ``locks/``; ``runs/``. A finished cell of another device stands beside its own as
 ``<clip>-<id>@<device>``, what this version must not touch as ``<clip>-<id>.aside``.
 """
 
@@ -35,7 +35,7 @@ ATTEMPTS = "attempts"
 """In a cell's folder while it runs: how often it was begun."""
 
 PLANS, CELLS, LEVELS, LOCKS, RUNS = "plans", "cells", "levels", "locks", "runs"
-REFERENCE_TRACKS = "tracks"
+REFERENCE_TRACKS, FLOW = "tracks", "flow"
 
 
 def safe(name: str, limit: int = 100) -> str:

@@ -80,7 +80,7 @@ class Command:
         """By clip and seed, those that can be read."""
         paths = (self.folder / results).glob("cells/*/*/*/record.json")
         found = [store.load_record(path.parent) for path in paths]
-        return {f"{record.clip}-{record.seed}": record for record in found}
+        return {f"{record.clip}-{record.seed}": record for record in sorted(found, key=lambda r: r.clip)}
 
     def ending(self, results: str = "results") -> dict[str, Any]:
         """What does not depend on when a cell ran."""

@@ -45,8 +45,8 @@ ACTS = {
 
 @plain
 class Hostile(VideoMethod):
-    """Brightens the reference after ``seconds``. ``acts``: what it does first, by clip; ``once`` a folder: only on
-    the first try."""
+    """Brightens the reference after ``seconds``. ``acts``: what it does first, by clip;
+    with ``once``, a folder, only on the first try."""
 
     name: str
     acts: dict[str, str] = field(default_factory=dict)

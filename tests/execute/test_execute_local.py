@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
-from conftest import Command, alive, children, until
+from conftest import ROOT, Command, alive, children, until
 
 
 def test_cells_in_workers_end_as_they_do_in_this_process(command: Command) -> None:
@@ -129,3 +134,55 @@ def test_two_commands_on_one_folder_share_its_cells(command: Command) -> None:
 def test_a_bad_key_of_execute_is_one_line(command: Command, override: str, words: str) -> None:
     done = command(override)
     assert done.code == 2 and words in done.err and done.err.count("\n") == 1
+
+
+def test_a_video_is_scored_while_the_next_is_made(command: Command) -> None:
+    done = command("measure.quiet=false", "method.seconds=1", "metrics.metrics.brightness.seconds=0.8")
+    records = command.records()
+    assert done.code == 0 and {record.status for record in records.values()} == {"ok"}
+    assert {record.environment["scoring"] for record in records.values()} == {"beside"}
+    by_time = sorted(records.values(), key=lambda record: record.finished)
+    for first, following in pairwise(by_time):
+        assert first.finished <= following.started, "one video after another"
+    alone = command("measure.quiet=true", "results=other")
+    assert alone.code == 0
+    assert command.ending("other") == command.ending()
+    assert {record.environment["scoring"] for record in command.records("other").values()} == {"after"}
+
+
+def test_a_killed_scorer_costs_no_video(command: Command) -> None:
+    process = command.start("measure.quiet=false", "metrics.metrics.brightness.seconds=2", "dataset.clips=2")
+
+    def scorer() -> int | None:
+        for pid in children(process.pid):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"score" in words and list(command.results.glob("runs/*/scoring/*")):
+                return pid
+        return None
+
+    os.kill(until(scorer), signal.SIGKILL)
+    assert process.wait(60) == 0
+    assert {record.status for record in command.records().values()} == {"ok"}
+    assert {record.attempts for record in command.records().values()} == {1}
+
+
+def test_a_video_without_scores_has_a_record_and_a_rerun_only_scores_it(command: Command) -> None:
+    slow = "metrics.metrics.brightness.seconds=60"
+    process = command.start("measure.quiet=false", slow, "dataset.clips=1", "keep_frames=false")
+    until(lambda: command.records())
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    (record,) = command.records().values()
+    assert record.status == "unscored" and record.metrics == {}
+    table = subprocess.run(
+        [sys.executable, "-m", "reports", "results"],
+        cwd=command.folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert "unscored" in table.stdout + table.stderr
+    assert command("dataset.clips=1", "keep_frames=false").code == 0
+    (again,) = command.records().values()
+    assert again.status == "ok" and again.metrics["brightness"].value is not None
+    assert again.started == record.started and not list(command.results.rglob("frames.mkv"))
