@@ -15,7 +15,7 @@ from harness.cells.compute import Ended, score_video, settle, unsettled
 from harness.cells.generate import Loaded, Session
 from harness.cells.locks import POLL, Hold, Locks, Lost, Turns, busy
 from harness.cells.progress import Progress
-from harness.cells.runs import Run
+from harness.cells.runs import Death, Run
 from harness.cells.score import Outcome
 from harness.records import store
 from harness.records.record import Plan
@@ -98,6 +98,8 @@ class Worker:
                 turns.drop(partial(_is_of, item.job))
                 continue
             if unsettled(self.run, done.record):
+                # Another worker shall put it last too.
+                self.run.note_death(item.cell.id, Death("MemoryError", "it ran out of memory"))
                 self._last.add(item.cell.id)
                 turns.put_back()
                 continue
