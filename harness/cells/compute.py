@@ -138,7 +138,7 @@ def _reuse(session: Session, cell: Cell) -> Ended | None:
         session.progress.note(f"{cell.path}: not scored again, its clip cannot be read: {error}")
         return Ended(record, "reused")
     session.progress.stage("score")
-    if score.refresh(job, cell, clip, record, names):
+    if score.refresh(job, cell, clip, record, names, session.check):
         return Ended(record, "rescored")
     session.progress.note(f"{cell.path}: made anew to score {', '.join(names)}, its frames were not kept")
     return None
@@ -160,7 +160,8 @@ def score_video(session: Session, cell: Cell) -> bool:
         return True
     try:
         clip = session.load_clip(cell.clip.name)
-        if not score.refresh(session.job, cell, clip, record, score.stale(session.job, cell, record)):
+        names = score.stale(session.job, cell, record)
+        if not score.refresh(session.job, cell, clip, record, names, session.check):
             session.progress.note(f"{cell.path}: its frames are gone; run it again")
     except Exception as error:
         session.progress.note(f"{cell.path}: not scored: {error}")

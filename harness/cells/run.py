@@ -176,6 +176,7 @@ class Scorer:
         try:
             self.shows.cell(item.place, item.total, label(item), item.cell)
             self.shows.stage("score")
+            session.check = hold.check
             score_video(session, item.cell)
             self.shows.cell_done("scored")
         finally:

@@ -280,12 +280,23 @@ def kept_frames(job: Job, cell: Cell, record: Record) -> NDArray[np.uint8] | Non
     return frames if video.frames_sha256(frames) == record.frames_sha256 else None
 
 
-def refresh(job: Job, cell: Cell, clip: Clip, record: Record, names: Sequence[str]) -> bool:
-    """Score the named metrics anew from the kept frames and write the record; False without frames."""
+def refresh(
+    job: Job,
+    cell: Cell,
+    clip: Clip,
+    record: Record,
+    names: Sequence[str],
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Score the named metrics anew from the kept frames and write the record; False without frames.
+
+    ``check`` is called before anything is written, and raises where the cell is another worker's by now.
+    """
     frames = kept_frames(job, cell, record)
     if frames is None:
         return False
     score_record(job, cell, clip, frames, record, names)
+    check()
     waited = record.status == "unscored"
     if waited:
         record.status, record.error = "ok", None
