@@ -1,0 +1,116 @@
+"""``execute=slurm``: workers are the tasks of one Slurm job array, submitted by submitit.
+
+Accounting may be absent: what a job is doing is asked of squeue alone, and how its cells went is in their records.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from datasets.errors import InputError
+from harness.execute.drain import drain
+from harness.execute.interface import Engine
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+REQUEUES = 20
+"""How often a worker is queued again at its time limit: a cell longer than the limit would come back for ever."""
+
+
+class _Worker:
+    """What a task of the array calls, as submitit pickles it."""
+
+    def __init__(self, drain: Callable[[str], int]) -> None:
+        self.drain = drain
+
+    def __call__(self, run: str) -> int:
+        return self.drain(run)
+
+    def checkpoint(self, run: str) -> DelayedSubmission:
+        """What submitit queues again at the time limit and on preemption: the same, as records hold all state."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, run)
+
+
+@dataclass(config={"extra": "forbid"})
+class Slurm(Engine):
+    """An array of ``workers`` tasks.
+
+    Each has ``gpus`` GPUs, ``cpus`` cores, ``memory`` (as Slurm writes it: 64GB) and ``time`` minutes; null
+    leaves a value to the cluster. ``extra``: further parameters of sbatch, such as ``account`` or ``qos``.
+    """
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    partition: str | None = None
+    time: Annotated[int, Field(ge=1)] = 240
+    memory: str | None = None
+    gpus: Annotated[int, Field(ge=0)] = 1
+    cpus: Annotated[int, Field(ge=1)] = 4
+    extra: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+    def start(self, run: Path, logs: Path) -> list[str]:
+        """As the contract says. Raises InputError without submitit or sbatch, and where sbatch refuses."""
+        try:
+            from submitit import SlurmExecutor
+            from submitit.core.utils import FailedJobError, FailedSubmissionError
+            from submitit.helpers import clean_env
+        except ImportError as error:
+            raise InputError("execute=slurm: pip install -e '.[slurm]'") from error
+        for program in ("sbatch", "srun"):
+            if shutil.which(program) is None:
+                raise InputError(f"execute=slurm: there is no {program} here; run this where jobs are submitted")
+        executor = SlurmExecutor(logs, max_num_timeout=REQUEUES)
+        given = {"partition": self.partition, "mem": self.memory, "gpus_per_node": self.gpus or None}
+        executor.parameters = {
+            "job_name": "vmtbench",
+            "time": self.time,
+            "cpus_per_task": self.cpus,
+            "array_parallelism": self.workers,
+            "additional_parameters": {"requeue": True, **self.extra},
+            **{name: value for name, value in given.items() if value is not None},
+        }
+        try:
+            # Submitted from within a job, the array would inherit that job's limits.
+            with clean_env():
+                jobs = executor.map_array(_Worker(drain), [str(run.resolve())] * self.workers)
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = str(error).strip().splitlines()
+            reason = said[-1].removeprefix("sbatch: error: ") if said else "it says nothing"
+            raise InputError(f"execute=slurm: sbatch refused ({reason}); correct execute.*") from error
+        return [job.job_id for job in jobs]
+
+    def running(self, ids: Sequence[str]) -> int:
+        """As the contract says; all of them while the controller does not answer."""
+        asked = _slurm("squeue", "--me", "--array", "--noheader", "--format=%i")
+        if asked.returncode:
+            return len(ids)
+        return len(set(ids) & set(asked.stdout.split()))
+
+    def stop(self, ids: Sequence[str]) -> list[str]:
+        """As the contract says. scancel is silent about jobs that have ended."""
+        asked = _slurm("scancel", *ids)
+        if not asked.returncode:
+            return []
+        reason = " ".join(asked.stderr.split())
+        return [f"execute=slurm: scancel failed ({reason}); these may go on: scancel {' '.join(ids)}"]
+
+
+def _slurm(*words: str) -> subprocess.CompletedProcess[str]:
+    """A command of Slurm. Raises InputError where it is not installed."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise InputError(f"execute=slurm: there is no {words[0]} here; run this where jobs are submitted") from error
+
+
+__all__ = ["Slurm"]
