@@ -1,10 +1,12 @@
 """``execute=slurm``: workers are the tasks of one Slurm job array, submitted by submitit.
 
-Accounting may be absent: what a job is doing is asked of squeue alone, and how its cells went is in their records.
+Accounting may be absent: squeue alone is asked whether a worker still runs, and the records how its cells went.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 REQUEUES = 20
-"""How often a worker is queued again at its time limit: a cell longer than the limit would come back for ever."""
+"""How often a worker that reached its time limit is queued again: a cell may be longer than the limit."""
 
 
 class _Worker:
@@ -36,7 +38,7 @@ class _Worker:
         return self.drain(run)
 
     def checkpoint(self, run: str) -> DelayedSubmission:
-        """What submitit queues again at the time limit and on preemption: the same, as records hold all state."""
+        """What submitit queues again at the time limit and on preemption: the same, as records tell it all."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run)
@@ -68,25 +70,29 @@ class Slurm(Engine):
             raise InputError("execute=slurm: pip install -e '.[slurm]'") from error
         for program in ("sbatch", "srun"):
             if shutil.which(program) is None:
-                raise InputError(f"execute=slurm: there is no {program} here; run this where jobs are submitted")
+                raise _absent(program)
         executor = SlurmExecutor(logs, max_num_timeout=REQUEUES)
-        given = {"partition": self.partition, "mem": self.memory, "gpus_per_node": self.gpus or None}
-        executor.parameters = {
-            "job_name": "vmtbench",
-            "time": self.time,
-            "cpus_per_task": self.cpus,
-            "array_parallelism": self.workers,
-            "additional_parameters": {"requeue": True, **self.extra},
-            **{name: value for name, value in given.items() if value is not None},
-        }
+        executor.update_parameters(
+            job_name="vmtbench",
+            partition=self.partition,
+            time=self.time,
+            mem=self.memory,
+            gpus_per_node=self.gpus or None,
+            cpus_per_task=self.cpus,
+            array_parallelism=self.workers,
+            additional_parameters={"requeue": True, **self.extra},
+        )
         try:
-            # Submitted from within a job, the array would inherit that job's limits.
+            # Submitted from within a job, the array would inherit that job's limits: its variables are hidden,
+            # but not the user's own, which say where the cluster is and what to ask of it.
+            own = {name: value for name, value in os.environ.items() if re.match("SLURM_CONF$|SBATCH_", name)}
             with clean_env():
+                os.environ.update(own)
                 jobs = executor.map_array(_Worker(drain), [str(run.resolve())] * self.workers)
         except (FailedJobError, FailedSubmissionError) as error:
-            said = str(error).strip().splitlines()
-            reason = said[-1].removeprefix("sbatch: error: ") if said else "it says nothing"
-            raise InputError(f"execute=slurm: sbatch refused ({reason}); correct execute.*") from error
+            said = re.findall(r"^sbatch: (?:error: |fatal: )?(.*)", str(error), re.MULTILINE)
+            reason = said[-1] if said else " ".join(str(error).split())
+            raise InputError(f"execute=slurm: sbatch refused: {reason}; correct execute.*") from error
         return [job.job_id for job in jobs]
 
     def running(self, ids: Sequence[str]) -> int:
@@ -110,7 +116,11 @@ def _slurm(*words: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(words, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise InputError(f"execute=slurm: there is no {words[0]} here; run this where jobs are submitted") from error
+        raise _absent(words[0]) from error
+
+
+def _absent(program: str) -> InputError:
+    return InputError(f"execute=slurm: there is no {program} here; run this where jobs are submitted")
 
 
 __all__ = ["Slurm"]

@@ -40,7 +40,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 KillWait=5
-SchedulerParameters=sched_min_interval=100000,batch_sched_delay=1,bf_interval=1
+SchedulerParameters=sched_interval=1,batch_sched_delay=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=rig Nodes=ALL Default=YES State=UP
 """
