@@ -1,6 +1,6 @@
 """``execute=slurm``: workers are the tasks of one Slurm job array, submitted by submitit.
 
-Accounting may be absent: squeue alone is asked whether a worker still runs, and the records how its cells went.
+Accounting may be absent: squeue alone is asked whether a worker still runs; the records tell the rest.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Worker:
         return self.drain(run)
 
     def checkpoint(self, run: str) -> DelayedSubmission:
-        """What submitit queues again at the time limit and on preemption: the same, as records tell it all."""
+        """What submitit queues again at the time limit and on preemption: the same call."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run)
@@ -83,8 +83,8 @@ class Slurm(Engine):
             additional_parameters={"requeue": True, **self.extra},
         )
         try:
-            # Submitted from within a job, the array would inherit that job's limits: its variables are hidden,
-            # but not the user's own, which say where the cluster is and what to ask of it.
+            # Submitted from within a job, the array would inherit that job's limits. What the user has set
+            # stays: where the cluster is, and what to ask of it.
             own = {name: value for name, value in os.environ.items() if re.match("SLURM_CONF$|SBATCH_", name)}
             with clean_env():
                 os.environ.update(own)
