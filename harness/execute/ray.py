@@ -12,14 +12,14 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
 from harness.execute.drain import drain
-from harness.execute.interface import Engine
+from harness.execute.interface import Engine, Listen
 
 RESTARTS = 20
 """How often a worker that died, alone or with its node, is started again, there or elsewhere."""
@@ -43,16 +43,21 @@ class Ray(Engine):
     address: Annotated[str, Field(pattern=r"^(auto|.+:\d{1,5})$")] | None = None
 
     _tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _logs: Path = field(default=Path(), init=False, repr=False)
+    _folder: Path = field(default=Path(), init=False, repr=False)
 
-    def __post_init__(self) -> None:
+    remote: ClassVar[bool] = True
+
+    def places(self, device: str) -> list[str]:
+        """Known to Ray alone."""
         if not self.wait:
             raise InputError(
-                "execute.wait: Ray ends tasks with their command; drop execute.wait=false and keep the command going"
+                "execute.wait=false: Ray ends tasks with their command; "
+                "use execute=slurm, or start the command in the background"
             )
+        return []
 
-    def start(self, run: Path, logs: Path) -> list[str]:
-        """As the contract says.
+    def start(self, run: Path, listen: Listen) -> list[str]:
+        """As the contract says; why a task failed is written beside the run's file.
 
         Raises InputError without Ray, without a cluster, and where this machine has too little for a worker.
         """
@@ -61,11 +66,13 @@ class Ray(Engine):
         except ImportError as error:
             raise InputError("execute=ray: pip install -e '.[ray]'") from error
         self._connect()
-        worker = ray.remote(drain).options(
+        # Any: Ray's types know no defaults.
+        task: Any = ray.remote(drain)
+        worker = task.options(
             name="vmtbench", num_gpus=self.num_gpus, num_cpus=self.num_cpus, max_retries=RESTARTS
         )
-        self._logs = logs
-        tasks = [worker.remote(str(run.resolve())) for _ in range(self.workers)]
+        self._folder = run.parent
+        tasks = [worker.remote(str(run.resolve()), str(number)) for number in range(self.workers)]
         self._tasks = {task.task_id().hex(): task for task in tasks}
         return list(self._tasks)
 
@@ -79,7 +86,7 @@ class Ray(Engine):
             try:
                 # Ray itself tries for five minutes.
                 socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise InputError(f"{where}: nothing answers there ({error}); {remedy}") from error
         before = signal.getsignal(signal.SIGTERM)
         # A local cluster would report its use.
@@ -115,7 +122,7 @@ class Ray(Engine):
                 try:
                     ray.get(self._tasks.pop(one))
                 except ray.exceptions.RayError as error:
-                    (self._logs / f"{one}.log").write_text(f"{error}\n")
+                    (self._folder / f"ray-{one}.log").write_text(f"{error}\n")
         return len(self._tasks)
 
     def stop(self, ids: Sequence[str]) -> list[str]:

@@ -12,14 +12,14 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
 from harness.execute.drain import drain
-from harness.execute.interface import Engine
+from harness.execute.interface import Engine, Listen
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -31,17 +31,17 @@ REQUEUES = 20
 class _Worker:
     """What a task of the array calls, as submitit pickles it."""
 
-    def __init__(self, drain: Callable[[str], int]) -> None:
+    def __init__(self, drain: Callable[[str, str], int]) -> None:
         self.drain = drain
 
-    def __call__(self, run: str) -> int:
-        return self.drain(run)
+    def __call__(self, run: str, worker: str) -> int:
+        return self.drain(run, worker)
 
-    def checkpoint(self, run: str) -> DelayedSubmission:
+    def checkpoint(self, run: str, worker: str) -> DelayedSubmission:
         """What submitit queues again at the time limit and on preemption: the same call."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, run)
+        return DelayedSubmission(self, run, worker)
 
 
 @dataclass(config={"extra": "forbid"})
@@ -60,8 +60,13 @@ class Slurm(Engine):
     cpus: Annotated[int, Field(ge=1)] = 4
     extra: dict[str, str | int | float | bool] = field(default_factory=dict)
 
-    def start(self, run: Path, logs: Path) -> list[str]:
-        """As the contract says. Raises InputError without submitit or sbatch, and where sbatch refuses."""
+    remote: ClassVar[bool] = True
+
+    def start(self, run: Path, listen: Listen) -> list[str]:
+        """As the contract says; what submitit writes lies in the folder ``slurm`` beside the run's file.
+
+        Raises InputError without submitit or sbatch, and where sbatch refuses.
+        """
         try:
             from submitit import SlurmExecutor
             from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -71,7 +76,7 @@ class Slurm(Engine):
         for program in ("sbatch", "srun"):
             if shutil.which(program) is None:
                 raise _absent(program)
-        executor = SlurmExecutor(logs, max_num_timeout=REQUEUES)
+        executor = SlurmExecutor(run.parent / "slurm", max_num_timeout=REQUEUES)
         executor.update_parameters(
             job_name="vmtbench",
             partition=self.partition,
@@ -88,7 +93,9 @@ class Slurm(Engine):
             own = {name: value for name, value in os.environ.items() if re.match("SLURM_CONF$|SBATCH_", name)}
             with clean_env():
                 os.environ.update(own)
-                jobs = executor.map_array(_Worker(drain), [str(run.resolve())] * self.workers)
+                jobs = executor.map_array(
+                    _Worker(drain), [str(run.resolve())] * self.workers, map(str, range(self.workers))
+                )
         except (FailedJobError, FailedSubmissionError) as error:
             said = re.findall(r"^sbatch: (?:error: |fatal: )?(.*)", str(error), re.MULTILINE)
             reason = said[-1] if said else " ".join(str(error).split())

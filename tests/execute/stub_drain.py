@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 
-def work(run: str) -> int:
+def work(run: str, worker: str) -> int:
     """Take cells that nobody holds until each has a record, which names who made it on what device.
 
     ``run`` is a JSON file beside which all lies: how many ``cells``, ``seconds`` each takes, and the
@@ -28,7 +28,11 @@ def work(run: str) -> int:
                 with FileLock(folder / f"{name}.lock", timeout=0):
                     if (folder / f"{name}.json").exists():
                         continue
-                    taken = {"pid": os.getpid(), "device": os.environ.get("CUDA_VISIBLE_DEVICES")}
+                    taken = {
+                        "pid": os.getpid(),
+                        "worker": worker,
+                        "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
+                    }
                     with (folder / f"{name}.tries").open("a") as tries:
                         tries.write(f"{os.getpid()}\n")
                     hung = name == str(said.get("hung"))
@@ -58,6 +62,11 @@ def write_run(folder: Path, **said: float) -> Path:
     run = folder / "run.json"
     run.write_text(json.dumps(said))
     return run
+
+
+def unheard(worker: int, message: dict[str, Any]) -> None:
+    """What workers of other hosts say reaches nobody."""
+    raise AssertionError(worker, message)
 
 
 def records(run: Path) -> list[dict[str, Any]]:

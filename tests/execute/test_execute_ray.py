@@ -58,7 +58,7 @@ def test_one_of_two_workers_is_killed_and_a_cell_hangs(cluster: Any, tmp_path: P
     run = stub_drain.write_run(tmp_path / "a run", cells=4, seconds=2, hung=1, timeout=4)
     before = signal.getsignal(signal.SIGTERM)
     started = engine("execute.workers=2", f"execute.address={cluster.address}")
-    ids = started.start(run, tmp_path)
+    ids = started.start(run, stub_drain.unheard)
     assert signal.getsignal(signal.SIGTERM) is before
     assert len(set(ids)) == 2 and started.running(ids) == 2
     stub_drain.until(lambda: len(stub_drain.takers(run)) == 2, 30, "two workers have taken a cell each")
@@ -78,7 +78,7 @@ def test_a_node_is_lost_and_all_cells_have_records(cluster: Any, tmp_path: Path)
     node = cluster.add_node(num_gpus=1, num_cpus=1)
     run = stub_drain.write_run(tmp_path / "run", cells=5, seconds=2)
     started = engine("execute.workers=3", f"execute.address={cluster.address}")
-    ids = started.start(run, tmp_path)
+    ids = started.start(run, stub_drain.unheard)
     stub_drain.until(lambda: len(stub_drain.takers(run)) == 3, 40, "three workers have taken a cell each")
     cluster.remove_node(node, allow_graceful=False)
     stub_drain.until(lambda: started.running(ids) == 0, 60, "all have ended")
@@ -95,7 +95,7 @@ def test_stopping_ends_workers_that_run_and_those_that_wait(
     monkeypatch.setattr("harness.execute.ray.GRACE_S", 1)
     run = stub_drain.write_run(tmp_path / "run", cells=9, seconds=60)
     started = engine("execute.workers=4", f"execute.address={cluster.address}")
-    ids = started.start(run, tmp_path)
+    ids = started.start(run, stub_drain.unheard)
     stub_drain.until(lambda: len(stub_drain.takers(run)) == 2, 30, "both devices are taken")
     pids = [taken for (taken,) in stub_drain.takers(run).values()]
     assert started.running(ids) == 4
@@ -109,7 +109,7 @@ def test_stopping_ends_workers_that_run_and_those_that_wait(
 def test_a_local_cluster_ends_with_its_command(tmp_path: Path) -> None:
     run = stub_drain.write_run(tmp_path / "run", cells=2, seconds=0.5)
     local = engine("execute.num_gpus=0")
-    ids = local.start(run, tmp_path)
+    ids = local.start(run, stub_drain.unheard)
     assert local.running(ids) == 1
     stub_drain.until(lambda: local.running(ids) == 0, 60, "the worker has ended")
     assert [record["status"] for record in stub_drain.records(run)] == ["ok", "ok"]
@@ -120,9 +120,9 @@ def test_a_local_cluster_ends_with_its_command(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("stub")
 def test_why_a_worker_failed_is_kept(cluster: Any, tmp_path: Path) -> None:
     started = engine(f"execute.address={cluster.address}")
-    (one,) = started.start(tmp_path / "nothing.json", tmp_path)
+    (one,) = started.start(tmp_path / "nothing.json", stub_drain.unheard)
     stub_drain.until(lambda: started.running([one]) == 0, 30, "it has ended")
-    assert "nothing.json" in (tmp_path / f"{one}.log").read_text()
+    assert "nothing.json" in (tmp_path / f"ray-{one}.log").read_text()
 
 
 @pytest.mark.usefixtures("ray")
@@ -130,7 +130,7 @@ def test_a_machine_too_small_for_a_worker_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^execute\.num_cpus=4096: Ray finds \d+ CPUs here; set execute\.num_cpus="
     ):
-        engine("execute.num_gpus=0", "execute.num_cpus=4096").start(tmp_path / "run.json", tmp_path)
+        engine("execute.num_gpus=0", "execute.num_cpus=4096").start(tmp_path / "run.json", stub_drain.unheard)
 
 
 @pytest.mark.usefixtures("ray")
@@ -138,18 +138,20 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^execute\.address=127\.0\.0\.1:9: nothing answers there \(.*\); start one"
     ):
-        engine("execute.address=127.0.0.1:9").start(tmp_path / "run.json", tmp_path)
+        engine("execute.address=127.0.0.1:9").start(tmp_path / "run.json", stub_drain.unheard)
 
 
 def test_leaving_is_refused_in_one_line() -> None:
-    with pytest.raises(InputError, match=r"^execute\.wait: Ray ends tasks with their command; drop execute"):
-        engine("execute.wait=false")
+    with pytest.raises(
+        InputError, match=r"^execute\.wait=false: Ray ends tasks with their command; use execute=s"
+    ):
+        engine("execute.wait=false").places("cuda")
 
 
 def test_without_ray_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"^execute=ray: pip install -e '\.\[ray\]'$"):
-        engine().start(tmp_path / "run.json", tmp_path)
+        engine().start(tmp_path / "run.json", stub_drain.unheard)
     assert engine().running(["1"]) == 0 and engine().stop(["1"]) == []
 
 

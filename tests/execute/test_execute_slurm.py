@@ -57,7 +57,7 @@ SMALL = ("execute.gpus=0", "execute.cpus=1", "execute.time=10")
 def test_one_of_two_workers_is_killed_and_all_cells_have_records(tmp_path: Path) -> None:
     run = stub_drain.write_run(tmp_path / "a run", cells=6, seconds=1)
     slurm = engine(*SMALL, "execute.workers=2")
-    ids = slurm.start(run, tmp_path / "a run" / "logs")
+    ids = slurm.start(run, stub_drain.unheard)
     assert len(set(ids)) == 2 and slurm.running(ids) == 2
     stub_drain.until(lambda: len(stub_drain.takers(run)) >= 2, 30, "two workers have taken a cell each")
     first, second = (pids[0] for pids in list(stub_drain.takers(run).values())[:2])
@@ -77,7 +77,7 @@ def test_one_of_two_workers_is_killed_and_all_cells_have_records(tmp_path: Path)
 def test_a_worker_at_its_time_limit_is_queued_again_and_resumes(tmp_path: Path) -> None:
     run = stub_drain.write_run(tmp_path / "run", cells=3, seconds=2)
     slurm = engine(*SMALL)
-    (job,) = slurm.start(run, tmp_path / "run" / "logs")
+    (job,) = slurm.start(run, stub_drain.unheard)
     stub_drain.until(lambda: 1 in stub_drain.takers(run), 30, "the worker has taken the second cell")
     # What Slurm sends ahead of the limit, which is whole minutes.
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
@@ -96,7 +96,7 @@ def test_a_worker_at_its_time_limit_is_queued_again_and_resumes(tmp_path: Path) 
 def test_stopping_ends_workers_that_run_and_those_that_wait(tmp_path: Path) -> None:
     run = stub_drain.write_run(tmp_path / "run", cells=9, seconds=60)
     slurm = engine(*SMALL, "execute.workers=4")
-    ids = slurm.start(run, tmp_path / "run" / "logs")
+    ids = slurm.start(run, stub_drain.unheard)
     stub_drain.until(lambda: len(stub_drain.takers(run)) == 2, 30, "the node's two cores are taken")
     assert slurm.running(ids) == 4
     assert slurm.stop(ids) == []
@@ -112,16 +112,16 @@ def test_what_sbatch_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"^execute=slurm: sbatch refused: .*partition.*; correct execute\.\*$"
     ):
-        engine(*SMALL, "execute.partition=nope").start(run, tmp_path / "logs")
+        engine(*SMALL, "execute.partition=nope").start(run, stub_drain.unheard)
     with pytest.raises(InputError, match=r"^execute=slurm: sbatch refused: .*nope.*; correct execute\.\*$"):
-        engine(*SMALL, "+execute.extra.nope=1").start(run, tmp_path / "logs")
+        engine(*SMALL, "+execute.extra.nope=1").start(run, stub_drain.unheard)
 
 
 def test_without_slurm_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit", reason="pip install -e '.[slurm]'")
     monkeypatch.setenv("PATH", str(tmp_path))
     for action in (
-        lambda: engine().start(tmp_path / "run.json", tmp_path / "logs"),
+        lambda: engine().start(tmp_path / "run.json", stub_drain.unheard),
         lambda: engine().running(["1"]),
         lambda: engine().stop(["1"]),
     ):
@@ -134,7 +134,7 @@ def test_without_slurm_it_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_without_submitit_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(InputError, match=r"^execute=slurm: pip install -e '\.\[slurm\]'$"):
-        engine().start(tmp_path / "run.json", tmp_path / "logs")
+        engine().start(tmp_path / "run.json", stub_drain.unheard)
 
 
 @pytest.mark.parametrize(
