@@ -85,8 +85,8 @@ def kind_of(folder: Path) -> Literal["flock", "lease"]:
 class Turns(Generic[Item]):
     """Items one after another, each while its hold is taken; those others hold are asked for again.
 
-    ``rank``: the least comes first, asked anew for every turn. ``waiting`` is told once of an item when
-    nothing but held ones is left.
+    ``order`` sorts what is left, anew for every turn. ``waiting`` is told once of an item when nothing but
+    held ones is left.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Turns(Generic[Item]):
         items: Sequence[Item],
         hold: Callable[[Item], Hold],
         waiting: Callable[[Item], None],
-        rank: Callable[[Item], Any] | None = None,
+        order: Callable[[list[Item]], list[Item]] = list,
     ) -> None:
-        self._open = dict(enumerate(items))
-        self._hold, self._waiting, self._rank = hold, waiting, rank
+        self._open = list(items)
+        self._hold, self._waiting, self._order = hold, waiting, order
         self._again = False
 
     def put_back(self) -> None:
@@ -106,16 +106,15 @@ class Turns(Generic[Item]):
 
     def drop(self, unwanted: Callable[[Item], bool]) -> None:
         """Leave out items."""
-        self._open = {place: item for place, item in self._open.items() if not unwanted(item)}
+        self._open = [item for item in self._open if not unwanted(item)]
 
     def __iter__(self) -> Iterator[tuple[Item, Hold]]:
         # A contender measures a lease's age by its own clock: a hold lives until its item is settled.
         holds: dict[int, Hold] = {}
         told: set[int] = set()
         while self._open:
-            for place in self._order():
-                item = self._open[place]
-                hold = holds[place] if place in holds else holds.setdefault(place, self._hold(item))
+            for item in self._order(self._open):
+                hold = holds.get(id(item)) or holds.setdefault(id(item), self._hold(item))
                 if not hold.take():
                     continue
                 self._again = False
@@ -124,21 +123,15 @@ class Turns(Generic[Item]):
                 finally:
                     hold.release()
                 if not self._again:
-                    self._open.pop(place, None)
-                holds.pop(place, None)
+                    self._open = [other for other in self._open if other is not item]
+                holds.pop(id(item), None)
                 break
             else:
-                for place in self._order():
-                    if place not in told:
-                        told.add(place)
-                        self._waiting(self._open[place])
+                for item in self._open:
+                    if id(item) not in told:
+                        told.add(id(item))
+                        self._waiting(item)
                 time.sleep(POLL)
-
-    def _order(self) -> list[int]:
-        rank = self._rank
-        return (
-            list(self._open) if rank is None else sorted(self._open, key=lambda p: (rank(self._open[p]), p))
-        )
 
 
 def in_turn(results: Path, cells: Sequence[Cell], note: Callable[[str], None]) -> Iterator[Cell]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -53,8 +54,8 @@ def items(job: Job, cells: Sequence[Cell]) -> list[Item]:
 class Worker:
     """Takes the next cell that nobody holds, until none is left.
 
-    First those of the job whose backbone it has loaded, then of others on that backbone; last those that ran
-    out of memory or ended their process in this run.
+    First those of the job that it is at, then of others on that backbone, of the job with most left; last
+    those that ran out of memory or ended their process in this run.
     """
 
     run: Run
@@ -73,7 +74,7 @@ class Worker:
         ended: list[tuple[Item, Ended]] = []
         bad: list[InputError] = []
         session: Session | None = None
-        turns = Turns(open_items, self._hold, lambda item: self.shows.note(busy(item.cell)), self._rank)
+        turns = Turns(open_items, self._hold, lambda item: self.shows.note(busy(item.cell)), self._order)
         for item, hold in turns:
             if self.run.stopped:
                 break
@@ -124,9 +125,22 @@ class Worker:
     def _hold(self, item: Item) -> Hold:
         return Hold(item.job.results, item.cell.id, self.locks)
 
-    def _rank(self, item: Item) -> tuple[bool, bool, bool]:
-        other = self._at is not None and _backbone(item.job) != _backbone(self._at)
-        return item.cell.id in self._last, other, item.job is not self._at
+    def _order(self, left: list[Item]) -> list[Item]:
+        at = self._at
+        open_cells: Counter[int] = Counter()
+        if at is not None and not any(item.job is at and item.cell.id not in self._last for item in left):
+            # Workers that spread over the variants load each the fewest times (``harness.execute.simulate``).
+            for item in left:
+                open_cells[id(item.job)] += not (item.job.results / item.cell.path / store.RECORD).exists()
+
+        jobs = {id(item.job): item.job for item in left}
+        other = {key: at is not None and _backbone(job) != _backbone(at) for key, job in jobs.items()}
+
+        def rank(item: Item) -> tuple[bool, bool, bool, int]:
+            key = id(item.job)
+            return item.cell.id in self._last, other[key], item.job is not at, -open_cells[key]
+
+        return sorted(left, key=rank)
 
 
 @dataclass

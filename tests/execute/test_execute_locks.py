@@ -130,9 +130,7 @@ def test_the_file_system_decides(
 
 def test_items_are_taken_by_rank_and_put_back_ones_come_again(tmp_path: Path) -> None:
     seen: list[str] = []
-    turns = Turns(
-        ["b2", "a1", "a2"], lambda item: Hold(tmp_path, item, "flock"), seen.append, lambda item: item[0]
-    )
+    turns = Turns(["b2", "a1", "a2"], lambda item: Hold(tmp_path, item, "flock"), seen.append, sorted)
     order = []
     for item, _ in turns:
         order.append(item)
