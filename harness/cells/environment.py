@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,6 @@ def _driver() -> str | None:
     return version.decode() if isinstance(version, bytes) else str(version)
 
 
-@cache
 def describe(device: str) -> dict[str, Any]:
     """What a record says about the machine: ``device`` is the model name of processor or GPU."""
     import torch
