@@ -34,16 +34,17 @@ NODE = 8
 class Fleet:
     """``workers`` GPUs take cells of ``order``, the names of their variants.
 
-    ``keep``: cells of the variant that a worker has loaded come first. ``spread``: where none of those is
-    left, one of the variant with most cells left, else the next. ``load`` seconds pass before a worker's
-    first cell of a variant. ``beside``: cells are scored on another core, else in the worker's turn.
+    ``keep``: cells of the variant that a worker has loaded come first. Where none of those is left, it takes
+    the next; with ``spread`` one of the variant with most cells unmade, the n-th worker the n-th of equals.
+    ``load`` seconds pass before a worker's first cell of a variant. ``beside``: cells are scored on another
+    core, else in the worker's turn.
     ``lost`` workers vanish at ``lost_at`` seconds, for good; the cells that they were on are taken again.
     """
 
     workers: int
     order: Sequence[str]
     keep: bool = True
-    spread: bool = False
+    spread: bool = True
     load: float = LOAD_S
     beside: bool = True
     lost: int = 0
@@ -69,6 +70,7 @@ def simulate(fleet: Fleet, seconds: Mapping[str, float]) -> Course:
     left = list(fleet.order)
     dropped: list[str] = []
     loaded = [""] * fleet.workers
+    busy = [0.0] * fleet.workers
     scored = [0.0] * fleet.workers
     free = [(0.0, worker) for worker in range(fleet.workers)]
     videos, loads = 0.0, 0
@@ -83,12 +85,13 @@ def simulate(fleet: Fleet, seconds: Mapping[str, float]) -> Course:
             # All that is left is held by workers that are about to vanish.
             heapq.heappush(free, (fleet.lost_at, worker))
             continue
-        variant = _next(fleet, left, loaded[worker])
+        at_work = [variant for variant, until in zip(loaded, busy, strict=True) if until > now]
+        variant = _next(fleet, left, at_work, worker, loaded[worker])
         left.remove(variant)
         loading = fleet.load if variant != loaded[worker] else 0.0
         loads += variant != loaded[worker]
         loaded[worker] = variant
-        made = now + loading + seconds[variant]
+        made = busy[worker] = now + loading + seconds[variant]
         if doomed and made > fleet.lost_at:
             dropped.append(variant)
             continue
@@ -100,11 +103,19 @@ def simulate(fleet: Fleet, seconds: Mapping[str, float]) -> Course:
     return Course(videos, max(scored), 1 - work / had, loads)
 
 
-def _next(fleet: Fleet, left: Sequence[str], loaded: str) -> str:
-    """The variant of the cell that a worker with this one loaded takes."""
+def _next(fleet: Fleet, left: Sequence[str], at_work: Sequence[str], worker: int, loaded: str) -> str:
+    """The variant of the cell that a worker with this one loaded takes; ``at_work``: those of others."""
     if fleet.keep and loaded in left:
         return loaded
-    return Counter(left).most_common(1)[0][0] if fleet.spread else left[0]
+    if not fleet.spread:
+        return left[0]
+    variants = list(dict.fromkeys(fleet.order))
+    first = worker % len(variants)
+    unmade = Counter([*left, *at_work])
+    return max(
+        (variant for variant in [*variants[first:], *variants[:first]] if variant in left),
+        key=lambda variant: unmade[variant],
+    )
 
 
 def read_costs(path: Path) -> dict[str, float]:
@@ -125,9 +136,9 @@ def fleets(variants: Sequence[str], bound: float) -> dict[str, Fleet]:
         f"{WORKERS} workers": plan,
         "nothing to load": replace(plan, load=0.0),
         f"{5 * LOAD_S:.0f} s to load": replace(plan, load=5 * LOAD_S),
-        "whatever is loaded": replace(plan, order=clip_by_clip, keep=False),
-        "the variant with most left": replace(plan, spread=True),
-        f"the same, {5 * LOAD_S:.0f} s to load": replace(plan, spread=True, load=5 * LOAD_S),
+        "all in the plan's order": replace(plan, spread=False),
+        f"all in the plan's order, {5 * LOAD_S:.0f} s": replace(plan, spread=False, load=5 * LOAD_S),
+        "clip by clip, whatever is loaded": replace(plan, order=clip_by_clip, keep=False, spread=False),
         "scores in the worker's turn": replace(plan, beside=False),
         f"a node of {NODE} lost halfway": replace(plan, lost=NODE, lost_at=bound / 2),
         f"{NODE} workers": replace(plan, workers=NODE),

@@ -41,7 +41,7 @@ JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 KillWait=5
 SchedulerParameters=sched_interval=1,batch_sched_delay=1
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
 PartitionName=rig Nodes=ALL Default=YES State=UP
 """
 

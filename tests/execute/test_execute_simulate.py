@@ -23,20 +23,34 @@ def test_one_worker_takes_all_cells_and_loads_each_variant_once() -> None:
 
 
 def test_whoever_takes_whatever_is_next_loads_at_every_change() -> None:
-    assert simulate(Fleet(1, ["a", "b", "a", "b", "a"], keep=False, load=7), {"a": 10, "b": 10}).loads == 5
+    assert (
+        simulate(
+            Fleet(1, ["a", "b", "a", "b", "a"], keep=False, spread=False, load=7), {"a": 10, "b": 10}
+        ).loads
+        == 5
+    )
 
 
 def test_two_workers_by_hand() -> None:
     # The first takes a, a, b; the second a, b: 0-15 15-25 25-50 against 0-15 15-40.
-    course = simulate(Fleet(2, ["a", "a", "a", "b", "b"], load=5), {"a": 10, "b": 20})
+    course = simulate(Fleet(2, ["a", "a", "a", "b", "b"], spread=False, load=5), {"a": 10, "b": 20})
     assert (course.videos, course.loads) == (50, 4)
     assert course.idle == pytest.approx(1 - 70 / 100)
 
 
-def test_workers_that_spread_share_out_the_variants() -> None:
-    order = [*["a"] * 4, *["b"] * 4]
-    assert simulate(Fleet(2, order, spread=True, load=5), {"a": 10, "b": 10}).loads == 2
-    assert simulate(Fleet(2, order, load=5), {"a": 10, "b": 10}).loads == 4
+def test_workers_that_spread_begin_with_different_variants() -> None:
+    order, seconds = [*["a"] * 4, *["b"] * 4], {"a": 10.0, "b": 10.0}
+    assert simulate(Fleet(2, order, load=5), seconds).loads == 2
+    assert simulate(Fleet(2, order, spread=False, load=5), seconds).loads == 4
+    # A third variant goes to both, as they come free at the same time.
+    assert simulate(Fleet(2, [*order, "c", "c"], load=5), {**seconds, "c": 10.0}).loads == 4
+
+
+def test_a_worker_that_is_free_helps_where_most_is_unmade() -> None:
+    # Both take c, which has most, until none is left: 0-10 10-20, 0-10. Then b, which has two unmade,
+    # though one is being made: 20-50, 10-40. Last the second takes a: 40-50.
+    course = simulate(Fleet(2, ["a", "b", "b", "c", "c", "c"], load=0), {"a": 10, "b": 30, "c": 10})
+    assert (course.videos, course.loads, course.idle) == (50, 5, 0)
 
 
 def test_scores_in_the_workers_turn_hold_up_its_next_cell() -> None:

@@ -48,7 +48,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-SMALL = ("execute.gpus=0", "execute.cpus=1", "execute.time=10")
+SMALL = ("execute.gpus=0", "execute.cpus=1")
 
 
 @needs_slurm
@@ -103,6 +103,26 @@ def test_stopping_ends_workers_that_run_and_those_that_wait(tmp_path: Path) -> N
     stub_drain.until(lambda: slurm.running(ids) == 0, 30, "all have ended")
     assert slurm.stop(ids) == []
     assert stub_drain.records(run) == []
+
+
+@needs_slurm
+@pytest.mark.usefixtures("cluster", "stub")
+def test_every_key_reaches_slurm(tmp_path: Path) -> None:
+    run = stub_drain.write_run(tmp_path / "run", cells=1, seconds=60)
+    keys = ("execute.partition=rig", "execute.memory=100M", "+execute.extra.comment=hello", "execute.time=75")
+    slurm = engine(*SMALL, "execute.cpus=2", *keys)
+    ids = slurm.start(run, stub_drain.unheard)
+    shown = subprocess.run(["scontrol", "show", "job", *ids], capture_output=True, text=True, check=True)
+    slurm.stop(ids)
+    told = {
+        "Partition=rig",
+        "NumCPUs=2",
+        "MinMemoryNode=100M",
+        "Comment=hello",
+        "TimeLimit=01:15:00",
+        "Requeue=1",
+    }
+    assert told - set(shown.stdout.split()) == set()
 
 
 @needs_slurm
