@@ -54,8 +54,9 @@ def items(job: Job, cells: Sequence[Cell]) -> list[Item]:
 class Worker:
     """Takes the next cell that nobody holds, until none is left.
 
-    First those of the job that it is at, then of others on that backbone, of the job with most left; last
-    those that ran out of memory or ended their process in this run.
+    First those of the job that it is at, then of others on that backbone, of the job with most left; among
+    equals worker ``number`` begins so many jobs further on. Last those that ran out of memory or ended their
+    process in this run.
     """
 
     run: Run
@@ -63,14 +64,17 @@ class Worker:
     locks: Locks = "auto"
     loaded: Loaded = field(default_factory=Loaded)
     beside: bool = False
+    number: int = 0
     _at: Job | None = None
     _last: set[str] = field(default_factory=set)
+    _places: dict[int, int] = field(default_factory=dict)
 
     def work(self, open_items: Sequence[Item]) -> list[tuple[Item, Ended]]:
         """The items in the order in which they were settled.
 
         Raises InputError for input found bad late (a download that failed), once the other jobs have ended.
         """
+        self._places = {id(job): place for place, job in enumerate(_jobs(open_items))}
         ended: list[tuple[Item, Ended]] = []
         bad: list[InputError] = []
         session: Session | None = None
@@ -133,12 +137,12 @@ class Worker:
             for item in left:
                 open_cells[id(item.job)] += not (item.job.results / item.cell.path / store.RECORD).exists()
 
-        jobs = {id(item.job): item.job for item in left}
-        other = {key: at is not None and _backbone(job) != _backbone(at) for key, job in jobs.items()}
+        other = {id(job): at is not None and _backbone(job) != _backbone(at) for job in _jobs(left)}
 
-        def rank(item: Item) -> tuple[bool, bool, bool, int]:
+        def rank(item: Item) -> tuple[bool, bool, bool, int, int]:
             key = id(item.job)
-            return item.cell.id in self._last, other[key], item.job is not at, -open_cells[key]
+            away = (self._places[key] - self.number) % len(self._places)
+            return item.cell.id in self._last, other[key], item.job is not at, -open_cells[key], away
 
         return sorted(left, key=rank)
 
@@ -199,6 +203,11 @@ class Scorer:
 
 def _backbone(job: Job) -> str:
     return json.dumps([job.node("backbone"), job.device, job.frames], sort_keys=True)
+
+
+def _jobs(some: Sequence[Item]) -> list[Job]:
+    """Their jobs, each once, in order."""
+    return list({id(item.job): item.job for item in some}.values())
 
 
 def _is_of(job: Job, item: Item) -> bool:

@@ -56,7 +56,9 @@ def end_with_parent() -> None:
     """End this process, and those it started, when the one that watches it is gone."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        # Not sys.stdin, which Python cannot close while a thread reads it.
+        while os.read(0, 1024):
+            pass
         os.kill(os.getpid(), signal.SIGINT)
         # It may hang in C code, where no signal is heard.
         threading.Event().wait(GRACE)
@@ -89,7 +91,7 @@ def work(pipe: Pipe, run_file: Path, role: Role, worker: str, overrides: list[st
         # Importing torch is none of the first cell's seconds.
         environment.describe(item.job.device)
     try:
-        Worker(orders.run, pipe, orders.locks, beside=orders.scoring).work(found)
+        Worker(orders.run, pipe, orders.locks, beside=orders.scoring, number=int(worker)).work(found)
     except InputError as error:
         pipe.note(str(error))
         return 2
@@ -101,6 +103,8 @@ def main() -> int:
     run_file, descriptor, role, worker, *overrides = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
+    # Slurm sends it to every process ahead of the time limit; it is meant for the worker that watches.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     end_with_parent()
     pipe = Pipe(int(descriptor))
     try:

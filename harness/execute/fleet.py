@@ -118,10 +118,13 @@ def _until_done(engine: Engine, orders: Orders, watch: Watch) -> list[int]:
     """Start the workers, unless they work already, and wait; their exit codes where they are known."""
     ids = orders.ids
     try:
-        if not ids:
+        attached = bool(ids)
+        if not attached:
             ids = engine.start(orders.file, watch.hear)
             orders.ids = ids
             orders.save()
+        if not engine.wait and attached:
+            return []
         if not engine.wait:
             say(f"execute={engine.name}: started {', '.join(ids)}; the same command waits for them")
             return []
@@ -160,6 +163,7 @@ class Watch:
             (one.job, cell) for one in planned for cell in one.cells if cell.id in wanted
         ]
         self._total = len(self._open)
+        self._done = 0
         progress.total(self._total)
 
     def hear(self, worker: int, message: Message) -> None:
@@ -183,9 +187,9 @@ class Watch:
             if record is None or not self._new(record):
                 still.append((job, cell))
                 continue
-            done = self._total - len(still) - (len(self._open) - len(still)) + 1
-            self._progress.cell(done - 1, self._total, f"{job.label} {cell.clip.name}")
+            self._progress.cell(self._done, self._total, f"{job.label} {cell.clip.name}")
             self._progress.cell_done(record.status)
+            self._done += 1
         self._open = still
 
     def _new(self, record: Record) -> bool:
