@@ -788,15 +788,15 @@ HARNESS = (
         "the tracker out of a metric's version",
     ),
     C(
-        "harness/cells/run.py",
-        'begun = 0 if earlier.status == "ok" else max(begun, earlier.attempts)',
-        'begun = 0 if earlier.status == "ok" else begun',
+        "harness/cells/compute.py",
+        'total = 0 if earlier.status == "ok" else max(begun.all, earlier.attempts)',
+        'total = 0 if earlier.status == "ok" else begun.all',
         "failed attempts forgotten",
     ),
     C(
-        "harness/cells/run.py",
-        'record.environment.get("device") != device',
-        'record.environment.get("device") == device',
+        "harness/cells/compute.py",
+        'record is not None and finished and record.environment.get("device") != device',
+        'record is not None and finished and record.environment.get("device") == device',
         "this device's cells moved away",
     ),
     C(

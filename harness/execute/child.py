@@ -69,7 +69,6 @@ def end_with_parent() -> None:
 
 def work(pipe: Pipe, run_file: Path, role: Role, worker: str, overrides: list[str]) -> int:
     """Take cells until none is left. Exit code 2 for input found bad late."""
-    from harness.actions.run import Run as RunAction
     from harness.cells import environment
     from harness.cells.run import Scorer, Worker, items
     from harness.command.compose import compose
@@ -80,10 +79,9 @@ def work(pipe: Pipe, run_file: Path, role: Role, worker: str, overrides: list[st
     checked = prepare(compose([*orders.arguments, *overrides]))
     todo = set(orders.todo)
     found = []
-    for action, prepared in checked:
-        for one in prepared if isinstance(action, RunAction) else ():
-            one.job.beside = orders.beside
-            found += [item for item in items(one.job, one.cells) if item.cell.id in todo]
+    for one in (one for _, prepared in checked for one in prepared):
+        one.job.beside = orders.beside
+        found += [item for item in items(one.job, one.cells) if item.cell.id in todo]
     if role == "score":
         Scorer(orders.run, worker, pipe, orders.locks).work(found)
         return 0
