@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 # Nothing heavy up here: --help answers before Hydra or torch are imported.
+from datasets.files import unwritable
 from harness.command.terminal import config_dirs, help_text, misplaced, say
 
 
@@ -40,6 +42,9 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def main() -> int:
     """Run the command line. Returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name of a clip may hold what the terminal cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     problem = misplaced()
     if problem is not None:
@@ -49,7 +54,15 @@ def main() -> int:
         print(help_text(config_dirs(arguments)), end="")
         return 0
     try:
-        return run_command(arguments)
+        code = run_command(arguments)
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        line = unwritable(error)
+        if line is None:
+            raise
+        say(line)
+        return 2
     except KeyboardInterrupt:
         say("interrupted: finished cells are kept; the same command goes on where this one stopped")
         return 130

@@ -25,7 +25,7 @@ class Run(Action):
     def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
         for plan, _ in plans_of(prepared):
             say_left_out(plan)
-        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)])
+        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)], say)
         ended, code = (start or self.work)(prepared)
         if ended:
             from reports.outcome import show

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
+from datasets.files import unwritable, write_whole
 from datasets.plugin import Plugin
 from harness.cells import environment, locks, measure, score
 from harness.cells.beside import reference_of
@@ -150,7 +150,7 @@ def _begin(folder: Path) -> int:
         begun = 0
     if earlier is not None:
         begun = 0 if earlier.status == "ok" else max(begun, earlier.attempts)
-    store.write_whole(marker, str(begun + 1).encode())
+    write_whole(marker, str(begun + 1).encode())
     # The record first: without it the cell has not run, whatever else still lies there.
     (folder / store.RECORD).unlink(missing_ok=True)
     for path in folder.iterdir():
@@ -243,10 +243,14 @@ def _save_videos(
 
 
 def _fail(record: Record, error: Exception) -> None:
-    """Turn the record into a failure. The traceback is ours to keep: the run goes on without it."""
+    """Turn the record into a failure. The traceback is ours to keep: the run goes on without it.
+
+    A disk that takes no more is no failure of the cell: the next one would end so too.
+    """
+    if unwritable(error):
+        raise error
     record.status = _status(error)
-    text = "".join(traceback.format_exception(error))
-    record.error = Failure(kind=type(error).__name__, message=str(error), traceback=text)
+    record.error = Failure.of(error)
     record.frames_sha256 = None
     record.metrics = {}
 
