@@ -21,6 +21,10 @@ from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
 
 
+BESIDE = 100_000
+"""Bytes that a cell takes at most, about, beside those of its frames as they are."""
+
+
 class DoesNotFit(InputError):
     """A method or a clip's size that this backbone cannot take; another variant may fit."""
 
@@ -68,8 +72,8 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     missing = job.needs.device and any(
         not (job.results / cell.path / store.RECORD).exists() for cell in cells
     )
-    frame = job.backbone.height * job.backbone.width * 3
-    check_writable(job.results, job.frames * frame if missing else 0)
+    frames = job.frames * job.backbone.height * job.backbone.width * 3
+    check_writable(job.results, frames + BESIDE if missing else 0)
     if len(clips) == 1:
         _check_readable(job.dataset, clips[0])
     if job.needs.metrics:
@@ -247,10 +251,7 @@ def together(
 
 
 def check_writable(results: Path, needed: int = 0) -> None:
-    """Create the results folder and write in it; InputError when that fails, or has no room for ``needed``.
-
-    That is the bytes of a cell's frames, which all its files take at most, about.
-    """
+    """Create the results folder and write in it; InputError when that fails, or ``needed`` bytes find no room."""
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results) as file:
