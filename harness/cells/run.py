@@ -141,7 +141,6 @@ def _reuse(session: Session, cell: Cell, outcome: Outcome) -> Record | None:
 
 def _begin(folder: Path) -> int:
     """Clear what an earlier attempt left and count this one, in a file that outlives a kill."""
-    folder.mkdir(parents=True, exist_ok=True)
     marker = folder / store.ATTEMPTS
     earlier = store.read_record(folder)
     try:

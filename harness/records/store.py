@@ -36,7 +36,6 @@ ATTEMPTS = "attempts"
 
 PLANS, CELLS, LEVELS, LOCKS = "plans", "cells", "levels", "locks"
 REFERENCE_TRACKS = "tracks"
-TOO_DEEP = "it is nested too deep"
 
 Note = Callable[[str], None]
 
@@ -76,8 +75,6 @@ def load_record(folder: Path) -> Record:
         return Record.model_validate(_migrated(folder))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
-    except RecursionError as error:
-        raise Unreadable(TOO_DEEP) from error
 
 
 def read_record(folder: Path) -> Record | None:
@@ -106,11 +103,27 @@ def _data(path: Path) -> Any:
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
     try:
-        return json.loads(data)
+        loaded = json.loads(data)
+        if _nested(loaded):
+            raise RecursionError
     except RecursionError as error:
-        raise Unreadable(TOO_DEEP) from error
+        raise Unreadable("it is nested too deep") from error
     except ValueError as error:
         raise Unreadable("it is no JSON" if data else "it is empty or no file") from error
+    return loaded
+
+
+def _nested(data: Any, limit: int = 200) -> bool:
+    """Whether plain data is nested deeper than what can be written again."""
+    level = [data]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _first(error: ValidationError) -> str:
@@ -148,8 +161,6 @@ def load_plan(path: Path) -> Plan:
         return Plan.model_validate(migrate.plan(_data(path), read))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
-    except RecursionError as error:
-        raise Unreadable(TOO_DEEP) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{type(error).__name__}: {error}") from error
 
@@ -226,7 +237,7 @@ def older_cells(results: Path, folder: str) -> dict[str, str]:
             data = _migrated(path.parent)
             former, cell_id = data.get("former_id"), str(data["id"])
             own = (results / folder / name).with_name(f"{name.rpartition('-')[0]}-{cell_id}").exists()
-        except (OSError, ValueError, KeyError, RecursionError):
+        except (OSError, ValueError, KeyError):
             continue
         # A record in a folder that is not its own is not looked for.
         if former is not None and name.endswith(f"-{former}") and not own:
