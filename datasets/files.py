@@ -27,7 +27,7 @@ DAY = 86_400.0
 
 
 class Unwritable(OSError):
-    """A file could not be written; its ``strerror`` says why and how much was to be written."""
+    """A file could not be written; ``strerror`` says why, and on a full disk how much was to be written."""
 
 
 def unwritable(error: BaseException | None) -> str | None:
@@ -36,8 +36,9 @@ def unwritable(error: BaseException | None) -> str | None:
         if isinstance(error, OSError) and (isinstance(error, Unwritable) or error.errno in FULL):
             path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
             where = f"{path.parent}: cannot write {path.name}" if path else "a disk takes no more"
+            remedy = "free space there" if error.errno in FULL else "make way for it"
             return (
-                f"{where} ({error.strerror}); free space there or write elsewhere (results=DIR); "
+                f"{where} ({error.strerror}); {remedy} or write elsewhere (results=DIR); "
                 "the same command then resumes"
             )
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -86,7 +87,7 @@ def whole(path: Path, size: int | None = None) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        takes = "" if size is None else f"; it takes up to {size_text(size)}"
+        takes = f"; it takes up to {size_text(size)}" if size and error.errno in FULL else ""
         raise Unwritable(error.errno, f"{error.strerror or error}{takes}", str(path)) from error
     finally:
         with contextlib.suppress(OSError):

@@ -58,10 +58,9 @@ def main() -> int:
         sys.stdout.flush()
         return code
     except OSError as error:
-        line = unwritable(error)
-        if line is None:
+        if error.filename is None and unwritable(error) is None:
             raise
-        say(line)
+        say(unwritable(error) or f"{error.filename}: {error.strerror}; correct or remove it")
         return 2
     except KeyboardInterrupt:
         say("interrupted: finished cells are kept; the same command goes on where this one stopped")

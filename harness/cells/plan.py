@@ -20,7 +20,6 @@ from harness.records.identity import digest, of_plugin, of_settings, short_id
 from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
 
-
 BESIDE = 100_000
 """Bytes that a cell takes at most, about, beside those of its frames as they are."""
 
@@ -251,7 +250,7 @@ def together(
 
 
 def check_writable(results: Path, needed: int = 0) -> None:
-    """Create the results folder and write in it; InputError when that fails, or ``needed`` bytes find no room."""
+    """Create the results folder and write in it; InputError when that fails or ``needed`` bytes do not fit."""
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results) as file:

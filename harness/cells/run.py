@@ -118,9 +118,7 @@ def _reuse(session: Session, cell: Cell, outcome: Outcome) -> Record | None:
     record = store.read_record(folder)
     if record is None or not (record.status == "ok" or score.lacks_metric_only(record)):
         return None
-    # A kill while writing leaves temporary files, one just after the record leaves the marker.
-    for leftover in [*folder.glob(".*"), folder / store.ATTEMPTS]:
-        leftover.unlink(missing_ok=True)
+    store.tidy(folder)
     names = score.stale(job, cell, record)
     if not names:
         score.save_if_settled(job, cell, record)

@@ -178,9 +178,11 @@ def save_plan(results: Path, plan: Plan, note: Note | None = None) -> Path:
         pass
     except Unreadable as error:
         aside = _free_name(path)
-        path.rename(aside)
-        if note is not None:
-            note(f"{PLANS}/{path.name}: cannot be read ({error}); set aside as {aside.name}")
+        # A file in the place of the folder is told by the writer.
+        if path.parent.is_dir():
+            path.rename(aside)
+            if note is not None:
+                note(f"{PLANS}/{path.name}: cannot be read ({error}); set aside as {aside.name}")
     else:
         known = {(old.config_id, tuple(cell.id for cell in old.cells)): old for old in before.variants}
         for variant in plan.variants:
@@ -252,7 +254,8 @@ def foreign(folder: Path, cell_id: str) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return f"{RECORD} cannot be read ({error})"
+        # A file in the place of a folder above is told by the writer.
+        return f"{RECORD} cannot be read ({error})" if folder.exists() else None
     return None if record.id == cell_id else f"{RECORD} is of another cell, {record.id}"
 
 
@@ -272,6 +275,13 @@ def on_device(folder: Path, device: str | None) -> Path:
     """Where a finished cell of another device is kept."""
     slug = re.sub(r"[^a-z0-9]+", "-", str(device).lower()).strip("-")
     return folder.with_name(f"{folder.name}@{slug}")
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a kill left in a finished cell: temporary files, and the marker when it fell just after."""
+    for leftover in [*folder.glob(".*"), folder / ATTEMPTS]:
+        if leftover.is_file():
+            leftover.unlink()
 
 
 def clear(folder: Path, cell_id: str) -> str | None:
