@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import traceback
@@ -11,7 +10,7 @@ from functools import partial
 
 # Nothing heavy up here: --help answers before Hydra or torch are imported.
 from datasets.files import unwritable
-from harness.command.terminal import config_dirs, help_text, misplaced, say
+from harness.command.terminal import config_dirs, escape_output, help_text, misplaced, say
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -42,9 +41,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def main() -> int:
     """Run the command line. Returns the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name of a clip may hold what the terminal cannot show.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_output()
     arguments = sys.argv[1:]
     problem = misplaced()
     if problem is not None:

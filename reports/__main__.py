@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
 from datasets.files import sweep, unwritable, write_whole
+from harness.command.terminal import escape_output
 from reports.formats import render
 from reports.outside import load_column
 from reports.rows import find_plans, groups, plural, with_baseline
@@ -82,9 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0; 1 when W&B took no mirror; 2 after one line on standard error for bad input."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name of a clip may hold what the terminal cannot show.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    escape_output()
     given = parser().parse_args(arguments)
     try:
         plans = find_plans(given.results, given.plan, given.experiment)

@@ -250,7 +250,7 @@ def together(
 
 
 def check_writable(results: Path, needed: int = 0) -> None:
-    """Create the results folder and write in it; InputError when that, or room for ``needed`` bytes, fails."""
+    """Create the results folder and write in it; InputError when that or room for ``needed`` bytes fails."""
     try:
         results.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=results) as file:
