@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Sequence
 
 # Nothing heavy up here: --help answers before Hydra or torch are imported.
-from harness.command.terminal import config_dirs, help_text, misplaced, say
+from datasets.files import unwritable
+from harness.command.terminal import config_dirs, escape_output, help_text, misplaced, say
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -37,6 +38,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def main() -> int:
     """Run the command line. Returns the exit code."""
+    escape_output()
     arguments = sys.argv[1:]
     problem = misplaced()
     if problem is not None:
@@ -48,7 +50,14 @@ def main() -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     try:
-        return run_command(arguments)
+        code = run_command(arguments)
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        if error.filename is None and unwritable(error) is None:
+            raise
+        say(unwritable(error) or f"{error.filename}: {error.strerror}; correct or remove it")
+        return 2
     except KeyboardInterrupt:
         say("interrupted: finished cells are kept; the same command goes on where this one stopped")
         return 130

@@ -690,11 +690,11 @@ HARNESS = (
     ),
     C(
         "harness/records/store.py",
-        "    write_whole(folder / RECORD, record.model",
-        "    (folder / RECORD).write_bytes(record.model",
+        '    write_json(folder / RECORD, record.model_dump(mode="json", by_alias=True))',
+        '    (folder / RECORD).write_bytes(_json(record.model_dump(mode="json", by_alias=True)))',
         "records written in place",
     ),
-    C("harness/records/store.py", "            os.fsync(file.fileno())\n", "", "no fsync"),
+    C("datasets/files.py", "            os.fsync(file.fileno())\n", "", "no fsync"),
     C(
         "harness/records/record.py",
         "self.total + sum(self.amortised.values())",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harness.cells.job import Job
 from harness.cells.plan import Cell
 from harness.command.interface import Action, Prepared, plans_of
+from harness.command.terminal import say
 from harness.records import store
 from harness.records.record import Plan, left_out_lines
 
@@ -20,7 +21,7 @@ class PrintPlan(Action):
 
     def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         for plan, parts in plans_of(prepared):
-            store.save_plan(parts[0][0].results, plan)
+            store.save_plan(parts[0][0].results, plan, say)
             print_plan(plan, parts)
         return 0
 

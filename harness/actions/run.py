@@ -26,7 +26,7 @@ class Run(Action):
     def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         for plan, _ in plans_of(prepared):
             say_left_out(plan)
-        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)])
+        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)], say)
         if all(isinstance(one.job.engine, Here) for one in prepared):
             ended, code = self.work(prepared)
         else:

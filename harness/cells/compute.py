@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
+from datasets.files import unwritable, write_whole
 from datasets.plugin import Plugin
 from harness.cells import environment, measure, score
 from harness.cells.beside import reference_of
@@ -125,9 +125,7 @@ def _reuse(session: Session, cell: Cell) -> Ended | None:
         # Another worker of this very run has tried it: once is enough.
         mine = session.run.id and record.run == session.run.id
         return Ended(record, "reused") if mine and not unsettled(session.run, record) else None
-    # A kill while writing leaves temporary files, one just after the record leaves the marker.
-    for leftover in [*folder.glob(".*"), folder / store.ATTEMPTS]:
-        leftover.unlink(missing_ok=True)
+    store.tidy(folder)
     names = score.stale(job, cell, record)
     if not names and record.status != "unscored":
         score.save_if_settled(job, cell, record)
@@ -193,11 +191,10 @@ class Tries(NamedTuple):
 
 def _begin(folder: Path, run: str) -> Tries:
     """Clear what an earlier attempt left and count this one."""
-    folder.mkdir(parents=True, exist_ok=True)
     marker = folder / store.ATTEMPTS
     before = Tries.of(folder, run)
     tries = Tries(before.all + 1, run, before.here + 1)
-    store.write_whole(marker, json.dumps(tries._asdict()).encode())
+    write_whole(marker, json.dumps(tries._asdict()).encode())
     # The record first: without it the cell has not run, whatever else still lies there.
     (folder / store.RECORD).unlink(missing_ok=True)
     for path in folder.iterdir():
@@ -330,10 +327,14 @@ def _save_videos(
 
 
 def _fail(record: Record, error: BaseException) -> None:
-    """Turn the record into a failure. The traceback is ours to keep: the run goes on without it."""
+    """Turn the record into a failure. The traceback is ours to keep: the run goes on without it.
+
+    A disk that takes no more is no failure of the cell: the next one would end so too.
+    """
+    if unwritable(error):
+        raise error
     record.status = _status(error)
-    text = "".join(traceback.format_exception(error))
-    record.error = Failure(kind=type(error).__name__, message=str(error), traceback=text)
+    record.error = Failure.of(error)
     record.frames_sha256 = None
     record.metrics = {}
 

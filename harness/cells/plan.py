@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
+from datasets.files import size_text
 from datasets.interface import ClipInfo, Dataset, LeftOut, Prompt
 from harness.cells.job import ExperimentVariant, Job
 from harness.records import record as records
@@ -17,6 +19,9 @@ from harness.records import store
 from harness.records.identity import digest, of_plugin, of_settings, short_id
 from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
+
+BESIDE = 100_000
+"""Bytes that a cell takes at most, about, beside those of its frames as they are."""
 
 
 class DoesNotFit(InputError):
@@ -55,7 +60,6 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
             raise DoesNotFit(str(error)) from error
     listing = job.dataset.listing()
     clips: Sequence[ClipInfo] = listing.clips[: job.limit]
-    check_writable(job.results)
 
     common, config = _common(job, clips)
     cells, without_video = _cells(job, common, clips)
@@ -64,6 +68,11 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         reasons = "; ".join(f"{out.clip}: {out.reason}" for out in left_out[:3])
         raise InputError(f"dataset: no clip of {job.dataset.name} can be run ({reasons or 'it lists none'})")
     _check_asked_for(job, clips, cells, left_out)
+    missing = job.needs.device and any(
+        not (job.results / cell.path / store.RECORD).exists() for cell in cells
+    )
+    frames = job.frames * job.backbone.height * job.backbone.width * 3
+    check_writable(job.results, frames + BESIDE if missing else 0)
     if len(clips) == 1:
         _check_readable(job.dataset, clips[0])
     if job.needs.metrics:
@@ -240,16 +249,25 @@ def together(
     )
 
 
-def check_writable(results: Path) -> None:
-    """Create the results folder and write in it; InputError when that fails."""
+def check_writable(results: Path, needed: int = 0) -> None:
+    """Create the results folder and write in it; InputError when that or room for ``needed`` bytes fails."""
     try:
         results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
+        with tempfile.TemporaryFile(dir=results) as file:
+            # A quota shows only when something is written.
+            file.write(bytes(min(max(needed, 4096), 2**20)))
+        free = shutil.disk_usage(results).free
     except OSError as error:
+        takes = f"; a cell takes up to {size_text(needed)}" if needed else ""
         raise InputError(
-            f"results: cannot write {results} ({error.strerror or error}); choose another with results=DIR"
+            f"results: cannot write {results} ({error.strerror or error}{takes}); "
+            "free space there or choose another with results=DIR"
         ) from error
+    if free < needed:
+        raise InputError(
+            f"results: {results} has {size_text(free)} left and a cell takes up to {size_text(needed)}; "
+            "free space there or choose another with results=DIR"
+        )
 
 
 def check_operations(job: Job) -> None:

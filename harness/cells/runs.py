@@ -7,6 +7,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from datasets.files import write_whole
 from harness.records import store
 
 STOP, SCORING, MADE = "stop", "scoring", "made"
@@ -54,7 +55,7 @@ class Run:
     def begin_scoring(self, cell_id: str) -> int:
         """Count, in a file that outlives a kill, how often this run began to score a cell."""
         begun = self.scoring(cell_id) + 1
-        store.write_whole(self.folder / SCORING / cell_id, str(begun).encode())
+        write_whole(self.folder / SCORING / cell_id, str(begun).encode())
         return begun
 
     def scoring(self, cell_id: str) -> int:
@@ -69,7 +70,7 @@ class Run:
 
     def all_made(self, worker: str) -> None:
         """A worker makes no further video; its scorer ends when none is left."""
-        store.write_whole(self.folder / MADE / worker, b"")
+        write_whole(self.folder / MADE / worker, b"")
 
     def is_all_made(self, worker: str) -> bool:
         """Whether it has said so."""
@@ -82,4 +83,4 @@ class Run:
 
     def stop(self) -> None:
         """No worker shall begin another cell (``execute.on_error=stop``)."""
-        store.write_whole(self.folder / STOP, b"")
+        write_whole(self.folder / STOP, b"")

@@ -438,5 +438,5 @@ def _samples(job: Job, scored: Sequence[tuple[Cell, Record]], metric: Metric) ->
 def _kept_levels(path: Path) -> dict[str, float] | None:
     try:
         return {str(key): float(value) for key, value in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None

@@ -84,8 +84,10 @@ def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], None]) -> N
             if isinstance(error, HydraException):
                 raise
             # Hydra's own folder lies in the results folder.
+            where = error.filename or "Hydra's notes there"
             raise InputError(
-                f"results: cannot write {error.filename} ({error.strerror}); choose another with results=DIR"
+                f"results: cannot write {where} ({error.strerror}); "
+                "free space or choose another with results=DIR"
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,13 @@ Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
 def say(text: str) -> None:
     """One line on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def escape_output() -> None:
+    """Print what the terminal cannot show as ``\\udcff``: the name of a clip may be no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say_left_out(plan: Plan) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from datasets.errors import InputError
+from datasets.files import unwritable
 
 if TYPE_CHECKING:
     from harness.cells.plan import Cell
@@ -109,6 +110,12 @@ def main() -> int:
         code = work(pipe, Path(run_file), cast("Role", role), worker, overrides)
     except InputError as error:
         pipe.note(str(error))
+        code = 2
+    except OSError as error:
+        said = unwritable(error)
+        if said is None:
+            raise
+        pipe.note(said)
         code = 2
     except KeyboardInterrupt:
         code = 130

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from datasets.files import write_whole
 from harness.cells.locks import Locks
 from harness.cells.runs import Run
 from harness.records import store
@@ -54,7 +55,7 @@ class Orders(BaseModel):
 
     def save(self) -> Path:
         """Write it; its path."""
-        store.write_whole(self.file, self.model_dump_json(indent=1).encode() + b"\n")
+        write_whole(self.file, self.model_dump_json(indent=1).encode() + b"\n")
         return self.file
 
     @staticmethod

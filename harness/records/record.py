@@ -5,6 +5,7 @@ Where they lie is ``harness/records/store.py``'s.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -111,6 +112,16 @@ class Failure(Strict):
     kind: str
     message: str
     traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """What became of a cell that ended with this error."""
+        try:
+            message = str(error)
+        except Exception as broken:
+            message = f"no message: {type(broken).__name__} on asking for it"
+        text = "".join(traceback.format_exception(error))
+        return cls(kind=type(error).__name__, message=message, traceback=text)
 
 
 class Source(Strict):
