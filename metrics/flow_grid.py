@@ -67,7 +67,7 @@ def keep_in(folder: Path) -> None:
 
 
 def _recalled(frames: NDArray[np.uint8], size: Size, digest: str) -> Floats:
-    from datasets.video import whole
+    from datasets.files import whole
 
     if _folder is None:
         return _grid(frames, size)

@@ -112,10 +112,9 @@ def main() -> int:
         pipe.note(str(error))
         code = 2
     except OSError as error:
-        said = unwritable(error)
-        if said is None:
+        if error.filename is None and unwritable(error) is None:
             raise
-        pipe.note(said)
+        pipe.note(unwritable(error) or f"{error.filename}: {error.strerror}; correct or remove it")
         code = 2
     except KeyboardInterrupt:
         code = 130
