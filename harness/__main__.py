@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Sequence
 
 # Nothing heavy up here: --help answers before Hydra or torch are imported.
-from datasets.files import unwritable
 from harness.command.terminal import config_dirs, escape_output, help_text, misplaced, say
 
 
@@ -47,6 +46,8 @@ def main() -> int:
     if "--help" in arguments or "-h" in arguments:
         print(help_text(config_dirs(arguments)), end="")
         return 0
+    from datasets.files import unwritable
+
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     try:
