@@ -50,6 +50,8 @@ def work(prepared: Sequence[Prepared], arguments: Sequence[str]) -> tuple[list[E
             codes = _until_done(engine, orders, watch)
             if not engine.wait:
                 return [], 0
+            # It holds the command's words and this machine's folders.
+            orders.file.unlink(missing_ok=True)
         ended = [(one.job, one.plan, _outcome(one, orders)) for one in planned if one.plan is not None]
         for one in planned:
             assert one.plan is not None
