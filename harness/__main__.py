@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import partial
 
 # Nothing heavy up here: --help answers before Hydra or torch are imported.
 from harness.command.terminal import config_dirs, help_text, misplaced, say
@@ -15,27 +14,20 @@ from harness.command.terminal import config_dirs, help_text, misplaced, say
 def run_command(arguments: Sequence[str]) -> int:
     """Compose, check and plan all jobs, then let the action do what it does. Returns the exit code."""
     from datasets.errors import InputError
-    from harness.command.compose import compose, split_launcher
+    from harness.command.compose import compose
     from harness.command.explain import CONFIG_ERRORS, explain
     from harness.command.prepare import notices, prepare
 
     try:
-        others, launcher = split_launcher(arguments)
-        composed = compose(others)
-        checked = prepare(composed)
+        checked = prepare(compose(arguments))
     except (*CONFIG_ERRORS, InputError) as error:
         if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
             traceback.print_exc()
         say(str(error) if isinstance(error, InputError) else explain(error))
         return 2
-    start = None
-    if launcher is not None:
-        from harness.actions.launch import launch
-
-        start = partial(launch, arguments, launcher, composed)
     for line in notices([one for _, prepared in checked for one in prepared]):
         say(line)
-    return max(action.act(prepared, start) for action, prepared in checked)
+    return max(action.act(prepared) for action, prepared in checked)
 
 
 def main() -> int:

@@ -32,8 +32,7 @@ Keys
   GROUP.KEY=VALUE changes a key of a group (backbone.steps=10, metrics.required=[clip_t])
 
 Flags
-  -m, --multirun    run every combination of comma-separated values; with hydra/launcher=joblib
-                    at the same time, in processes of their own (times then disturb each other)
+  -m, --multirun    run every combination of comma-separated values
   --config-dir DIR  a folder with groups of yours (DIR/method/mine.yaml)
   --cfg job         print the composed configuration
   --hydra-help      Hydra's own flags
