@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,10 @@ def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
     for results, of_results in plans.items():
         print_plans(results, of_results)
     for line in _videos(plans):
-        print(line)
+        say(line, sys.stdout)
     for _, _, outcome in ended:
         for record in outcome.failed:
-            print(_failure(record))
+            say(_failure(record), sys.stdout)
     for warning in wandb_mirror.mirror(list(mirrored.values())):
         say(warning)
 

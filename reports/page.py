@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.errors import InputError
+from datasets.errors import InputError, printable
 from harness.records import store
 from reports.columns import Column
 from reports.formats import entries, headers, render
@@ -334,6 +334,8 @@ def _html(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # Names may hold control characters. Markup, a kind of str, is ours and stays.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     metrics = {value.key: value.label for take in takes for shot in take.shots for value in shot.values}
     lower = {column.key for table in made for column in table.columns if column.higher_is_better is False}

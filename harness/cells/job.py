@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.records.hidden import Hidden
+
 if TYPE_CHECKING:
     from datasets.interface import Dataset
     from methods.backbones.interface import BackboneConfig
@@ -50,7 +52,8 @@ class Job:
     plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
     line's, in its order, and then those of the experiment's variant that the job is (``variant``).
     ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
-    ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
+    ``hidden``: what must not be written of it. ``mask``: motion is read within the clips' masks where they
+    have some (``auto``), or never (``none``).
     """
 
     method: Method
@@ -80,6 +83,7 @@ class Job:
     amortise: bool = False
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
+    hidden: Hidden = field(default_factory=Hidden)
 
     @property
     def label(self) -> str:

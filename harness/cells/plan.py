@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,8 @@ from harness.records import store
 from harness.records.identity import digest, of_plugin, of_settings, short_id
 from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
+
+MOST_CLIPS = 100_000
 
 
 class DoesNotFit(InputError):
@@ -54,7 +56,12 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         except InputError as error:
             raise DoesNotFit(str(error)) from error
     listing = job.dataset.listing()
-    clips: Sequence[ClipInfo] = listing.clips[: job.limit]
+    if min(len(listing.clips), job.limit or MOST_CLIPS + 1) > MOST_CLIPS:
+        raise InputError(
+            f"dataset: it lists {len(listing.clips)} clips, and a plan holds {MOST_CLIPS} at most; "
+            f"set limit={MOST_CLIPS} or lower"
+        )
+    clips = listing.clips[: job.limit]
     check_writable(job.results)
 
     common, config = _common(job, clips)
@@ -103,7 +110,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
     )
-    return plan, cells
+    return job.hidden.plan(plan), cells
 
 
 def _common(job: Job, clips: Sequence[ClipInfo]) -> tuple[dict[str, Any], str]:
@@ -193,8 +200,24 @@ def _identity(
                 for cell in variant.cells:
                     record = store.read_record(job.results / cell.path)
                     if record is not None and key in record.identity.get(part, {}):
-                        return record.identity[part][key]
+                        return _with_words(job, record.identity[part][key])
         raise
+
+
+def _with_words(job: Job, identity: Any) -> Any:
+    """The identity of a program as it was hashed: its files by the configuration's words."""
+    if not isinstance(identity, dict):
+        return identity
+    words = {job.hidden.text(word): word for word in _strings(job.node("method"))}
+    return {words.get(word, word): content for word, content in identity.items()}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)
+    elif isinstance(value, str):
+        yield value
 
 
 def _kept_plans(job: Job, name: str) -> list[Path]:
@@ -228,7 +251,7 @@ def together(
     clips = {(one.clip, one.reason): one for plan in plans for one in plan.left_out}
     short = digest([plan.name for plan in plans])[:6]
     words = [store.safe(name) for name in (experiment.experiment, job.backbone.name, job.dataset.name)]
-    return records.Plan(
+    plan = records.Plan(
         schema=records.SCHEMA,
         name=job.name or f"{'-'.join(words)}-{short}",
         command=plans[0].command,
@@ -238,6 +261,7 @@ def together(
         left_out=list(clips.values()),
         variants_out=left_out,
     )
+    return job.hidden.plan(plan)
 
 
 def check_writable(results: Path) -> None:
@@ -283,6 +307,11 @@ def _check_readable(dataset: Dataset, clip: ClipInfo) -> None:
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError):
+            raise InputError(
+                f"dataset: {clip.name}, its only clip, does not fit into memory; lower frames, "
+                "backbone.height or backbone.width"
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"dataset: {clip.name}, its only clip, cannot be read ({reason[0]}); replace the file"
@@ -309,7 +338,11 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
         known |= {(cell.clip, cell.prompt, cell.seed) for one in plan.variants for cell in one.cells}
         out = {(left.clip, left.reason) for left in plan.left_out}
         # A row whose file is missing is told as left out.
-        known |= {row for row in set(listed) - known if (row[0], job.method.missing(*row)) in out}
+        known |= {
+            row
+            for row in set(listed) - known
+            if (row[0], job.hidden.text(job.method.missing(*row) or "")) in out
+        }
     lines: list[str] = []
     for listed, known in wanted.items():
         rest = [row for row in listed if row not in known]

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from datasets.errors import printable
+
 
 class Progress:
     """Shows how far a run is: ``with Progress() as progress: ...``.
@@ -65,6 +67,7 @@ class Progress:
 
     def cell(self, index: int, total: int, label: str) -> None:
         """Cell ``index`` (0-based) of ``total`` starts."""
+        label = printable(label)
         self._where, self._label, self._total = f"[{index + 1}/{total}]", label, total
         if self._bars is not None and self._cells is not None and self._steps is not None:
             self._bars.update(self._cells, description=escape(label), total=total, completed=index)
@@ -87,4 +90,4 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that stays, above the bars."""
-        self._console.print(escape(text))
+        self._console.print(escape(printable(text)))

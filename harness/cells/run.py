@@ -190,7 +190,8 @@ def _compute(session: Session, cell: Cell) -> Record:
     else:
         _generate_and_score(session, cell, clip, record)
     record.finished = _now()
-    store.save_record(folder, record)
+    store.save_record(folder, job.hidden.record(record))
+    job.hidden.scrub(folder)
     (folder / store.ATTEMPTS).unlink(missing_ok=True)
     return record
 

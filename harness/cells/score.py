@@ -225,7 +225,7 @@ def save_if_settled(job: Job, cell: Cell, record: Record) -> None:
     before = record.status
     settle_required(job, record)
     if record.status != before:
-        store.save_record(job.results / cell.path, record)
+        store.save_record(job.results / cell.path, job.hidden.record(record))
 
 
 def _missing(record: Record, name: str) -> bool:
@@ -280,7 +280,7 @@ def refresh(job: Job, cell: Cell, clip: Clip, record: Record, names: Sequence[st
         return False
     score_record(job, cell, clip, frames, record, names)
     settle_required(job, record)
-    store.save_record(job.results / cell.path, record)
+    store.save_record(job.results / cell.path, job.hidden.record(record))
     return True
 
 

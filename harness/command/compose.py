@@ -112,7 +112,7 @@ def _parsed(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
         if key.partition("/")[0].partition(".")[0] == "hydra":
             _check_hydra(one, shown)
         elif options := loader.get_group_options(key):
-            _check_group(one, shown, options)
+            _check_group(one, shown, [path.stem for path in (HOME / "conf" / key).glob("*.yaml")] or options)
         place = f"{key}@{one.package}" if one.package else key
         if seen.setdefault(place, word) != word:
             raise InputError(f"{without_secrets(seen[place])} {shown}: {key} is given twice; drop one")
@@ -120,7 +120,10 @@ def _parsed(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
 
 
 def _check_hydra(one: Override, shown: str) -> None:
-    if one.key_or_group == "hydra.searchpath" or (one.key_or_group, one.value()) == ("hydra/launcher", "basic"):
+    if one.key_or_group == "hydra.searchpath" or (one.key_or_group, one.value()) == (
+        "hydra/launcher",
+        "basic",
+    ):
         return
     if "launcher" in one.key_or_group:
         raise InputError(f"{shown}: the jobs of -m run as group execute says; drop it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -110,7 +110,8 @@ def _clashes(name: str, command: Sequence[str], own: dict[str, list[str]]) -> It
         labels = [label for label, keys in own.items() if key in keys]
         if len(labels) == len(own):
             raise InputError(
-                f"{without_secrets(override)}: every variant of experiment={name} sets {key} itself; drop one of the two"
+                f"{without_secrets(override)}: every variant of experiment={name} sets {key} itself; "
+                "drop one of the two"
             )
         if labels:
             reached = f"these variants of experiment={name}: {', '.join(labels)}"
@@ -137,12 +138,19 @@ def _plain(config: DictConfig, command: Sequence[str]) -> tuple[dict[str, Any], 
 
     # Its overrides may hold interpolations that only their own variant can resolve.
     rest = OmegaConf.masked_copy(config, [str(key) for key in config if key != "experiment"])
-    plain = OmegaConf.to_container(rest, resolve=True, throw_on_missing=True)
-    values = cast("dict[str, Any]", plain)
+    # What others interpolate comes first, so that an error names the key that is wrong.
+    first = sorted(rest, key=lambda key: (OmegaConf.is_config(rest._get_node(key)), key != "backbone"))
+    values: dict[str, Any] = {}
+    for key in first:
+        value = rest[key]
+        plain = OmegaConf.is_config(value)
+        values[str(key)] = (
+            OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if plain else value
+        )
     if values["trust"] and "trust" not in _keys(command):
         raise InputError(
-            f"trust: a configuration file sets it to {values['trust']}; it counts from the command line alone: "
-            "take it out of the file, and if you trust that code add trust=[PACKAGE] to the command"
+            f"trust: a configuration file sets it to {values['trust']}, but it counts from the command line "
+            "alone: take it out of the file; if you trust that code, add trust=[PACKAGE] to the command"
         )
     values["backbone"].pop("tuned", None)
     return values, secrets(rest)

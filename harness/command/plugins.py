@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from datasets.errors import InputError, nearest
+from datasets.plugin import Plugin
 
 Contract = TypeVar("Contract")
 OURS = ("methods", "metrics", "datasets", "harness", "reports")
@@ -48,6 +49,10 @@ def one_line(error: ValidationError, key: str = "", known: Any = None) -> str:
         names = _fields(known, path[:-1]) if known is not None else []
         prefix = where.removesuffix(path[-1])
         return f"{where}: no such key; {nearest(path[-1], names, prefix)}{more}"
+    if kind in ("model_type", "dataclass_type", "dict_type"):
+        return (
+            f"{where}: got {_short(details['input'])}; it has keys of its own, set one: {where}.KEY=...{more}"
+        )
     if kind in ("missing", "missing_argument"):
         return f"{where}: no value; set {where}=...{more}"
     cause = details.get("ctx", {}).get("error")
@@ -58,7 +63,7 @@ def one_line(error: ValidationError, key: str = "", known: Any = None) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -139,7 +144,7 @@ def _called(node: Mapping[str, Any], key: str, trust: Sequence[str], contract: t
         if name != "_target_"
     }
     try:
-        return factory(**values)
+        made = factory(**values)
     except ValidationError as error:
         raise InputError(one_line(error, key, factory)) from error
     except TypeError as error:
@@ -149,6 +154,13 @@ def _called(node: Mapping[str, Any], key: str, trust: Sequence[str], contract: t
         except TypeError as mismatch:
             raise InputError(f"{key}: {mismatch}; its keys are those of {node['_target_']}") from error
         raise
+    for package in made.runs if isinstance(made, Plugin) else ():
+        if package not in trust:
+            raise InputError(
+                f"{key}={made.name} runs code of {package}, which is not ours; if you trust it, "
+                f"add trust=[{package}]"
+            )
+    return made
 
 
 __all__ = ["build", "one_line", "resolve"]

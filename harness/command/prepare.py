@@ -12,6 +12,7 @@ from harness.command.config import make_job
 from harness.command.experiment import Composed
 from harness.command.interface import Action, Prepared, plans_of
 from harness.command.terminal import say
+from harness.records.hidden import Hidden
 from harness.records.record import Plan, VariantOut
 
 Checked = tuple[Action, list[Prepared]]
@@ -68,13 +69,14 @@ def _variants(parts: Sequence[Composed]) -> tuple[list[tuple[Action, Prepared]],
             out.append(VariantOut(label=label, reason=one.problem))
             continue
         try:
-            job, action = make_job(one.resolved, one.overrides, one.variant)
+            job, action = make_job(one.resolved, one.overrides, one.variant, one.secrets)
             found.append((action, action.prepare(job)))
         except InputError as error:
+            said = Hidden(values=tuple(one.secrets.values())).secrets(str(error))
             if one.variant and (one.variant.optional or isinstance(error, DoesNotFit)):
-                out.append(VariantOut(label=label, reason=str(error)))
+                out.append(VariantOut(label=label, reason=said))
             else:
-                problems.setdefault(str(error), []).append(label)
+                problems.setdefault(said, []).append(label)
     if not problems and out and not found:
         problems = {one.reason: [] for one in out}
     named = parts[0].variant

@@ -1,4 +1,4 @@
-"""Which values of a configuration are secret: what came from ``oc.env``, and what stands under ``environment``."""
+"""Which values of a configuration are secret: those that came from ``oc.env`` or stand under ``environment``."""
 
 from __future__ import annotations
 

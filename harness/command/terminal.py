@@ -7,7 +7,9 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from datasets.errors import printable
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -48,9 +50,9 @@ Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
 """
 
 
-def say(text: str) -> None:
-    """One line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+def say(text: str, file: TextIO | None = None) -> None:
+    """One line on standard error, or on ``file``, without the control characters that names may hold."""
+    print(printable(text), file=file or sys.stderr, flush=True)
 
 
 def say_left_out(plan: Plan) -> None:

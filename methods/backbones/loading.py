@@ -98,7 +98,9 @@ def check_sizes(name: str, frames: int, unit: int, sides: Mapping[str, tuple[int
     if frames < 1 or (frames - 1) % unit:
         low = max(frames - 1, 0) // unit * unit + 1
         raise InputError(
-            f"frames={frames}: backbone {name} takes {unit}k+1 frames; use {low} or {low + unit}"
+            f"frames={frames}: backbone {name} takes {unit}k+1 frames; use "
+            # A single frame has no motion.
+            + (f"{low} or {low + unit}" if low > 1 else f"{low + unit}")
         )
     for key, (size, side) in sides.items():
         if size % side:

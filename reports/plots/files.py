@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.errors import InputError
+from datasets.errors import InputError, printable
 from harness.records import store
 from reports.plots.style import INK, styled
 
@@ -58,7 +58,7 @@ def inline_svg(plot: Plot) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     for before in (' id="', 'href="#', "url(#"):
         text = text.replace(before, f"{before}{plot.name}-")
-    return text.replace(INK, "currentColor").strip()
+    return printable(text.replace(INK, "currentColor").strip())
 
 
 def slug(text: str) -> str:
