@@ -145,7 +145,7 @@ def _take(url: str, part: Path, progress: Any, task: Any) -> bool:
 
 
 def check(archive: Path, frames: Mapping[str, int]) -> None:
-    """InputError unless its size and every file's CRC are right and every sequence has its number of frames."""
+    """InputError unless size and CRCs are right and every sequence has its number of frames."""
     remedy = "it was removed, run the command again to fetch it anew"
     try:
         with zipfile.ZipFile(archive) as bundle:
@@ -153,7 +153,7 @@ def check(archive: Path, frames: Mapping[str, int]) -> None:
             size = sum(file.file_size for file in bundle.infolist())
             if size > _UNPACKED:
                 raise InputError(
-                    f"{archive}: would unpack to {size >> 30} GiB, no DAVIS archive is over {_UNPACKED >> 30}; "
+                    f"{archive}: would unpack to {size >> 30} GiB, at most {_UNPACKED >> 30} are taken; "
                     f"{remedy}"
                 )
             outside = [name for name in names if name.is_absolute() or ".." in name.parts]

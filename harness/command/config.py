@@ -188,7 +188,7 @@ def make_job(
     backbone = build(root.backbone, "backbone", BackboneConfig, trust)
     dataset = build(root.dataset, "dataset", Dataset, trust)
     tracker = build(root.tracker, "tracker", Tracker, trust)
-    versioned = {("metrics", "metrics", name): metric for name, metric in metrics.items()}
+    versioned: dict[Key, Plugin] = {("metrics", "metrics", name): one for name, one in metrics.items()}
     _check_secrets(secrets, {**versioned, ("tracker",): tracker})
     results, root_folder = Path(root.results).expanduser(), root.dataset.get("root")
     job = Job(

@@ -1,4 +1,4 @@
-"""Which values of a configuration are secret: those that came from ``oc.env`` or stand under ``environment``."""
+"""A configuration's secrets: what came from ``oc.env`` or stands under ``environment``."""
 
 from __future__ import annotations
 

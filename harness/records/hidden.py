@@ -108,8 +108,10 @@ class Hidden:
         plan.command = [self.text(word) for word in plan.command]
         for variant in plan.variants:
             variant.overrides = [self.text(word) for word in variant.overrides]
-        for out in (*plan.left_out, *plan.variants_out):
-            out.reason = self.text(out.reason)
+        for clip in plan.left_out:
+            clip.reason = self.text(clip.reason)
+        for left in plan.variants_out:
+            left.reason = self.text(left.reason)
         return plan
 
     def scrub(self, folder: Path) -> None:

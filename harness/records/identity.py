@@ -46,7 +46,7 @@ def of_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def is_whole(identity: Mapping[str, Any], cell_id: Any) -> bool:
+def is_whole(identity: Mapping[str, Any], cell_id: str | None) -> bool:
     """Whether an identity is all that was hashed into the id: a record hides what is secret in it."""
     return short_id(identity) == cell_id
 
