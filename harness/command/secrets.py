@@ -56,7 +56,7 @@ def without_secrets(override: str) -> str:
 
     key, _, _ = override.partition("=")
     under = ENVIRONMENT in key.lstrip("+~").split(".")
-    if not under and ENVIRONMENT not in override:
+    if "=" not in override or ENVIRONMENT not in override:
         return override
     try:
         value = OverridesParser.create().parse_override(override).value()

@@ -31,7 +31,7 @@ class Hidden:
 
     ``keys``: where the configuration holds a secret; its value is written ``***``. ``values``: the secrets,
     which are also cut out of free text. ``folders``: an absolute path, and what is written in its place; of
-    a path in none of them only the last name is.
+    a path in none of them only the last name is. Without folders paths stay.
     """
 
     keys: frozenset[Key] = frozenset()
@@ -56,8 +56,10 @@ class Hidden:
     def text(self, text: str) -> str:
         """A text without the secrets and without absolute paths."""
         text = self.secrets(text)
+        if not self.folders:
+            return text
         for path, shown in self._folders:
-            text = path.sub(lambda _, shown=shown: shown, text)  # type: ignore[misc]
+            text = path.sub(shown, text)
         return _PATH.sub(lambda found: f".../{found[0].rpartition('/')[2]}", text)
 
     def data(self, value: Any, at: Key = ()) -> Any:
@@ -70,9 +72,13 @@ class Hidden:
             return HIDDEN
         if not isinstance(value, str):
             return value
-        shown = self.text(value)
-        # A value may be a path whose names hold spaces.
-        return f".../{Path(shown).name}" if shown.startswith("/") and Path(shown).name else shown
+        # A value may be a path whose names hold spaces, or of one name.
+        if self.folders and (place := re.fullmatch(r"/.*?([^/]+)/*", value)):
+            return self.text(value) if self._known(value) else f".../{self.secrets(place[1])}"
+        return self.text(value)
+
+    def _known(self, path: str) -> bool:
+        return any(known.match(path) for known, _ in self._folders)
 
     def _name(self, key: Any) -> Any:
         return self.text(key) if isinstance(key, str) else key
