@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from operator import eq
 from typing import Annotated, ClassVar, overload
 
 import numpy as np
@@ -29,6 +30,11 @@ class _Drawn(Sequence[ClipInfo]):
 
     def __len__(self) -> int:
         return self._length
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
 
     @overload
     def __getitem__(self, index: int) -> ClipInfo: ...

@@ -126,7 +126,7 @@ def _check_hydra(one: Override, shown: str) -> None:
     ):
         return
     if "launcher" in one.key_or_group:
-        raise InputError(f"{shown}: the jobs of -m run as group execute says; drop it")
+        raise InputError(f"{shown}: no such option; the jobs of -m run as group execute says, drop it")
     raise InputError(f"{shown}: Hydra only composes here, of its keys hydra.searchpath alone counts; drop it")
 
 

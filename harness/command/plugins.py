@@ -144,7 +144,7 @@ def _called(node: Mapping[str, Any], key: str, trust: Sequence[str], contract: t
         if name != "_target_"
     }
     try:
-        made = factory(**values)
+        return factory(**values)
     except ValidationError as error:
         raise InputError(one_line(error, key, factory)) from error
     except TypeError as error:
@@ -154,13 +154,19 @@ def _called(node: Mapping[str, Any], key: str, trust: Sequence[str], contract: t
         except TypeError as mismatch:
             raise InputError(f"{key}: {mismatch}; its keys are those of {node['_target_']}") from error
         raise
-    for package in made.runs if isinstance(made, Plugin) else ():
+
+
+def check_trust(plugin: Plugin, key: str, trust: Sequence[str]) -> None:
+    """InputError where the plug-in, or one that it holds, ``runs`` a package outside ``trust``."""
+    for package in plugin.runs:
         if package not in trust:
             raise InputError(
-                f"{key}={made.name} runs code of {package}, which is not ours; if you trust it, "
+                f"{key}={plugin.name} runs code of {package}, which is not ours; if you trust it, "
                 f"add trust=[{package}]"
             )
-    return made
+    for name, value in vars(plugin).items():
+        if isinstance(value, Plugin):
+            check_trust(value, f"{key}.{name}", trust)
 
 
-__all__ = ["build", "one_line", "resolve"]
+__all__ = ["build", "check_trust", "one_line", "resolve"]

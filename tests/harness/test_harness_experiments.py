@@ -158,23 +158,6 @@ def test_jobs_of_a_sweep_over_experiments_do_not_share_a_plan(experiments: Harne
     assert all(len(plan.variants) == 2 for plan in plans)
 
 
-@pytest.mark.timeout(600)
-def test_joblib_runs_the_jobs_of_a_sweep_in_processes_of_their_own(
-    experiments: Harness, tmp_path: Path
-) -> None:
-    code, out, _ = experiments(
-        *("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "experiment=windows,steps"),
-        *("limit=1", "wandb=disabled"),
-    )
-    # The fakes' backbone cannot be loaded: every cell fails, in a record of its own.
-    assert code == 1
-    assert out.count("no model may be loaded here") == 4
-    paths = [path for path in (tmp_path / "results" / "cells").rglob("*") if path.stem == "record"]
-    found = [store.load_record(path.parent) for path in paths]
-    assert len(found) == 3, "a cell of both experiments is one cell"
-    assert {record.environment["launcher"] for record in found} == {"joblib"}
-
-
 def test_an_unknown_launcher_is_bad_input(experiments: Harness) -> None:
     code, _, err = experiments("-m", "hydra/launcher=nothing", "seed=0,1")
     assert code == 2 and "hydra/launcher=nothing: no such option" in err

@@ -84,9 +84,7 @@ def test_nothing_that_is_written_or_said_holds_a_secret_or_an_absolute_path(
     external: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(
-        wandb_mirror, "in_child", lambda job, *_: told.append(job.read_text())
-    )
+    monkeypatch.setattr(wandb_mirror, "in_child", lambda job, *_: told.append(job.read_text()))
     words = ["+method.environment.FAIL='yes, it does'"] if fails else []
     code, out, err = external("-m", "seed=0,1", "limit=1", *words)
     assert code == int(fails), err
@@ -152,7 +150,9 @@ def test_a_page_and_a_table_of_the_records_show_no_secret(
     external()
     for form, out in (("html", "page"), ("md", "table.md")):
         monkeypatch.setattr(
-            sys, "argv", ["reports", str(tmp_path / "results"), "--format", form, "--out", str(tmp_path / out)]
+            sys,
+            "argv",
+            ["reports", str(tmp_path / "results"), "--format", form, "--out", str(tmp_path / out)],
         )
         main()
     texts = [path.read_text() for path in (tmp_path / "page").rglob("*") if path.suffix in (".html", ".json")]
@@ -237,7 +237,11 @@ def test_a_value_that_is_a_path_elsewhere_keeps_its_last_name() -> None:
 def old_record(**hidden: Any) -> dict[str, Any]:
     """A record of schema 1, whose identity says what was hashed but for what is ``hidden`` in it."""
     identity: dict[str, Any] = {
-        "method": {"target": "methods.external.External", "version": "1", "config": {"options": {"key": KEY}}},
+        "method": {
+            "target": "methods.external.External",
+            "version": "1",
+            "config": {"options": {"key": KEY}},
+        },
         "backbone": {"target": "methods.backbones.wan.WanBackbone", "version": "1", "config": {}},
         "clip": {"name": "a", "content": "b"},
         "seed": 0,
@@ -284,7 +288,10 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("experiment/evil.yaml", "# @package _global_\ntrust: [os]\nmethod:\n  _target_: os.mkdir\n  path: ran\n"),
+        (
+            "experiment/evil.yaml",
+            "# @package _global_\ntrust: [os]\nmethod:\n  _target_: os.mkdir\n  path: ran\n",
+        ),
         (
             "experiment/evil.yaml",
             "# @package _global_\ntrust: [os]\nexperiment:\n  variants:\n    a: ['method=none']\n",
@@ -348,9 +355,7 @@ def test_what_a_file_asks_of_hydra_itself_is_not_run(
 
 
 @pytest.mark.parametrize("more", [[], ["tracker.repository=clone"]], ids=["hub", "clone"])
-def test_code_from_a_hub_or_a_clone_asks_for_trust(
-    harness: Harness, tmp_path: Path, more: list[str]
-) -> None:
+def test_code_from_a_hub_or_a_clone_asks_for_trust(harness: Harness, tmp_path: Path, more: list[str]) -> None:
     code, _, err = harness("tracker=cotracker3", *more, "action=plan")
     assert code == 2 and err.count("\n") == 1
     assert err.startswith("tracker=cotracker3 runs code of cotracker") and "add trust=[cotracker]" in err
