@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
+from harness.command.terminal import say
 from harness.records import store
 from reports.formats import render
 from reports.outside import load_column
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
         _write(given, plans, made)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     return 0
 
@@ -133,7 +133,7 @@ def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
     chosen = {"mode": mode, "project": given.project, "dir": given.results, "timeout_s": timeout}
     warning = publish(given.results, plans, chosen)
     if warning is not None:
-        print(warning, file=sys.stderr)
+        say(warning)
         return 1
     count = sum(len(group.rows) for group in groups(given.results, plans))
     print(f"W&B ({mode}): {plural(count, 'run')} from {plural(len(plans), 'plan')}")

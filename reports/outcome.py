@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.command.terminal import say
+from harness.command.terminal import say, tell
 from harness.records import store
 from reports import wandb_mirror
 from reports.formats import print_plans
@@ -34,10 +33,10 @@ def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
     for results, of_results in plans.items():
         print_plans(results, of_results)
     for line in _videos(plans):
-        say(line, sys.stdout)
+        tell(line)
     for _, _, outcome in ended:
         for record in outcome.failed:
-            say(_failure(record), sys.stdout)
+            tell(_failure(record))
     for warning in wandb_mirror.mirror(list(mirrored.values())):
         say(warning)
 

@@ -34,8 +34,6 @@ class _Drawn(Sequence[ClipInfo]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
 
-    __hash__ = None  # type: ignore[assignment]
-
     @overload
     def __getitem__(self, index: int) -> ClipInfo: ...
     @overload

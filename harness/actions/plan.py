@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.cells.job import Job
 from harness.cells.plan import Cell
 from harness.command.interface import Action, Prepared, Start, plans_of
-from harness.command.terminal import say
+from harness.command.terminal import tell
 from harness.records import store
 from harness.records.record import Plan, left_out_lines
 
@@ -31,23 +30,19 @@ def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
     """What would run, what is done, what is left out; ``parts`` are the jobs of the plan's variants."""
     for job, cells in parts:
         done = [_done(job, cell) for cell in cells]
-        say(
+        tell(
             f"{plan.name}: {job.label} on {job.backbone.name}, {job.dataset.name}: {len(cells)} cells, "
-            f"{sum(done)} done, {len(cells) - sum(done)} to run",
-            sys.stdout,
+            f"{sum(done)} done, {len(cells) - sum(done)} to run"
         )
         for cell, finished in zip(cells, done, strict=True):
-            say(
-                f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"',
-                sys.stdout,
-            )
+            tell(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
     for line in dict.fromkeys(line for _, cells in parts for line in _masks(plan, cells)):
-        say(line, sys.stdout)
+        tell(line)
     for out in plan.variants_out:
-        say(f"variant left out: {out.label}: {out.reason}", sys.stdout)
+        tell(f"variant left out: {out.label}: {out.reason}")
     for line in left_out_lines(plan.left_out):
-        say(f"left out: {line}", sys.stdout)
-    say(f"plan: {store.plan_path(parts[0][0].results, plan.name)}", sys.stdout)
+        tell(f"left out: {line}")
+    tell(f"plan: {store.plan_path(parts[0][0].results, plan.name)}")
 
 
 def _masks(plan: Plan, cells: Sequence[Cell]) -> Iterator[str]:

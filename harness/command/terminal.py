@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from datasets.errors import printable
 
@@ -50,9 +50,14 @@ Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
 """
 
 
-def say(text: str, file: TextIO | None = None) -> None:
-    """One line on standard error, or on ``file``, without the control characters that names may hold."""
-    print(printable(text), file=file or sys.stderr, flush=True)
+def say(text: str) -> None:
+    """One line on standard error, without the control characters that names may hold."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def tell(text: str) -> None:
+    """As ``say``, on standard output: what was asked for."""
+    print(printable(text), flush=True)
 
 
 def say_left_out(plan: Plan) -> None:

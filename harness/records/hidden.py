@@ -15,8 +15,9 @@ from harness.records.identity import PARTS
 from harness.records.record import Plan, Record
 
 HIDDEN = "***"
-SHORTEST = 4
-"""Characters of a secret that is looked for in free text: a shorter one is part of too many words."""
+SHORTEST, BEGINNING = 4, 16
+"""Characters of a secret that is looked for in free text: a shorter one is part of too many words; and of
+the beginning by which one is known that a message cut off."""
 
 Key = tuple[str | int, ...]
 
@@ -43,7 +44,9 @@ class Hidden:
         lines = {line.strip() for value in self.values for line in value.splitlines()}
         # As they are, and as JSON writes them.
         forms = {form for line in lines for form in (line, json.dumps(line)[1:-1]) if len(line) >= SHORTEST}
-        return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True)))) if forms else None
+        whole = [re.escape(form) for form in sorted(forms, key=len, reverse=True)]
+        cut = [re.escape(form[:BEGINNING]) + r"\S*" for form in forms if len(form) > BEGINNING]
+        return re.compile("|".join([*whole, *cut])) if forms else None
 
     @cached_property
     def _folders(self) -> list[tuple[re.Pattern[str], str]]:
