@@ -1,7 +1,6 @@
 """The one exception that means "the user gave us something we cannot use"."""
 
 import difflib
-import re
 from collections.abc import Iterable
 
 
@@ -11,15 +10,6 @@ class InputError(ValueError):
     The message is one line that names the key or file and the remedy. The
     harness prints it and ends with exit code 2.
     """
-
-
-# C0 and C1 less tab and newline, and the marks that turn the direction of text.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    """A text without the control characters that a terminal or a page would obey; its lines stay."""
-    return _CONTROL.sub("", text)
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.errors import InputError, printable
+from datasets.errors import InputError
 from harness.records import store
+from harness.text import printable
 from reports.columns import Column
 from reports.formats import entries, headers, render
 from reports.plots.figures import NotDrawn, plots, write_plots

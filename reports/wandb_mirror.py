@@ -54,9 +54,7 @@ def mirror(jobs: Sequence[tuple[Job, Plan]]) -> list[str]:
     warnings: list[str] = []
     for same in together.values():
         first, plans = same[0][0], [plan for _, plan in same]
-        warning = publish(
-            first.results, plans, first.wandb, [job.hidden.data(job.resolved) for job, _ in same]
-        )
+        warning = publish(first.results, plans, first.wandb, [job.resolved for job, _ in same])
         if warning:
             warnings.append(warning)
     return warnings

@@ -47,13 +47,12 @@ class ExperimentVariant:
 class Job:
     """One configuration, ready to be planned: its plug-ins are built, nothing is loaded.
 
-    ``resolved`` is the composed configuration as plain data, interpolations resolved:
-    ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
-    plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
+    ``resolved`` is the composed configuration as plain data, interpolations resolved, as records show it;
+    ``nodes`` has the nodes of ``method``, ``backbone``, ``dataset`` and so on that the plug-ins were built
+    from, secrets and all, where they are others. ``hidden``: what must not be written. ``device`` is never ``auto`` in a run. ``overrides`` are the command
     line's, in its order, and then those of the experiment's variant that the job is (``variant``).
     ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
-    ``hidden``: what must not be written of it. ``mask``: motion is read within the clips' masks where they
-    have some (``auto``), or never (``none``).
+    ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
     """
 
     method: Method
@@ -84,6 +83,7 @@ class Job:
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
     hidden: Hidden = field(default_factory=Hidden)
+    nodes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
@@ -92,7 +92,7 @@ class Job:
 
     def node(self, name: str) -> Node:
         """The configuration that a plug-in was built from."""
-        return dict(self.resolved.get(name) or {})
+        return dict(self.nodes.get(name) or self.resolved.get(name) or {})
 
 
 __all__ = ["ExperimentVariant", "Job", "Needs", "Node"]

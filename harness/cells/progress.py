@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from datasets.errors import printable
+from harness.text import printable
 
 
 class Progress:

@@ -190,7 +190,9 @@ def make_job(
     tracker = build(root.tracker, "tracker", Tracker, trust)
     versioned: dict[Key, Plugin] = {("metrics", "metrics", name): one for name, one in metrics.items()}
     _check_secrets(secrets, {**versioned, ("tracker",): tracker})
-    results, root_folder = Path(root.results).expanduser(), root.dataset.get("root")
+    results, clips = Path(root.results).expanduser(), root.dataset.get("root")
+    places = folders(results, clips if isinstance(clips, str) else None)
+    hidden = Hidden(frozenset(secrets), tuple(secrets.values()), places)
     job = Job(
         method=build(root.method, "method", Method, trust),
         backbone=backbone,
@@ -213,12 +215,9 @@ def make_job(
         wandb=root.wandb.model_dump(mode="json"),
         overrides=[without_secrets(word) for word in overrides],
         variant=variant and replace(variant, command=tuple(map(without_secrets, variant.command))),
-        resolved=resolved,
-        hidden=Hidden(
-            frozenset(secrets),
-            tuple(secrets.values()),
-            folders(results, root_folder if isinstance(root_folder, str) else None),
-        ),
+        resolved=hidden.data(resolved),
+        nodes=resolved,
+        hidden=hidden,
         needs=action.needs,
         amortise=root.measure.amortise,
         full_steps=root.measure.full_steps,

@@ -63,7 +63,7 @@ def one_line(error: ValidationError, key: str = "", known: Any = None) -> str:
 
 
 def _short(value: Any) -> str:
-    text = "null" if value is None else repr(value)
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.errors import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     from harness.records.record import Plan

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.errors import InputError, printable
+from datasets.errors import InputError
 from harness.records import store
+from harness.text import printable
 from reports.plots.style import INK, styled
 
 if TYPE_CHECKING:
