@@ -49,10 +49,11 @@ class Job:
 
     ``resolved`` is the composed configuration as plain data, interpolations resolved, as records show it;
     ``nodes`` has the nodes of ``method``, ``backbone``, ``dataset`` and so on that the plug-ins were built
-    from, secrets and all, where they are others. ``hidden``: what must not be written. ``device`` is never ``auto`` in a run. ``overrides`` are the command
-    line's, in its order, and then those of the experiment's variant that the job is (``variant``).
-    ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
-    ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
+    from, secrets and all, where they are others. ``hidden``: what must not be written. ``device`` is never
+    ``auto`` in a run. ``overrides`` are the command line's, in its order, and then those of the experiment's
+    variant that the job is (``variant``). ``launcher`` is Hydra's when jobs of a sweep run at the same time;
+    ``number`` the job's in the sweep. ``mask``: motion is read within the clips' masks where they have some
+    (``auto``), or never (``none``).
     """
 
     method: Method
