@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
 from datasets.files import sweep, unwritable, write_whole
-from harness.command.terminal import escape_output
+from harness.command.terminal import escape_output, say
 from reports.formats import render
 from reports.outside import load_column
 from reports.rows import find_plans, groups, plural, with_baseline
@@ -101,13 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(given, plans, made)
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except OSError as error:
         line = unwritable(error)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        say(f"error: {line}")
         return 2
     return 0
 
@@ -143,7 +143,7 @@ def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
     chosen = {"mode": mode, "project": given.project, "dir": given.results, "timeout_s": timeout}
     warning = publish(given.results, plans, chosen)
     if warning is not None:
-        print(warning, file=sys.stderr)
+        say(warning)
         return 1
     count = sum(len(group.rows) for group in groups(given.results, plans))
     print(f"W&B ({mode}): {plural(count, 'run')} from {plural(len(plans), 'plan')}")

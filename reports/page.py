@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from datasets.files import sweep, temporary_path, write_whole
 from harness.records import store
+from harness.text import printable
 from reports.columns import Column
 from reports.formats import entries, headers, render
 from reports.plots.figures import NotDrawn, plots, write_plots
@@ -335,6 +336,8 @@ def _html(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # Names may hold control characters. Markup, a kind of str, is ours and stays.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     metrics = {value.key: value.label for take in takes for shot in take.shots for value in shot.values}
     lower = {column.key for table in made for column in table.columns if column.higher_is_better is False}

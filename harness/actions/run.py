@@ -51,7 +51,7 @@ class Run(Action):
                 outcome = self.outcome(one, loaded)
             except InputError as error:
                 # Found late (a download that failed): the other jobs go on.
-                say(str(error))
+                say(one.job.hidden.secrets(str(error)))
                 code = 2
                 continue
             store.save_plan(one.job.results, one.plan)

@@ -154,7 +154,7 @@ def score_video(session: Session, cell: Cell) -> bool:
     death = session.run.death(cell.id)
     if session.run.begin_scoring(cell.id) > session.run.retries + 1:
         record.error = Failure(kind=death.kind, message=death.message, traceback=death.output)
-        store.save_record(folder, record)
+        store.save_record(folder, session.job.hidden.record(record))
         return True
     try:
         clip = session.load_clip(cell.clip.name)
@@ -249,7 +249,8 @@ def _save(session: Session, cell: Cell, record: Record) -> None:
     folder = session.job.results / cell.path
     record.finished = _now()
     session.check()
-    store.save_record(folder, record)
+    store.save_record(folder, session.job.hidden.record(record))
+    session.job.hidden.scrub(folder)
     (folder / store.ATTEMPTS).unlink(missing_ok=True)
 
 

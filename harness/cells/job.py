@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.records.hidden import Hidden
+
 if TYPE_CHECKING:
     from datasets.interface import Dataset
     from harness.execute.interface import Engine
@@ -46,13 +48,13 @@ class ExperimentVariant:
 class Job:
     """One configuration, ready to be planned: its plug-ins are built, nothing is loaded.
 
-    ``resolved`` is the composed configuration as plain data, interpolations resolved:
-    ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
-    plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
-    line's, in its order, and then those of the experiment's variant that the job is (``variant``).
-    ``beside``: so many workers share the processor; ``quiet``: nothing is scored while a stage is timed;
-    ``number``: the job's in the sweep.
-    ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
+    ``resolved`` is the composed configuration as plain data, interpolations resolved, as records show it;
+    ``nodes`` has the nodes of ``method``, ``backbone``, ``dataset`` and so on that the plug-ins were built
+    from, secrets and all, where they are others. ``hidden``: what must not be written. ``device`` is never
+    ``auto`` in a run. ``overrides`` are the command line's, in its order, and then those of the experiment's
+    variant that the job is (``variant``). ``beside``: so many workers share the processor; ``quiet``: nothing
+    is scored while a stage is timed; ``number``: the job's in the sweep. ``mask``: motion is read within the
+    clips' masks where they have some (``auto``), or never (``none``).
     """
 
     method: Method
@@ -83,6 +85,8 @@ class Job:
     amortise: bool = False
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
+    hidden: Hidden = field(default_factory=Hidden)
+    nodes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def scored_beside(self) -> bool:
@@ -96,7 +100,7 @@ class Job:
 
     def node(self, name: str) -> Node:
         """The configuration that a plug-in was built from."""
-        return dict(self.resolved.get(name) or {})
+        return dict(self.nodes.get(name) or self.resolved.get(name) or {})
 
 
 __all__ = ["ExperimentVariant", "Job", "Needs", "Node"]

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from harness.text import printable
+
 
 class Progress:
     """Shows how far a run is: ``with Progress() as progress: ...``.
@@ -86,7 +88,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line that stays, above the bars."""
-        self._console.print(escape(text))
+        self._console.print(escape(printable(text)))
 
 
 class WorkerProgress:
@@ -98,6 +100,7 @@ class WorkerProgress:
         self._where = self._label = ""
 
     def cell(self, index: int, total: int, label: str, cell: object = None) -> None:
+        label = printable(label)
         self._where, self._label = f"[{index + 1}/{total}]", label
         bars, cells = self._progress._bars, self._progress._cells
         if bars is not None and cells is not None:

@@ -232,7 +232,7 @@ def save_if_settled(job: Job, cell: Cell, record: Record) -> None:
     before = record.status
     settle_required(job, record)
     if record.status != before:
-        store.save_record(job.results / cell.path, record)
+        store.save_record(job.results / cell.path, job.hidden.record(record))
 
 
 def _missing(record: Record, name: str) -> bool:
@@ -301,7 +301,7 @@ def refresh(
     if waited:
         record.status, record.error = "ok", None
     settle_required(job, record)
-    store.save_record(job.results / cell.path, record)
+    store.save_record(job.results / cell.path, job.hidden.record(record))
     if waited and not job.keep_frames:
         (job.results / cell.path / store.FRAMES).unlink(missing_ok=True)
     return True

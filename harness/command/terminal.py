@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.text import printable
+
 if TYPE_CHECKING:
     from harness.records.record import Plan
 
@@ -50,8 +52,13 @@ Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on standard error, without the control characters that names may hold."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def tell(text: str) -> None:
+    """As ``say``, on standard output: what was asked for."""
+    print(printable(text), flush=True)
 
 
 def escape_output() -> None:

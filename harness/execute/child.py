@@ -77,7 +77,9 @@ def work(pipe: Pipe, run_file: Path, role: Role, worker: str, overrides: list[st
     from harness.execute.orders import Orders
 
     orders = Orders.load(run_file)
-    checked = prepare(compose([*orders.arguments, *overrides]))
+    replaced = {override.partition("=")[0] for override in overrides}
+    words = [word for word in orders.arguments if word.partition("=")[0] not in replaced]
+    checked = prepare(compose([*words, *overrides]))
     todo = set(orders.todo)
     found = []
     for one in (one for _, prepared in checked for one in prepared):

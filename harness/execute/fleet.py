@@ -52,6 +52,8 @@ def work(prepared: Sequence[Prepared], arguments: Sequence[str]) -> tuple[list[E
                 return [], 0
             # It holds the command's words and this machine's folders.
             orders.file.unlink(missing_ok=True)
+            for one in planned:
+                one.job.hidden.scrub(orders.run.folder)
         ended = [(one.job, one.plan, _outcome(one, orders)) for one in planned if one.plan is not None]
         for one in planned:
             assert one.plan is not None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from datasets.files import sweep, write_whole
+from harness.text import printable
 from reports.plots.style import INK, styled
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def inline_svg(plot: Plot) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     for before in (' id="', 'href="#', "url(#"):
         text = text.replace(before, f"{before}{plot.name}-")
-    return text.replace(INK, "currentColor").strip()
+    return printable(text.replace(INK, "currentColor").strip())
 
 
 def slug(text: str) -> str:
