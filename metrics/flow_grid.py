@@ -80,8 +80,8 @@ def _recalled(frames: NDArray[np.uint8], size: Size, digest: str) -> Floats:
     except (OSError, ValueError, KeyError, BadZipFile):
         pass
     grid = _grid(frames, size)
-    with whole(path) as temporary:
-        np.savez_compressed(temporary, grid=grid)
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, grid=grid)
     return grid
 
 
