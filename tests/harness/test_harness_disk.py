@@ -248,7 +248,11 @@ def not_a_variant(path: Path) -> None:
     path.write_text('{"schema": 1, "name": "trial", "variants": [3], "id": 3}')
 
 
-@pytest.mark.parametrize("change", [a_folder, a_pipe, nested(200_000), nested(400), not_a_variant], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [a_folder, a_pipe, nested(200_000), nested(400), not_a_variant],
+    ids=["a folder", "a pipe", "nested 200,000 deep", "nested 400 deep", "not a variant"],
+)
 @pytest.mark.parametrize("which", ["record", "plan"])
 def test_what_is_no_record_or_plan_is_set_aside_whole_with_one_line(
     change: Callable[[Path], None],
