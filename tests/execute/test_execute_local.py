@@ -79,7 +79,7 @@ def test_on_error_stop_begins_no_further_cell(command: Command) -> None:
     }
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
 def test_an_ending_signal_ends_the_workers_and_the_same_command_goes_on(
     command: Command, ending: signal.Signals
 ) -> None:

@@ -10,4 +10,4 @@ from torture import torture
 
 @pytest.mark.slow
 def test_disturbed_runs_end_as_an_undisturbed_one_does(tmp_path: Path) -> None:
-    assert torture(tmp_path, disturbances=3, seed=1).total() >= 3
+    assert torture(tmp_path, disturbances=1, seed=1, each=1).total() >= 1

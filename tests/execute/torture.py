@@ -50,8 +50,8 @@ def processes(pid: int, role: str) -> list[int]:
     return found
 
 
-def torture(folder: Path, disturbances: int, seed: int, log: bool = False) -> Counter[str]:
-    """Disturb runs so often; AssertionError where the end differs. How many of each kind struck."""
+def torture(folder: Path, disturbances: int, seed: int, each: int = 3, log: bool = False) -> Counter[str]:
+    """Disturb runs so often, ``each`` in its turn; AssertionError where the end differs. What struck."""
     rng = random.Random(seed)
     undisturbed = made(folder / "undisturbed")
     assert undisturbed(*WORDS, *GROUPS).code == 0
@@ -66,7 +66,7 @@ def torture(folder: Path, disturbances: int, seed: int, log: bool = False) -> Co
         beside = rng.choice(("true", "false"))
         words = [*WORDS, *GROUPS, f"method.once={once}", f"measure.quiet={beside}"]
         words.append(f"+method.acts={{{', '.join(f'{clip}: {act}' for clip, act in acts.items())}}}")
-        for _ in range(3):
+        for _ in range(each):
             struck[_strike(command, words, rng)] += 1
         done = command(*words)
         assert done.code == 0, done.err
