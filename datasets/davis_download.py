@@ -24,6 +24,7 @@ URL = "https://data.vision.ee.ethz.ch/jpont/davis/DAVIS-2017-trainval-480p.zip"
 
 _CHUNK = 1 << 20
 _TIMEOUT = 60.0
+_UNPACKED = 8 << 30  # bytes; the official archive holds about one
 # A connection that brought bytes before it broke is tried again at once; this many in a row brought none.
 _FRUITLESS = 3
 _BROKEN = (
@@ -144,11 +145,17 @@ def _take(url: str, part: Path, progress: Any, task: Any) -> bool:
 
 
 def check(archive: Path, frames: Mapping[str, int]) -> None:
-    """InputError unless every file's CRC is right and every sequence has its number of frames."""
+    """InputError unless size and CRCs are right and every sequence has its number of frames."""
     remedy = "it was removed, run the command again to fetch it anew"
     try:
         with zipfile.ZipFile(archive) as bundle:
             names = [PurePosixPath(name) for name in bundle.namelist()]
+            size = sum(file.file_size for file in bundle.infolist())
+            if size > _UNPACKED:
+                raise InputError(
+                    f"{archive}: would unpack to {size >> 30} GiB, at most {_UNPACKED >> 30} are taken; "
+                    f"{remedy}"
+                )
             outside = [name for name in names if name.is_absolute() or ".." in name.parts]
             broken = bundle.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:

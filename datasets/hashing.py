@@ -42,5 +42,5 @@ def named_files_sha256(files: Mapping[str, Path]) -> str:
     digest = hashlib.sha256()
     for name, path in files.items():
         contents = bytes.fromhex(file_sha256(path))
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode() + contents)
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode(errors="surrogateescape") + contents)
     return digest.hexdigest()

@@ -49,9 +49,9 @@ class LeftOut:
 
 
 class Listing(NamedTuple):
-    """The clips that will run and those that will not."""
+    """The clips that will run and those that will not. Only the first ``limit`` clips are asked for."""
 
-    clips: tuple[ClipInfo, ...]
+    clips: Sequence[ClipInfo]
     left_out: tuple[LeftOut, ...]
 
 

@@ -14,12 +14,14 @@ class Plugin(ABC):
     ``outside_id``: fields that do not enter a cell's id, such as paths; a dot leads into a nested one.
     ``plugin_kind``: which of our classes this is, whatever module it stands in; given as
     ``class Mine(Method, kind="mine")``. It enters the id, so that a YAML copied for another class cannot
-    take over results of the first. Not inherited; empty for classes from outside.
+    take over results of the first. Not inherited; empty for classes from outside. ``runs``: packages whose
+    code it fetches or takes from a clone and runs; each must stand in ``trust``.
     """
 
     name: str
     plugin_kind: ClassVar[str]
     outside_id: ClassVar[Sequence[str]] = ()
+    runs: ClassVar[Sequence[str]] = ()
 
     def __init_subclass__(cls, kind: str = "", **keys: Any) -> None:
         super().__init_subclass__(**keys)

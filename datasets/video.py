@@ -1,14 +1,12 @@
 """Reading and writing video and pictures: uint8 RGB in, uint8 RGB out.
 
 Frames are (T, H, W, 3) uint8 RGB throughout. Whatever is written is written
-whole or not at all: temporary file in the same folder, fsync, rename.
+whole or not at all (``datasets.files``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
+from datasets.files import whole
 
 if TYPE_CHECKING:
     import av
@@ -35,20 +34,6 @@ _ROUNDED = 0.005
 
 _LOSSLESS = {"level": "3", "slicecrc": "1"}
 _FOR_PEOPLE = {"preset": "medium", "movflags": "+faststart"}
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -145,7 +130,9 @@ def count_frames(path: Path | str) -> int:
 def _encode(path: Path, frames: Frames, fps: float, codec: str, pixels: str, options: dict[str, str]) -> None:
     import av
 
-    with whole(path) as temporary, av.open(str(temporary), "w") as container:
+    # A temporary file has no suffix to tell the format by. Encoded noise is as large as it was.
+    form = "matroska" if path.suffix == ".mkv" else path.suffix.removeprefix(".")
+    with whole(path, frames.nbytes) as temporary, av.open(str(temporary), "w", form) as container:
         rate = Fraction(float(fps)).limit_denominator(1001)
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
@@ -293,6 +280,6 @@ def sheet(
     rows = [np.pad(row, ((0, 0), (0, across - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = np.concatenate(rows)[:-gap, :-gap]
     if path is not None:
-        with whole(Path(path)) as temporary:
+        with whole(Path(path), picture.nbytes) as temporary:
             Image.fromarray(picture).save(temporary, format="PNG")
     return picture

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
+from datasets.files import Unwritable, size_text, write_whole
 from datasets.hashing import file_sha256
 from methods.interface import VideoMethod, VideoRequest
 
@@ -83,21 +86,36 @@ class External(VideoMethod, kind="external"):
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float]:
         """Frames (T, H, W, 3) uint8 RGB as the program wrote them, and the seconds it ran.
 
-        ``request.folder`` is emptied first and then holds ``job.json``, ``log.txt`` (standard output
-        and error) and ``output.mkv``; the reference stays beside them only where the program failed.
+        ``request.folder`` is emptied first. It then holds a folder of this attempt alone, of a name that no
+        other had: a program that outlived its harness cannot write into it. There lie ``job.json``,
+        ``log.txt`` (standard output and error) and ``output.mkv``; the reference stays beside them only where
+        the program failed.
         Raises ProgramTimeout, or ProgramFailed for an exit status other than 0, a missing or
-        unreadable video, or one of another length than the reference.
+        unreadable video, or one of another length than the reference; Unwritable where the disk is full.
         """
-        from datasets.video import read_video, write_ffv1
+        from datasets.video import write_ffv1
 
-        command, folder = self._arguments(), request.folder
-        if folder.exists():
-            shutil.rmtree(folder)
+        command = self._arguments()
+        # What an orphan still writes there would be in the way of removing it.
+        shutil.rmtree(request.folder, ignore_errors=True)
+        folder = request.folder / secrets.token_hex(4)
         reference, output, log = (folder / name for name in ("reference.mkv", "output.mkv", "log.txt"))
         write_ffv1(reference, request.reference, request.fps)
         job = folder / "job.json"
-        job.write_text(json.dumps(self._job(request, reference, output), indent=1) + "\n")
-        seconds = self._run([*command, str(job)], log)
+        write_whole(job, json.dumps(self._job(request, reference, output), indent=1).encode() + b"\n")
+        try:
+            seconds = self._run([*command, str(job)], log)
+            frames = self._frames(request, output, log)
+        except ProgramFailed as error:
+            if shutil.disk_usage(folder).free < request.reference.nbytes:
+                takes = f"{os.strerror(errno.ENOSPC)}; it takes up to {size_text(request.reference.nbytes)}"
+                raise Unwritable(errno.ENOSPC, takes, str(output)) from error
+            raise
+        reference.unlink()
+        return frames, seconds
+
+    def _frames(self, request: VideoRequest, output: Path, log: Path) -> NDArray[np.uint8]:
+        from datasets.video import read_video
 
         if not output.is_file():
             raise ProgramFailed(f"{self.name} wrote no video to {output.name}; {_see(log)}")
@@ -110,8 +128,7 @@ class External(VideoMethod, kind="external"):
             raise ProgramFailed(
                 f"{self.name} wrote {len(frames)} frames where {wanted} were asked for; {_see(log)}"
             )
-        reference.unlink()
-        return frames, seconds
+        return frames
 
     def _job(self, request: VideoRequest, reference: Path, output: Path) -> dict[str, Any]:
         frames, height, width = request.reference.shape[:3]
@@ -196,22 +213,27 @@ class External(VideoMethod, kind="external"):
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End what is left of the program's process group: asked first, by force ``GRACE`` seconds later."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline:
-            process.poll()
-            os.killpg(process.pid, 0)
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+            deadline = time.monotonic() + GRACE
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.02)
+    finally:
+        # Also when a second interrupt ends the waiting.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _see(log: Path) -> str:
     """Where the program's output is, and its last line."""
     lines = log.read_text(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-    return f"{log.parent.name}/{log.name} in the cell's folder has its output, which ends with: {last[:300]}"
+    where = f"{log.parent.parent.name}/{log.parent.name}/{log.name}"
+    return f"{where} in the cell's folder has its output, which ends with: {last[:300]}"
 
 
 def _is_file(path: Path) -> bool:

@@ -2,15 +2,17 @@
 
 Nothing is followed through time, so that nothing is lost: what appears late is seen as well as what was there
 from the start. The flow is DIS (``datasets.flow``) on the main axis of the video's colours, checked there and
-back: the second axis is mostly the chroma that codecs spare on. Where the image is bare (sky, calm water, a wall)
-flow is an invention of its smoothness, and changes with every encoding: such cells rest.
+back: the second axis is mostly the chroma that codecs spare on. Where the image is bare (sky, calm water, a
+wall) flow is an invention of its smoothness, and changes with every encoding: such cells rest.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +30,15 @@ CELLS = 16
 KNOWN = 0.25
 """Share of a cell's pixels whose flow must pass the check, else the cell is unknown."""
 TEXTURE = 2.0
-"""Root mean square slope, in levels of 255 a pixel, below which a cell shows nothing that could move, and rests."""
+"""Root mean square slope, in levels of 255 a pixel, below which a cell has nothing to see move, and rests."""
+VERSION = 2
+"""Changes with what a grid holds, so that a kept one of another version is not taken."""
 KEPT = 512
 """Grids kept in memory, of about 100 kB each."""
 
 Size = tuple[int, int]
 
+_folder: Path | None = None
 _kept: OrderedDict[tuple[str, Size], Floats] = OrderedDict()
 
 
@@ -42,17 +47,42 @@ def flow_grid(frames: NDArray[np.uint8], size: Size) -> Floats:
 
     (T - 1, rows, columns, 2) float32 x, y in shorter sides a step: the median flow of each cell of a grid
     with ``CELLS`` cells along the shorter side; 0 where the image is bare, NaN where the motion is unknown.
-    Kept in memory by content.
+    Kept by content, in memory and in the folder that ``keep_in`` names.
     """
     from datasets.video import frames_sha256
 
     key = (frames_sha256(frames), size)
     if key not in _kept:
-        _kept[key] = _grid(frames, size)
+        _kept[key] = _recalled(frames, size, key[0])
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return _kept[key]
+
+
+def keep_in(folder: Path) -> None:
+    """Keep the grids that are computed from now on in this folder, for other processes too."""
+    global _folder
+    _folder = folder
+
+
+def _recalled(frames: NDArray[np.uint8], size: Size, digest: str) -> Floats:
+    from datasets.files import whole
+
+    if _folder is None:
+        return _grid(frames, size)
+    path = _folder / f"{digest[:32]}-{size[0]}x{size[1]}-{VERSION}.npz"
+    try:
+        with np.load(path) as kept:
+            grid = np.asarray(kept["grid"], np.float32)
+        if grid.shape == (len(frames) - 1, *grid_shape(size), 2):
+            return grid
+    except (OSError, ValueError, KeyError, BadZipFile):
+        pass
+    grid = _grid(frames, size)
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, grid=grid)
+    return grid
 
 
 def grid_shape(size: Size) -> Size:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from harness.records import store
+from datasets.files import sweep, unwritable, write_whole
+from harness.command.terminal import escape_output, say
 from reports.formats import render
 from reports.outside import load_column
 from reports.rows import find_plans, groups, plural, with_baseline
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0; 1 when W&B took no mirror; 2 after one line on standard error for bad input."""
+    escape_output()
     given = parser().parse_args(arguments)
     try:
         plans = find_plans(given.results, given.plan, given.experiment)
@@ -97,8 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not made:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
         _write(given, plans, made)
+        sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
+        return 2
+    except OSError as error:
+        line = unwritable(error)
+        if line is None:
+            raise
+        say(f"error: {line}")
         return 2
     return 0
 
@@ -118,7 +127,8 @@ def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Tabl
         print(text, end="")
         return
     try:
-        store.write_whole(given.out, text.encode())
+        sweep(given.out.parent)
+        write_whole(given.out, text.encode(errors="backslashreplace"))
     except OSError as error:
         raise InputError(f"--out {given.out}: cannot be written ({error.strerror})") from error
 
@@ -133,7 +143,7 @@ def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
     chosen = {"mode": mode, "project": given.project, "dir": given.results, "timeout_s": timeout}
     warning = publish(given.results, plans, chosen)
     if warning is not None:
-        print(warning, file=sys.stderr)
+        say(warning)
         return 1
     count = sum(len(group.rows) for group in groups(given.results, plans))
     print(f"W&B ({mode}): {plural(count, 'run')} from {plural(len(plans), 'plan')}")

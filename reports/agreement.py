@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
+from harness.command.terminal import say, tell
 from reports.columns import metric_columns
 from reports.rows import Group, find_plans, groups
 from reports.statistics import Pair
@@ -85,9 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for group in groups(given.results, find_plans(given.results, (), given.experiment)):
             table = agreement(group).astype({"cells": str})
-            print(f"\n#### {group.dataset} on {group.backbone}\n\n{table.to_markdown(floatfmt='.2f')}")
+            tell(f"\n#### {group.dataset} on {group.backbone}\n\n{table.to_markdown(floatfmt='.2f')}")
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return 2
     return 0
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.errors import InputError
+from harness.command.terminal import say, tell
 from reports.columns import metric_columns
 from reports.ranking import difference_text
 from reports.rows import Row, find_plans, groups
@@ -57,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         lines = differences(given.old, given.new, given.columns)
     except InputError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return 2
-    print(tabulate(lines, headers=["new - old", *given.columns], tablefmt="pipe", disable_numparse=True))
+    tell(tabulate(lines, headers=["new - old", *given.columns], tablefmt="pipe", disable_numparse=True))
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from harness.text import printable
 from reports.columns import COUNT, Column, digits_of, number_text, points_text
 from reports.latex import latex_heading, latex_table, latex_text
 from reports.ranking import TIES
@@ -128,14 +129,14 @@ def to_rich(table: Table, columns: Sequence[Column]) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    made = RichTable(title=table.title, box=box.SIMPLE_HEAVY, title_justify="left")
+    made = RichTable(title=printable(table.title), box=box.SIMPLE_HEAVY, title_justify="left")
     made.add_column("", no_wrap=True)
     for column, heading in zip(table.columns, headers(table), strict=True):
         if column in columns:
-            made.add_column(heading, justify="right", overflow="fold")
+            made.add_column(printable(heading), justify="right", overflow="fold")
     styles = {"best": "bold", "second": "underline"}
     for label, of_row in entries(table).items():
-        row = [Text(label)]
+        row = [Text(printable(label))]
         for entry in (of_row[column.key] for column in columns):
             text = Text(entry.value, style=styles.get(entry.mark, ""))
             if entry.mark in TIES:
@@ -175,17 +176,17 @@ def print_plans(
             needed = console.measure(made, options=console.options.update_width(1000)).maximum
             Console(file=console.file, width=needed, highlight=False).print(made)
         for note in table.notes:
-            console.print(Text(f"  {note}"), soft_wrap=True)
+            console.print(Text(f"  {printable(note)}"), soft_wrap=True)
 
 
 def render(made: Sequence[Table], form: str, published: bool = False) -> str:
     """All tables as ``md``, ``latex`` or ``csv``; ``published`` puts the paper's own below (not in csv)."""
     if form == "csv":
-        return to_csv(made)
+        return printable(to_csv(made))
     write = {"md": to_markdown, "latex": to_latex}[form]
     texts_ = [write(table) for table in made]
     if published:
         from reports.published import blocks
 
         texts_ += [block.to_markdown() if form == "md" else block.to_latex() for block in blocks()]
-    return "\n".join(texts_)
+    return printable("\n".join(texts_))

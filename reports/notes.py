@@ -340,10 +340,9 @@ def _time_notes(rows: list[Row], timed: list[Record]) -> Iterator[str]:
         yield f"Training, once a clip, part of the time to its first video: {whose}."
     if any(record.timing.repeats == 1 for record in timed):
         yield "Times from one run (measure.repeats=1) are indicative."
-    beside = sorted({str(r.environment["launcher"]) for r in timed if r.environment.get("launcher")})
-    if beside:
-        which = f"hydra/launcher={', '.join(beside)}"
-        yield f"Times were taken while other jobs ran ({which}): do not compare them."
+    # "launcher": Hydra's, by which an older version ran jobs at the same time.
+    if any(record.environment.get("beside") or record.environment.get("launcher") for record in timed):
+        yield "Times were taken while other workers shared the processor: do not compare them."
 
 
 def _training(timing: Timing) -> float | None:

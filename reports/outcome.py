@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.command.terminal import say
+from harness.command.terminal import say, tell
 from harness.records import store
 from reports import wandb_mirror
 from reports.formats import print_plans
@@ -33,10 +33,10 @@ def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
     for results, of_results in plans.items():
         print_plans(results, of_results)
     for line in _videos(plans):
-        print(line)
+        tell(line)
     for _, _, outcome in ended:
         for record in outcome.failed:
-            print(_failure(record))
+            tell(_failure(record))
     for warning in wandb_mirror.mirror(list(mirrored.values())):
         say(warning)
 

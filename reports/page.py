@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
+from datasets.files import sweep, temporary_path, write_whole
 from harness.records import store
+from harness.text import printable
 from reports.columns import Column
 from reports.formats import entries, headers, render
 from reports.plots.figures import NotDrawn, plots, write_plots
@@ -172,10 +174,10 @@ def write_page(
     takes: list[Take] = []
     try:
         index = out / "index.html"
+        for folder in (out, out / MEDIA):
+            sweep(folder, former=True)
         # A page that is cut short must still be known as ours, so that it can be written again.
-        store.write_whole(
-            index, f'<meta name="generator" content="{GENERATOR}">This page was cut short.'.encode()
-        )
+        write_whole(index, f'<meta name="generator" content="{GENERATOR}">This page was cut short.'.encode())
         (out / MEDIA).mkdir(exist_ok=True)
         for group in groups(results, plans):
             table = of_group[(group.backbone, group.dataset)]
@@ -191,9 +193,9 @@ def write_page(
             takes += takes_of(results, group, table, media)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
             name = f"tables.{suffix}"
-            store.write_whole(out / MEDIA / name, render(made, form).encode())
+            write_whole(out / MEDIA / name, render(made, form).encode(errors="backslashreplace"))
             media.taken[name] = out / MEDIA / name
-        store.write_whole(index, _html(plans, sections, takes, made, blocks).encode())
+        write_whole(index, _html(plans, sections, takes, made, blocks).encode(errors="backslashreplace"))
         for path in (out / MEDIA).iterdir():
             if path.is_file() and path.name not in media.taken:
                 path.unlink()
@@ -334,6 +336,8 @@ def _html(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        # Names may hold control characters. Markup, a kind of str, is ours and stays.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     metrics = {value.key: value.label for take in takes for shot in take.shots for value in shot.values}
     lower = {column.key for table in made for column in table.columns if column.higher_is_better is False}
@@ -371,12 +375,14 @@ def _check_ours(out: Path) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """A hard link, or a copy where there can be none; replaces what is there."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
-    # Two links to one file: rename leaves both names.
-    temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        # Two links to one file: rename leaves both names.
+        temporary.unlink(missing_ok=True)

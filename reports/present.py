@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.records import store
-from harness.records.identity import of_settings, short_id
+from harness.records.identity import is_whole, of_settings, short_id
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedCell, Record, Variant
@@ -160,8 +160,9 @@ def _asked(plans: Sequence[Plan], by_plan: dict[int, list[Held]]) -> dict[str, _
     variants = [variant for plan in plans for variant in plan.variants]
     found = {one.config_id: _Asked(one.settings, one.dataset_id) for one in variants if one.settings}
     for held in (held for cells in by_plan.values() for held in cells):
-        if held.record is not None and "method" in held.record.identity:
-            settings = of_settings(held.record.identity)
+        record = held.record
+        if record is not None and "method" in record.identity and is_whole(record.identity, record.id):
+            settings = of_settings(record.identity)
             asked = _Asked(short_id(settings), short_id(settings.get("dataset")))
             found.setdefault(held.variant.config_id, asked)
     return {one.config_id: _Asked(one.config_id, "") for one in variants} | found

@@ -118,6 +118,9 @@ def _environment(chosen: WandbSettings) -> dict[str, str]:
         "WANDB_DISABLE_GIT": "true",
         "WANDB_DISABLE_CODE": "true",
         "WANDB_ERROR_REPORTING": "false",
+        # Host, user and paths; the records say what the machine is.
+        "WANDB_X_DISABLE_META": "true",
+        "WANDB_X_DISABLE_MACHINE_INFO": "true",
     }
     environment.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
     environment.setdefault("WANDB_DATA_DIR", str(folder / "cache"))

@@ -690,11 +690,11 @@ HARNESS = (
     ),
     C(
         "harness/records/store.py",
-        "    write_whole(folder / RECORD, record.model",
-        "    (folder / RECORD).write_bytes(record.model",
+        '    write_json(folder / RECORD, record.model_dump(mode="json", by_alias=True))',
+        '    (folder / RECORD).write_bytes(_json(record.model_dump(mode="json", by_alias=True)))',
         "records written in place",
     ),
-    C("harness/records/store.py", "            os.fsync(file.fileno())\n", "", "no fsync"),
+    C("datasets/files.py", "            os.fsync(file.fileno())\n", "", "no fsync"),
     C(
         "harness/records/record.py",
         "self.total + sum(self.amortised.values())",
@@ -788,15 +788,15 @@ HARNESS = (
         "the tracker out of a metric's version",
     ),
     C(
-        "harness/cells/run.py",
-        'begun = 0 if earlier.status == "ok" else max(begun, earlier.attempts)',
-        'begun = 0 if earlier.status == "ok" else begun',
+        "harness/cells/compute.py",
+        'total = 0 if earlier.status == "ok" else max(begun.all, earlier.attempts)',
+        'total = 0 if earlier.status == "ok" else begun.all',
         "failed attempts forgotten",
     ),
     C(
-        "harness/cells/run.py",
-        'record.environment.get("device") != device',
-        'record.environment.get("device") == device',
+        "harness/cells/compute.py",
+        'record is not None and finished and record.environment.get("device") != device',
+        'record is not None and finished and record.environment.get("device") == device',
         "this device's cells moved away",
     ),
     C(

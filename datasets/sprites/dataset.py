@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Annotated, ClassVar
+from operator import eq
+from typing import Annotated, ClassVar, overload
 
 import numpy as np
 import pydantic
@@ -17,6 +19,30 @@ from datasets.sprites.world import FPS, HELD_OUT, MOTIONS, RENDERER, Motion, cap
 
 # An experiment's variants load the same clip one after the other; at Wan's size painting takes five seconds.
 _last_rendered = lru_cache(maxsize=1)(render)
+
+
+class _Drawn(Sequence[ClipInfo]):
+    """The first ``length`` of endless clips, each drawn when it is asked for."""
+
+    def __init__(self, clips: Iterator[ClipInfo], length: int) -> None:
+        self._clips, self._length = clips, length
+        self._drawn: list[ClipInfo] = []
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    @overload
+    def __getitem__(self, index: int) -> ClipInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ClipInfo]: ...
+    def __getitem__(self, index: int | slice) -> ClipInfo | Sequence[ClipInfo]:
+        places = range(self._length)[index]
+        last = places if isinstance(places, int) else max(places, default=-1)
+        self._drawn += itertools.islice(self._clips, max(last + 1 - len(self._drawn), 0))
+        return self._drawn[places] if isinstance(places, int) else tuple(self._drawn[i] for i in places)
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
@@ -34,7 +60,7 @@ class Sprites(Dataset, kind="sprites"):
     width: Annotated[int, Field(ge=16)]
     default_frames: int
     clip_model: str
-    clips: Annotated[int, Field(ge=1)] = 16
+    clips: Annotated[int, Field(ge=1, lt=2**63)] = 16
     first: Annotated[int, Field(ge=0)] = 0
     motions: tuple[Motion, ...] | None = None
     prompts: Annotated[int, Field(ge=1)] = 1
@@ -50,21 +76,18 @@ class Sprites(Dataset, kind="sprites"):
     )
     real_footage: ClassVar[bool] = False
 
-    def _seeds(self) -> dict[str, int]:
-        seeds: dict[str, int] = {}
-        number = self.first
-        while len(seeds) < self.clips:
+    def _infos(self) -> Iterator[ClipInfo]:
+        """Clips of the motions asked for, without end."""
+        for number in itertools.count(self.first):
             truth = draw(HELD_OUT + number, self.frames, self.height, self.width)
             if self.motions is None or truth.motion in self.motions:
-                seeds[f"{truth.motion}-{number:04d}"] = HELD_OUT + number
-            number += 1
-        return seeds
+                yield self._info(f"{truth.motion}-{number:04d}", HELD_OUT + number)
 
     def listing(self) -> Listing:
         """All clips; none is ever left out."""
         if self.motions is not None and not self.motions:
             raise InputError("dataset.motions is empty; name some of " + ", ".join(MOTIONS))
-        return Listing(tuple(self._info(name, seed) for name, seed in self._seeds().items()), ())
+        return Listing(_Drawn(self._infos(), self.clips), ())
 
     def _info(self, name: str, seed: int) -> ClipInfo:
         attributes = draw(seed, self.frames, self.height, self.width).attributes

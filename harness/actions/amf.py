@@ -22,7 +22,7 @@ from datasets.errors import InputError
 from harness.cells.environment import device_model
 from harness.cells.job import Job, Needs
 from harness.cells.measure import process_peak, reset_process_peak
-from harness.command.interface import Action, Prepared, Start
+from harness.command.interface import Action, Prepared
 from methods.fastvmt import FastVMT
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class PrintAmf(Action):
         size_of(job)
         return Prepared(job)
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         for one in prepared:
             print_amf(one.job)
         return 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from harness.cells.job import Job
 from harness.cells.plan import Cell
-from harness.command.interface import Action, Prepared, Start, plans_of
+from harness.command.interface import Action, Prepared, plans_of
+from harness.command.terminal import say, tell
 from harness.records import store
 from harness.records.record import Plan, left_out_lines
 
@@ -18,9 +19,9 @@ class PrintPlan(Action):
 
     name: str
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         for plan, parts in plans_of(prepared):
-            store.save_plan(parts[0][0].results, plan)
+            store.save_plan(parts[0][0].results, plan, say)
             print_plan(plan, parts)
         return 0
 
@@ -29,19 +30,19 @@ def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
     """What would run, what is done, what is left out; ``parts`` are the jobs of the plan's variants."""
     for job, cells in parts:
         done = [_done(job, cell) for cell in cells]
-        print(
+        tell(
             f"{plan.name}: {job.label} on {job.backbone.name}, {job.dataset.name}: {len(cells)} cells, "
             f"{sum(done)} done, {len(cells) - sum(done)} to run"
         )
         for cell, finished in zip(cells, done, strict=True):
-            print(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
+            tell(f'  {"done" if finished else "todo"}  {cell.path}  seed {cell.seed}  "{cell.prompt.text}"')
     for line in dict.fromkeys(line for _, cells in parts for line in _masks(plan, cells)):
-        print(line)
+        tell(line)
     for out in plan.variants_out:
-        print(f"variant left out: {out.label}: {out.reason}")
+        tell(f"variant left out: {out.label}: {out.reason}")
     for line in left_out_lines(plan.left_out):
-        print(f"left out: {line}")
-    print(f"plan: {store.plan_path(parts[0][0].results, plan.name)}")
+        tell(f"left out: {line}")
+    tell(f"plan: {store.plan_path(parts[0][0].results, plan.name)}")
 
 
 def _masks(plan: Plan, cells: Sequence[Cell]) -> Iterator[str]:

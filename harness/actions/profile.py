@@ -17,8 +17,8 @@ from harness.cells import measure
 from harness.cells.environment import device_model
 from harness.cells.job import Needs
 from harness.cells.measure import Meter
-from harness.command.interface import Action, Prepared, Start, plans_of
-from harness.command.terminal import say, say_left_out
+from harness.command.interface import Action, Prepared, plans_of
+from harness.command.terminal import say, say_left_out, tell
 from harness.records import store
 from methods.interface import LatentMethod
 
@@ -130,14 +130,14 @@ def print_profiles(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> N
     profiles = []
     for job, cells in parts:
         if not isinstance(job.method, LatentMethod):
-            print(f"{job.method.name}: its videos are made elsewhere; there is nothing to profile")
+            tell(f"{job.method.name}: its videos are made elsewhere; there is nothing to profile")
         elif cells:
             profiles.append(profile(job, job.method, cells[0]))
-            print("\n".join(lines(profiles[-1])))
+            tell("\n".join(lines(profiles[-1])))
     if profiles:
         path = parts[0][0].results / "profile" / f"{plan.name}.json"
         store.write_json(path, [asdict(one) for one in profiles])
-        print(f"as JSON: {path}")
+        tell(f"as JSON: {path}")
 
 
 @dataclass
@@ -147,7 +147,7 @@ class PrintProfile(Action):
     name: str
     needs = Needs(device=True)
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         code = 0
         for plan, parts in plans_of(prepared):
             say_left_out(plan)

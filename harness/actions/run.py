@@ -10,23 +10,29 @@ from harness.cells import run
 from harness.cells.generate import Loaded
 from harness.cells.job import Needs
 from harness.cells.score import Outcome
-from harness.command.interface import Action, Ended, Prepared, Start, plans_of
+from harness.command.interface import Action, Ended, Prepared, plans_of
 from harness.command.terminal import say, say_left_out
+from harness.execute.here import Here
 from harness.records import store
 
 
 @dataclass
 class Run(Action):
-    """Runs the jobs one after another, then shows what became of them."""
+    """Runs the jobs' cells, by the workers of their engine, then shows what became of them."""
 
     name: str
     needs = Needs(device=True, metrics=True)
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         for plan, _ in plans_of(prepared):
             say_left_out(plan)
-        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)])
-        ended, code = (start or self.work)(prepared)
+        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)], say)
+        if all(isinstance(one.job.engine, Here) for one in prepared):
+            ended, code = self.work(prepared)
+        else:
+            from harness.execute import fleet
+
+            ended, code = fleet.work(prepared, arguments)
         if ended:
             from reports.outcome import show
 
@@ -45,14 +51,14 @@ class Run(Action):
                 outcome = self.outcome(one, loaded)
             except InputError as error:
                 # Found late (a download that failed): the other jobs go on.
-                say(str(error))
+                say(one.job.hidden.secrets(str(error)))
                 code = 2
                 continue
             store.save_plan(one.job.results, one.plan)
             ended.append((one.job, one.plan, outcome))
             if outcome.failed:
                 code = max(code, 1)
-                if one.job.on_error == "stop":
+                if one.job.engine.on_error == "stop":
                     break
         return ended, code
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.cells.job import Needs
-from harness.command.interface import Action, Prepared, Start, plans_of
-from harness.command.terminal import say, say_left_out
+from harness.command.interface import Action, Prepared, plans_of
+from harness.command.terminal import say, say_left_out, tell
 from harness.cost.cards import GPUS, gpu_named
 from harness.cost.meta import with_checkpoint
 from harness.cost.model import cost_report, roofline
@@ -316,19 +316,19 @@ def print_speed(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> list
         if not records:
             missing.append(f"{label}: no finished cell; run the same command with action=run first")
         elif not timed or not isinstance(method, LatentMethod):
-            print(f"{label}: its videos were made elsewhere and have no stages")
+            tell(f"{label}: its videos were made elsewhere and have no stages")
         else:
             variants += speeds(job, method, timed)
     if variants:
-        print(f"{plan.name}, medians over cells:")
+        tell(f"{plan.name}, medians over cells:")
         for speed in variants:
-            print("\n".join(lines(speed)))
+            tell("\n".join(lines(speed)))
         beside = ratios(variants, plan.baseline)
         if beside:
-            print("\n".join(beside))
+            tell("\n".join(beside))
         path = parts[0][0].results / "speed" / f"{plan.name}.json"
         store.write_json(path, [asdict(speed) for speed in variants])
-        print(f"as JSON: {path}")
+        tell(f"as JSON: {path}")
     return missing
 
 
@@ -339,7 +339,7 @@ class PrintSpeed(Action):
     name: str
     needs = Needs(weights=False)
 
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         code = 0
         for plan, parts in plans_of(prepared):
             say_left_out(plan)

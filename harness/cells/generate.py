@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from datasets.interface import Clip
     from harness.cells.job import Job
     from harness.cells.plan import Cell
-    from harness.cells.progress import Progress
+    from harness.cells.run import Shows
+    from harness.cells.runs import Run
     from methods.backbones.interface import Backbone
 
 
@@ -69,12 +70,16 @@ class Loaded:
 
 @dataclass
 class Session:
-    """What the cells of one run share."""
+    """What one job's cells share in one process. ``beside``: another process scores
+    their videos. ``check`` raises Lost when the present cell is another's."""
 
     job: Job
-    progress: Progress
+    progress: Shows
     load_clip: Callable[[str], Clip]
     loaded: Loaded
+    run: Run
+    beside: bool = False
+    check: Callable[[], None] = lambda: None
     surroundings: dict[str, Any] | None = None
     warmed: set[tuple[int, ...]] = field(default_factory=set)
     shared: tuple[str, measure.Shared] | None = None
@@ -94,9 +99,10 @@ class Session:
             if not self.job.method.made_here:
                 # Finished videos were made elsewhere, on a device nobody told us.
                 self.surroundings["device"] = None
-            if self.job.launcher is not None:
-                # Other jobs ran beside this one: its times are not those of a machine of its own.
-                self.surroundings["launcher"] = self.job.launcher
+            self.surroundings["scoring"] = "beside" if self.beside else "after"
+            if self.job.beside > 1:
+                # Other workers shared this one's processor: its times are not those of a machine of its own.
+                self.surroundings["beside"] = self.job.beside
         return dict(self.surroundings)
 
 
@@ -105,12 +111,15 @@ def from_backbone(
 ) -> tuple[NDArray[np.uint8], list[measure.TraceRow]]:
     """A video that the method makes on the backbone, and its trace; what it cost goes into the record."""
     job = session.job
+    session.progress.stage("load")
     backbone = session.loaded.get(job, cell.identity["backbone"]["weights"])
     words = (cell.clip.name, cell.prompt.text, cell.seed)
     record.timing = Timing(load=session.loaded.seconds, warmup_steps=job.warmup_steps, repeats=job.repeats)
     if job.warmup_steps > 0 and clip.frames.shape not in session.warmed:
+        session.progress.stage("warm-up")
         measure.warm_up(backbone, method, clip.frames, *words, device=job.device, steps=job.warmup_steps)
         session.warmed.add(clip.frames.shape)
+    session.progress.stage("generate")
     measured = measure.measure(
         backbone,
         method,

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.records.hidden import Hidden
+
 if TYPE_CHECKING:
     from datasets.interface import Dataset
+    from harness.execute.interface import Engine
     from methods.backbones.interface import BackboneConfig
     from methods.interface import Method
     from metrics.interface import Metric, Tracker
@@ -45,12 +48,13 @@ class ExperimentVariant:
 class Job:
     """One configuration, ready to be planned: its plug-ins are built, nothing is loaded.
 
-    ``resolved`` is the composed configuration as plain data, interpolations resolved:
-    ``resolved["method"]``, ``["backbone"]``, ``["dataset"]`` and so on are the nodes the
-    plug-ins were built from. ``device`` is never ``auto`` in a run. ``overrides`` are the command
-    line's, in its order, and then those of the experiment's variant that the job is (``variant``).
-    ``launcher`` is Hydra's when jobs of a sweep run at the same time; ``number`` the job's in the sweep.
-    ``mask``: motion is read within the clips' masks where they have some (``auto``), or never (``none``).
+    ``resolved`` is the composed configuration as plain data, interpolations resolved, as records show it;
+    ``nodes`` has the nodes of ``method``, ``backbone``, ``dataset`` and so on that the plug-ins were built
+    from, secrets and all, where they are others. ``hidden``: what must not be written. ``device`` is never
+    ``auto`` in a run. ``overrides`` are the command line's, in its order, and then those of the experiment's
+    variant that the job is (``variant``). ``beside``: so many workers share the processor; ``quiet``: nothing
+    is scored while a stage is timed; ``number``: the job's in the sweep. ``mask``: motion is read within the
+    clips' masks where they have some (``auto``), or never (``none``).
     """
 
     method: Method
@@ -69,17 +73,25 @@ class Job:
     warmup_steps: int
     repeats: int
     name: str | None
-    on_error: str
+    engine: Engine
     wandb: dict[str, Any]
     overrides: list[str] = field(default_factory=list)
     variant: ExperimentVariant | None = None
-    launcher: str | None = None
+    beside: int = 1
+    quiet: bool | None = None
     number: int = 0
     resolved: dict[str, Any] = field(default_factory=dict)
     needs: Needs = field(default_factory=Needs)
     amortise: bool = False
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
+    hidden: Hidden = field(default_factory=Hidden)
+    nodes: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def scored_beside(self) -> bool:
+        """Videos are scored by a process of its own while the next is made: on a GPU, unless ``quiet``."""
+        return self.device.startswith("cuda") if self.quiet is None else not self.quiet
 
     @property
     def label(self) -> str:
@@ -88,7 +100,7 @@ class Job:
 
     def node(self, name: str) -> Node:
         """The configuration that a plug-in was built from."""
-        return dict(self.resolved.get(name) or {})
+        return dict(self.nodes.get(name) or self.resolved.get(name) or {})
 
 
 __all__ = ["ExperimentVariant", "Job", "Needs", "Node"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from datasets.errors import InputError
+from datasets.files import size_text
 from datasets.interface import ClipInfo, Dataset, LeftOut, Prompt
 from harness.cells.job import ExperimentVariant, Job
 from harness.records import record as records
@@ -17,6 +19,10 @@ from harness.records import store
 from harness.records.identity import digest, of_plugin, of_settings, short_id
 from methods.backbones.interface import Grid
 from metrics.interface import MetricUnavailable
+
+BESIDE = 100_000
+"""Bytes that a cell takes at most, about, beside those of its frames as they are."""
+MOST_CLIPS = 100_000
 
 
 class DoesNotFit(InputError):
@@ -54,8 +60,12 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         except InputError as error:
             raise DoesNotFit(str(error)) from error
     listing = job.dataset.listing()
+    if min(len(listing.clips), job.limit or MOST_CLIPS + 1) > MOST_CLIPS:
+        raise InputError(
+            f"dataset: it lists {len(listing.clips)} clips, and a plan holds {MOST_CLIPS} at most; "
+            f"set limit={MOST_CLIPS} or lower"
+        )
     clips: Sequence[ClipInfo] = listing.clips[: job.limit]
-    check_writable(job.results)
 
     common, config = _common(job, clips)
     cells, without_video = _cells(job, common, clips)
@@ -64,6 +74,11 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         reasons = "; ".join(f"{out.clip}: {out.reason}" for out in left_out[:3])
         raise InputError(f"dataset: no clip of {job.dataset.name} can be run ({reasons or 'it lists none'})")
     _check_asked_for(job, clips, cells, left_out)
+    missing = job.needs.device and any(
+        not (job.results / cell.path / store.RECORD).exists() for cell in cells
+    )
+    frames = job.frames * job.backbone.height * job.backbone.width * 3
+    check_writable(job.results, frames + BESIDE if missing else 0)
     if len(clips) == 1:
         _check_readable(job.dataset, clips[0])
     if job.needs.metrics:
@@ -103,7 +118,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
     )
-    return plan, cells
+    return job.hidden.plan(plan), cells
 
 
 def _common(job: Job, clips: Sequence[ClipInfo]) -> tuple[dict[str, Any], str]:
@@ -193,8 +208,24 @@ def _identity(
                 for cell in variant.cells:
                     record = store.read_record(job.results / cell.path)
                     if record is not None and key in record.identity.get(part, {}):
-                        return record.identity[part][key]
+                        return _with_words(job, record.identity[part][key])
         raise
+
+
+def _with_words(job: Job, identity: Any) -> Any:
+    """The identity of a program as it was hashed: its files by the configuration's words."""
+    if not isinstance(identity, dict):
+        return identity
+    words = {job.hidden.text(word): word for word in _strings(job.node("method"))}
+    return {words.get(word, word): content for word, content in identity.items()}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)
+    elif isinstance(value, str):
+        yield value
 
 
 def _kept_plans(job: Job, name: str) -> list[Path]:
@@ -228,7 +259,7 @@ def together(
     clips = {(one.clip, one.reason): one for plan in plans for one in plan.left_out}
     short = digest([plan.name for plan in plans])[:6]
     words = [store.safe(name) for name in (experiment.experiment, job.backbone.name, job.dataset.name)]
-    return records.Plan(
+    plan = records.Plan(
         schema=records.SCHEMA,
         name=job.name or f"{'-'.join(words)}-{short}",
         command=plans[0].command,
@@ -238,18 +269,28 @@ def together(
         left_out=list(clips.values()),
         variants_out=left_out,
     )
+    return job.hidden.plan(plan)
 
 
-def check_writable(results: Path) -> None:
-    """Create the results folder and write in it; InputError when that fails."""
+def check_writable(results: Path, needed: int = 0) -> None:
+    """Create the results folder and write in it; InputError when that or room for ``needed`` bytes fails."""
     try:
         results.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            pass
+        with tempfile.TemporaryFile(dir=results) as file:
+            # A quota shows only when something is written.
+            file.write(bytes(min(max(needed, 4096), 2**20)))
+        free = shutil.disk_usage(results).free
     except OSError as error:
+        takes = f"; a cell takes up to {size_text(needed)}" if needed else ""
         raise InputError(
-            f"results: cannot write {results} ({error.strerror or error}); choose another with results=DIR"
+            f"results: cannot write {results} ({error.strerror or error}{takes}); "
+            "free space there or choose another with results=DIR"
         ) from error
+    if free < needed:
+        raise InputError(
+            f"results: {results} has {size_text(free)} left and a cell takes up to {size_text(needed)}; "
+            "free space there or choose another with results=DIR"
+        )
 
 
 def check_operations(job: Job) -> None:
@@ -283,6 +324,11 @@ def _check_readable(dataset: Dataset, clip: ClipInfo) -> None:
     except InputError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError):
+            raise InputError(
+                f"dataset: {clip.name}, its only clip, does not fit into memory; lower frames, "
+                "backbone.height or backbone.width"
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
             f"dataset: {clip.name}, its only clip, cannot be read ({reason[0]}); replace the file"
@@ -309,7 +355,11 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
         known |= {(cell.clip, cell.prompt, cell.seed) for one in plan.variants for cell in one.cells}
         out = {(left.clip, left.reason) for left in plan.left_out}
         # A row whose file is missing is told as left out.
-        known |= {row for row in set(listed) - known if (row[0], job.method.missing(*row)) in out}
+        known |= {
+            row
+            for row in set(listed) - known
+            if (row[0], job.hidden.text(job.method.missing(*row) or "")) in out
+        }
     lines: list[str] = []
     for listed, known in wanted.items():
         rest = [row for row in listed if row not in known]

@@ -21,6 +21,7 @@ from harness.cells.tracks import KeptTracks
 from harness.records import store
 from harness.records.identity import WEIGHTS, configuration, same_version
 from harness.records.record import Compared, Failure, MetricValue, Plan, Record
+from metrics.flow_grid import keep_in
 from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def score_cell(
     reason; so does every quality metric of an untrained backbone.
     """
     metrics = {name: metric for name, metric in job.metrics.items() if names is None or name in names}
+    keep_in(job.results / store.FLOW)
     sample = sample_of(job, cell, clip, generated, compared)
     masks = masks_of(job, clip.info)
     kept = kept_tracks(job, cell, sample, metrics.values())
@@ -209,7 +211,7 @@ def score_record(
 
 def settle_required(job: Job, record: Record) -> None:
     """Make a cell fail whose required metrics are null, and let it be ok again when they no longer are."""
-    missing = [name for name in job.required if _missing(record, name)]
+    missing = lacks_required(job, record)
     if missing and record.status == "ok":
         record.status = "failed"
         reasons = "; ".join(f"{name}: {_reason(record, name)}" for name in missing)
@@ -220,12 +222,17 @@ def settle_required(job: Job, record: Record) -> None:
         record.status, record.error = "ok", None
 
 
+def lacks_required(job: Job, record: Record) -> list[str]:
+    """The required metrics that have no value."""
+    return [name for name in job.required if _missing(record, name)]
+
+
 def save_if_settled(job: Job, cell: Cell, record: Record) -> None:
     """Apply ``metrics.required`` as it stands now to a record that is otherwise left alone."""
     before = record.status
     settle_required(job, record)
     if record.status != before:
-        store.save_record(job.results / cell.path, record)
+        store.save_record(job.results / cell.path, job.hidden.record(record))
 
 
 def _missing(record: Record, name: str) -> bool:
@@ -273,14 +280,30 @@ def kept_frames(job: Job, cell: Cell, record: Record) -> NDArray[np.uint8] | Non
     return frames if video.frames_sha256(frames) == record.frames_sha256 else None
 
 
-def refresh(job: Job, cell: Cell, clip: Clip, record: Record, names: Sequence[str]) -> bool:
-    """Score the named metrics anew from the kept frames and write the record; False without frames."""
+def refresh(
+    job: Job,
+    cell: Cell,
+    clip: Clip,
+    record: Record,
+    names: Sequence[str],
+    check: Callable[[], None] = lambda: None,
+) -> bool:
+    """Score the named metrics anew from the kept frames and write the record; False without frames.
+
+    ``check`` is called before anything is written, and raises where the cell is another worker's by now.
+    """
     frames = kept_frames(job, cell, record)
     if frames is None:
         return False
     score_record(job, cell, clip, frames, record, names)
+    check()
+    waited = record.status == "unscored"
+    if waited:
+        record.status, record.error = "ok", None
     settle_required(job, record)
-    store.save_record(job.results / cell.path, record)
+    store.save_record(job.results / cell.path, job.hidden.record(record))
+    if waited and not job.keep_frames:
+        (job.results / cell.path / store.FRAMES).unlink(missing_ok=True)
     return True
 
 
@@ -297,7 +320,7 @@ def rescore(
     say = note or (lambda _: None)
     load = lru_cache(maxsize=1)(job.dataset.load)
     outcome = Outcome([])
-    for _, cell in in_turn(job.results, cells, say):
+    for cell in in_turn(job.results, cells, say):
         reason = store.foreign(job.results / cell.path, cell.id)
         if reason is not None:
             say(f"{cell.path}: {reason}; left as it is")
@@ -308,7 +331,7 @@ def rescore(
             continue
         outcome.records.append(record)
         names = list(job.metrics) if everything else _to_rescore(job, cell, record)
-        if record.frames_sha256 is None or not names:
+        if record.frames_sha256 is None or not (names or record.status == "unscored"):
             save_if_settled(job, cell, record)
             outcome.reused += 1
             continue
@@ -403,6 +426,7 @@ def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]],
 
 def _samples(job: Job, scored: Sequence[tuple[Cell, Record]], metric: Metric) -> Iterator[Sample]:
     load = lru_cache(maxsize=1)(job.dataset.load)
+    keep_in(job.results / store.FLOW)
     for cell, record in scored:
         frames = kept_frames(job, cell, record)
         if frames is not None:
@@ -414,5 +438,5 @@ def _samples(job: Job, scored: Sequence[tuple[Cell, Record]], metric: Metric) ->
 def _kept_levels(path: Path) -> dict[str, float] | None:
     try:
         return {str(key): float(value) for key, value in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None

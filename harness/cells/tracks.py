@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.files import write_whole
 from harness.records import store
 from metrics.interface import Sample, Tracks
 
@@ -42,7 +44,7 @@ def read(path: Path, wanted: str) -> Tracks | None:
             if str(file["key"]) != wanted:
                 return None
             return Tracks(file["points"], file["visible"], file["start"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 
 
@@ -50,7 +52,7 @@ def write(path: Path, tracks: Tracks, made_of: str) -> None:
     """Write tracks and the key of what they were ``made_of``, whole or not at all."""
     data = io.BytesIO()
     np.savez_compressed(data, key=np.array(made_of), **tracks._asdict())
-    store.write_whole(path, data.getvalue())
+    write_whole(path, data.getvalue())
 
 
 class KeptTracks:

@@ -4,137 +4,187 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from datasets.errors import InputError, nearest
+from harness.command.secrets import without_secrets
 from harness.command.terminal import HOME
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from hydra.core.config_loader import ConfigLoader
+    from hydra.core.override_parser.types import Override
 
     from harness.command.experiment import Composed
 
+REFUSED = ("shell_completion", "experimental_rerun", "config_path", "config_name")
+"""Flags of Hydra that mean nothing here."""
 
-def _flags_last(arguments: Sequence[str]) -> list[str]:
-    """The arguments with all ``key=value`` first: Hydra wants them in one piece.
 
-    Raises InputError for a flag that Hydra does not know.
-    """
+def _flags(arguments: Sequence[str]) -> Namespace:
+    """The command line, read by Hydra's own parser. Raises InputError for a flag that is not to be had."""
     from hydra._internal.utils import get_args_parser
 
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            overrides = get_args_parser().parse_intermixed_args(arguments).overrides
-    except SystemExit:
+            given = get_args_parser().parse_intermixed_args(arguments)
+    except SystemExit as ended:
+        if not ended.code:
+            raise
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise InputError(f"{reason}; --help lists the flags") from None
-    flags = list(arguments)
-    for override in overrides:
-        flags.remove(override)
-        _check_group(override)
-    return [*overrides, *flags]
+    for name in REFUSED:
+        if vars(given)[name]:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag}: not to be had here; --help lists the flags, groups and keys")
+    shown = [name for name in ("cfg", "info", "hydra_help") if vars(given)[name]]
+    if len(shown) + given.multirun > 1 or (given.resolve and not given.cfg):
+        flag = "--resolve" if given.resolve and not given.cfg else f"--{shown[0].replace('_', '-')}"
+        raise InputError(f"{flag}: shows one job's configuration; use it without -m, --resolve with --cfg")
+    return given
 
 
-def _check_group(override: str) -> None:
-    """InputError for a group that is given no option, which Hydra answers with a traceback."""
-    group, _, value = override.partition("=")
-    folder = HOME / "conf" / group.lstrip("+")
-    if value == "null" and folder.is_dir():
-        names = [path.stem for path in folder.glob("*.yaml")]
-        raise InputError(f"{override}: name one of its options; {nearest('', names)}")
-
-
-@contextlib.contextmanager
-def _command_line(arguments: list[str]) -> Iterator[None]:
-    before = sys.argv
-    sys.argv = [before[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-@contextlib.contextmanager
-def environment_variable(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
-
-
-def run_hydra(arguments: Sequence[str], task: Callable[[DictConfig], None]) -> None:
-    """Run ``task`` on every job of the command line. Raises Hydra's errors, and InputError."""
+def _answered_by_hydra(given: Namespace, arguments: Sequence[str]) -> None:
+    """What Hydra prints for ``--cfg``, ``--info`` and ``--hydra-help``; then the command ends."""
     import hydra
-    from hydra.errors import HydraException
 
-    # Hydra prints errors in several lines and exits with 1, unless it is told not to.
-    with environment_variable("HYDRA_FULL_ERROR", "1"), _command_line(_flags_last(arguments)):
-        try:
-            hydra.main(version_base="1.3", config_path=str(HOME / "conf"), config_name="config")(task)()
-        except OSError as error:
-            if isinstance(error, HydraException):
-                raise
-            # Hydra's own folder lies in the results folder.
-            raise InputError(
-                f"results: cannot write {error.filename} ({error.strerror}); choose another with results=DIR"
-            ) from error
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    flags = list(arguments)
+    for override in given.overrides:
+        flags.remove(override)
+    # Hydra wants overrides in one piece, and prints errors in several lines unless it is told not to.
+    sys.argv = [before[0][0], *given.overrides, *flags]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(HOME / "conf"), config_name="config")(print)()
+    finally:
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
+    raise SystemExit(0)
 
 
-def split_launcher(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """The arguments without a sweep's launcher, and its name when its jobs run in other processes."""
-    if not {"-m", "--multirun"} & set(arguments):
-        return list(arguments), None
-    launching = [word for word in arguments if re.match(r"[+~]*hydra[./]launcher\b", word)]
-    names = [word.partition("=")[2] for word in launching if re.match(r"[+]*hydra/launcher=", word)]
-    others = [word for word in arguments if word not in launching]
-    if not names or names[-1] == "basic":
-        return list(arguments), None
-    return others, names[-1]
+@contextlib.contextmanager
+def _hydra(config_dir: str | None) -> Iterator[ConfigLoader]:
+    """Hydra, ready to compose. It runs nothing: what files say of its launchers and callbacks is not used."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    search = create_config_search_path(str(HOME / "conf"))
+    if config_dir is not None:
+        folder = Path(config_dir).absolute()
+        if not folder.is_dir():
+            raise InputError(f"--config-dir: {folder} is no folder; correct it")
+        search.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    before = HydraConfig.instance().cfg
+    hydra = Hydra.create_main_hydra2(task_name="harness", config_search_path=search)
+    try:
+        yield hydra.config_loader
+    finally:
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = before
+
+
+def _parsed(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
+    """The overrides, each checked by itself. Raises InputError, and Hydra's for one that cannot be read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+    seen: dict[str, str] = {}
+    for word, one in zip(words, parsed, strict=True):
+        shown = without_secrets(word)
+        key = one.key_or_group
+        if not all(key.split(".")):
+            raise InputError(f"{shown}: no key before the =; write KEY=VALUE")
+        if key.partition("/")[0].partition(".")[0] == "hydra":
+            _check_hydra(one, shown)
+        elif options := loader.get_group_options(key):
+            _check_group(one, shown, [path.stem for path in (HOME / "conf" / key).glob("*.yaml")] or options)
+        place = f"{key}@{one.package}" if one.package else key
+        if seen.setdefault(place, word) != word:
+            raise InputError(f"{without_secrets(seen[place])} {shown}: {key} is given twice; drop one")
+    return parsed
+
+
+def _check_hydra(one: Override, shown: str) -> None:
+    if one.key_or_group == "hydra.searchpath" or (one.key_or_group, one.value()) == (
+        "hydra/launcher",
+        "basic",
+    ):
+        return
+    if "launcher" in one.key_or_group:
+        raise InputError(f"{shown}: no such option; the jobs of -m run as group execute says, drop it")
+    raise InputError(f"{shown}: Hydra only composes here, of its keys hydra.searchpath alone counts; drop it")
+
+
+def _check_group(one: Override, shown: str, options: Sequence[str]) -> None:
+    """InputError for a group that is given no option."""
+    if one.is_delete():
+        return
+    values: list[Any] = list(one.sweep_iterator()) if one.is_sweep_override() else [one.value()]
+    if all(isinstance(value, str) and value for value in values):
+        return
+    if values == [None] and one.key_or_group == "experiment":
+        return
+    raise InputError(f"{shown}: name one of its options; {nearest('', options)}")
+
+
+def _jobs(parsed: Sequence[Override], words: Sequence[str]) -> list[tuple[str, ...]]:
+    """The overrides of each job of a grid: every combination of what is given several values."""
+    choices: list[list[str]] = []
+    for one, word in zip(parsed, words, strict=True):
+        if not one.is_sweep_override():
+            choices.append([word])
+        elif one.is_discrete_sweep():
+            choices.append([f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()])
+        else:
+            raise InputError(f"{without_secrets(word)}: no list of values; give them with commas")
+    return list(itertools.product(*choices))
 
 
 def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     """The configuration of every job of the command line; an experiment's job has one for each variant.
 
-    Raises Hydra's, OmegaConf's and YAML's errors. The jobs run when all of them are
+    Raises InputError, and Hydra's, OmegaConf's and YAML's errors. The jobs run when all of them are
     composed and planned, so a bad value anywhere in a sweep costs nothing.
     """
+    given = _flags(arguments)
+    if given.cfg or given.info or given.hydra_help:
+        _answered_by_hydra(given, arguments)
+    with _hydra(given.config_dir) as loader:
+        parsed = _parsed(given.overrides, loader)
+        jobs = _jobs(parsed, given.overrides) if given.multirun else [tuple(given.overrides)]
+        return [_job(words) for words in jobs]
+
+
+def _job(words: Sequence[str]) -> list[Composed]:
+    import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     from harness.command.experiment import expand
-    from harness.command.explain import CONFIG_ERRORS
 
-    jobs: list[list[Composed]] = []
-    problems: list[Exception] = []
-
-    def collect(config: DictConfig) -> None:
-        chosen = HydraConfig.get()
-        choices = chosen.runtime.choices
-        try:
-            if choices.get("hydra/launcher", "basic") != "basic" and chosen.mode == RunMode.MULTIRUN:
-                raise InputError("hydra/launcher: name it on the command line, not in a file")
-            # Unresolved: an override may hold an interpolation, which is not the list's own.
-            words = cast("list[str]", OmegaConf.to_container(chosen.overrides.task, resolve=False))
-            jobs.append(expand(config, words, choices.get("experiment")))
-        except (InputError, *CONFIG_ERRORS) as error:
-            # Raised here, Hydra would print it in its own way.
-            problems.append(error)
-
-    run_hydra(arguments, collect)
-    for problem in problems:
-        raise problem
-    return jobs
+    whole = hydra.compose("config", list(words), return_hydra_config=True)
+    HydraConfig.instance().set_config(whole)
+    chosen = HydraConfig.get()
+    config = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+    assert isinstance(config, DictConfig)
+    # Unresolved: an override may hold an interpolation, which is not the list's own.
+    mine = cast("list[str]", OmegaConf.to_container(chosen.overrides.task, resolve=False))
+    return expand(config, mine, chosen.runtime.choices.get("experiment"))
 
 
-__all__ = ["compose", "environment_variable", "run_hydra", "split_launcher"]
+__all__ = ["compose"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,9 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from datasets.errors import InputError, nearest
 from datasets.interface import Dataset
+from datasets.plugin import Plugin
 from harness.cells.job import ExperimentVariant, Job, Node
 from harness.command.interface import Action
 from harness.command.plugins import build, one_line
+from harness.command.secrets import without_secrets
+from harness.execute.interface import Engine
+from harness.records.hidden import Hidden, Key, folders
 from methods.backbones.interface import BackboneConfig
 from methods.interface import Method
 from metrics.interface import Metric, Tracker
@@ -41,14 +47,11 @@ class _Measure(_Keys):
     repeats: Annotated[int, Field(ge=1)]
     amortise: bool = False
     full_steps: Annotated[int, Field(ge=1)] | None = None
+    quiet: bool | None = None
 
 
 class _Motion(_Keys):
     mask: Literal["auto", "none"] = "auto"
-
-
-class _Execute(_Keys):
-    on_error: Literal["continue", "stop"]
 
 
 class _Metrics(_Keys):
@@ -61,14 +64,15 @@ def _as_list(value: Any) -> Any:
 
 
 class _Root(_Keys):
-    """The keys of ``conf/config.yaml`` outside ``hydra``."""
+    """The keys of ``conf/config.yaml`` outside ``hydra``; what others interpolate stands before them."""
 
+    results: Annotated[str, Field(min_length=1)]
     method: Node
     backbone: Node
     dataset: Node
     metrics: _Metrics
     tracker: Node
-    execute: _Execute
+    execute: Node
     wandb: WandbSettings
     action: Node
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None
@@ -76,8 +80,7 @@ class _Root(_Keys):
         list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), BeforeValidator(_as_list)
     ]
     limit: Annotated[int, Field(ge=1)] | None
-    frames: Annotated[int, Field(ge=1)]
-    results: Annotated[str, Field(min_length=1)]
+    frames: Annotated[int, Field(ge=1, le=100_000)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     resume: bool
     keep_frames: bool
@@ -127,48 +130,104 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def _device(device: str, action: Action, engine: Engine) -> str:
+    """The job's; that of a remote worker is checked where it works."""
+    if engine.remote and action.needs.device:
+        return "cuda" if device == "auto" else device
+    return resolve_device(device) if action.needs.device else device
+
+
+SHOWN = ("name", "names", "prompt", "seed")
+"""Keys whose values name files, rows or cells."""
+
+
+def _check_secrets(secrets: Mapping[Key, str], plugins: Mapping[Key, Plugin]) -> None:
+    """InputError for a secret where it could not be hidden: in a name, or in what a metric's version says."""
+    for key in secrets:
+        where = ".".join(map(str, key))
+        named = [part for part in key if isinstance(part, str)]
+        in_version = any(
+            key[: len(at)] == at and ".".join(map(str, key[len(at) :])) not in plugin.outside_id
+            for at, plugin in plugins.items()
+        )
+        if named[-1] in SHOWN or in_version:
+            raise InputError(
+                f"{where}: stands in records and tables, which show no value of ${{oc.env:...}} or "
+                f"environment; let the shell fill it in: {where}=$NAME"
+            )
+
+
+def _not_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    """Where plain data holds NaN or infinity."""
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, one in pairs:
+            yield from _not_finite(one, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield where, value
+
+
 def make_job(
-    resolved: Node, overrides: Sequence[str] = (), variant: ExperimentVariant | None = None
+    resolved: Node,
+    overrides: Sequence[str] = (),
+    variant: ExperimentVariant | None = None,
+    secrets: Mapping[Key, str] | None = None,
 ) -> tuple[Job, Action]:
     """Validate a composed configuration, and build its plug-ins and its action.
 
-    ``resolved`` is plain data without ``hydra``'s node. Raises InputError, one line that
-    names the key. Loads no model and, but for the device, imports no torch.
+    ``resolved`` is plain data without ``hydra``'s node; ``secrets``: where it holds one, and which. Raises
+    InputError, one line that names the key. Loads no model and, but for the device, imports no torch.
     """
     root = _validated(resolved)
-    trust = root.trust
+    # What interpolates a key is wrong where the key is: the key itself, of a backbone or so, comes first.
+    for where, value in sorted(_not_finite(resolved), key=lambda one: one[0].startswith("method")):
+        raise InputError(f"{where}: got {value}; give a finite number")
+    trust, secrets = root.trust, secrets or {}
     action = build(root.action, "action", Action, trust)
+    engine = build(root.execute, "execute", Engine, trust)
     nodes = {name: node for name, node in root.metrics.metrics.items() if node is not None}
     metrics = {name: build(node, f"metrics.metrics.{name}", Metric, trust) for name, node in nodes.items()}
     for name in root.metrics.required:
         if name not in metrics:
             raise InputError(f"metrics.required: no metric {name!r} is configured; {nearest(name, metrics)}")
+    # The backbone first: the others interpolate its keys.
+    backbone = build(root.backbone, "backbone", BackboneConfig, trust)
+    dataset = build(root.dataset, "dataset", Dataset, trust)
+    tracker = build(root.tracker, "tracker", Tracker, trust)
+    versioned: dict[Key, Plugin] = {("metrics", "metrics", name): one for name, one in metrics.items()}
+    _check_secrets(secrets, {**versioned, ("tracker",): tracker})
+    results, clips = Path(root.results).expanduser(), root.dataset.get("root")
+    places = folders(results, clips if isinstance(clips, str) else None)
+    hidden = Hidden(frozenset(secrets), tuple(secrets.values()), places)
     job = Job(
         method=build(root.method, "method", Method, trust),
-        backbone=build(root.backbone, "backbone", BackboneConfig, trust),
-        dataset=build(root.dataset, "dataset", Dataset, trust),
+        backbone=backbone,
+        dataset=dataset,
         metrics=metrics,
-        tracker=build(root.tracker, "tracker", Tracker, trust),
+        tracker=tracker,
         required=root.metrics.required,
         # Nothing else needs a device, so it may speak of one that is not here.
-        device=resolve_device(root.device) if action.needs.device else root.device,
+        device=_device(root.device, action, engine),
         seeds=list(dict.fromkeys(root.seed)),
         limit=root.limit,
         frames=root.frames,
-        results=Path(root.results).expanduser(),
+        results=results,
         resume=root.resume,
         keep_frames=root.keep_frames,
         warmup_steps=root.measure.warmup_steps,
         repeats=root.measure.repeats,
         name=root.name,
-        on_error=root.execute.on_error,
+        engine=engine,
         wandb=root.wandb.model_dump(mode="json"),
-        overrides=list(overrides),
-        variant=variant,
-        resolved=resolved,
+        overrides=[without_secrets(word) for word in overrides],
+        variant=variant and replace(variant, command=tuple(map(without_secrets, variant.command))),
+        resolved=hidden.data(resolved),
+        nodes=resolved,
+        hidden=hidden,
         needs=action.needs,
         amortise=root.measure.amortise,
         full_steps=root.measure.full_steps,
+        quiet=root.measure.quiet,
         mask=root.motion.mask,
     )
     return job, action

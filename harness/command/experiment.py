@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from datasets.errors import InputError, nearest
 from harness.cells.job import ExperimentVariant
 from harness.command.plugins import one_line
+from harness.command.secrets import secrets, without_secrets
+from harness.records.hidden import Key
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,13 +52,15 @@ class Experiment(BaseModel):
 class Composed:
     """A composed configuration as plain data, its overrides, and the variant it is, if any.
 
-    ``problem``: why an optional variant could not be composed.
+    ``problem``: why an optional variant could not be composed. ``secrets``: where the configuration holds
+    one, and which.
     """
 
     resolved: dict[str, Any]
     overrides: list[str]
     variant: ExperimentVariant | None = None
-    problem: str | None = field(default=None)
+    problem: str | None = None
+    secrets: dict[Key, str] = field(default_factory=dict, repr=False)
 
 
 def _keys(overrides: Sequence[str]) -> list[str]:
@@ -106,10 +110,12 @@ def _clashes(name: str, command: Sequence[str], own: dict[str, list[str]]) -> It
         labels = [label for label, keys in own.items() if key in keys]
         if len(labels) == len(own):
             raise InputError(
-                f"{override}: every variant of experiment={name} sets {key} itself; drop one of the two"
+                f"{without_secrets(override)}: every variant of experiment={name} sets {key} itself; "
+                "drop one of the two"
             )
         if labels:
-            yield f"{override} does not reach these variants of experiment={name}: {', '.join(labels)}"
+            reached = f"these variants of experiment={name}: {', '.join(labels)}"
+            yield f"{without_secrets(override)} does not reach {reached}"
 
 
 def _chosen_backbone(overrides: Sequence[str]) -> str:
@@ -122,19 +128,32 @@ def _chosen_backbone(overrides: Sequence[str]) -> str:
     return str(chosen[-1] if chosen else HydraConfig.get().runtime.choices["backbone"])
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """A configuration as plain data, interpolations resolved.
+def _plain(config: DictConfig, command: Sequence[str]) -> tuple[dict[str, Any], dict[Key, str]]:
+    """A configuration as plain data, interpolations resolved, and its secrets.
 
     Without the experiment, and without what the backbone's YAML tunes: methods have interpolated it.
+    Raises InputError where a file, not the ``command``, trusts code.
     """
     from omegaconf import OmegaConf
 
     # Its overrides may hold interpolations that only their own variant can resolve.
     rest = OmegaConf.masked_copy(config, [str(key) for key in config if key != "experiment"])
-    plain = OmegaConf.to_container(rest, resolve=True, throw_on_missing=True)
-    values = cast("dict[str, Any]", plain)
+    # What others interpolate comes first, so that an error names the key that is wrong.
+    first = sorted(rest, key=lambda key: (OmegaConf.is_config(rest._get_node(key)), key != "backbone"))
+    values: dict[str, Any] = {}
+    for key in first:
+        value = rest[key]
+        plain = OmegaConf.is_config(value)
+        values[str(key)] = (
+            OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if plain else value
+        )
+    if values["trust"] and "trust" not in _keys(command):
+        raise InputError(
+            f"trust: a configuration file sets it to {values['trust']}, but it counts from the command line "
+            "alone: take it out of the file; if you trust that code, add trust=[PACKAGE] to the command"
+        )
     values["backbone"].pop("tuned", None)
-    return values
+    return values, secrets(rest)
 
 
 def expand(config: DictConfig, command: Sequence[str], name: str | None) -> list[Composed]:
@@ -151,7 +170,8 @@ def expand(config: DictConfig, command: Sequence[str], name: str | None) -> list
 
     if config.get("experiment") is None:
         try:
-            return [Composed(_plain(config), list(command))]
+            plain, secret = _plain(config, command)
+            return [Composed(plain, list(command), secrets=secret)]
         except CONFIG_ERRORS as error:
             raise InputError(explain(error, _chosen_backbone(command))) from error
     name = str(name)
@@ -170,7 +190,8 @@ def expand(config: DictConfig, command: Sequence[str], name: str | None) -> list
         kept = [override for override, key in given if key not in own[label]]
         words = [*(override for override in kept if not override.startswith("experiment=")), *overrides]
         try:
-            found.append(Composed(_plain(compose("config", [*kept, *overrides])), words, variant))
+            plain, secret = _plain(compose("config", [*kept, *overrides]), command)
+            found.append(Composed(plain, words, variant, secrets=secret))
         except CONFIG_ERRORS as error:
             problem = explain(error, _chosen_backbone([*kept, *overrides]))
             if not optional:

@@ -56,6 +56,15 @@ def _untuned(key: str, wanted: str, backbone: str) -> str:
     )
 
 
+def _interpolation(error: InterpolationResolutionError, backbone: str | None) -> str:
+    reason, key = str(error).splitlines()[0], str(error.full_key)
+    if backbone and (found := re.search(r"'backbone\.tuned\.([\w.-]+)' not found", reason)):
+        return _untuned(key, found[1], backbone)
+    if found := re.search(r"Environment variable '(.*?)' not found", reason):
+        return f"{key}: the environment variable {found[1]} is not set; set it, or give {key}=..."
+    return f"{key}: {reason}; set {key}=... or correct what it refers to"
+
+
 def explain(error: BaseException, backbone: str | None = None) -> str:
     """One line for an error of composing the configuration; ``backbone`` is the one chosen, if any."""
     causes = list(_chain(error))
@@ -71,10 +80,7 @@ def explain(error: BaseException, backbone: str | None = None) -> str:
             key = cause.full_key or cause.key
             return f"{key}: no value; set {key}=..."
         if isinstance(cause, InterpolationResolutionError):
-            reason = str(cause).splitlines()[0]
-            if backbone and (found := re.search(r"'backbone\.tuned\.([\w.-]+)' not found", reason)):
-                return _untuned(str(cause.full_key), found[1], backbone)
-            return f"{cause.full_key}: {reason}; set {cause.full_key}=... or correct what it refers to"
+            return _interpolation(cause, backbone)
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
             return _no_such_key(cause)
     text = str(error).strip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -26,7 +26,6 @@ class Prepared:
 
 
 Ended = tuple[Job, Plan, Outcome]
-Start = Callable[[Sequence[Prepared]], tuple[list[Ended], int]]
 
 
 class Action(ABC):
@@ -43,10 +42,10 @@ class Action(ABC):
         return Prepared(job, *make_plan(job))
 
     @abstractmethod
-    def act(self, prepared: Sequence[Prepared], start: Start | None = None) -> int:
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
         """Do it with all jobs of the command. The exit code: 0, 1 (some cell failed) or 2 (bad input).
 
-        ``start`` runs cells in place of this process, where a launcher was named.
+        ``arguments``: the command line's, for workers who do a part of it.
         """
 
 
@@ -59,4 +58,4 @@ def plans_of(prepared: Sequence[Prepared]) -> list[tuple[Plan, list[tuple[Job, l
     return list(found.values())
 
 
-__all__ = ["Action", "Ended", "Prepared", "Start", "plans_of"]
+__all__ = ["Action", "Ended", "Prepared", "plans_of"]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from datasets.errors import InputError, nearest
+from datasets.plugin import Plugin
 
 Contract = TypeVar("Contract")
 OURS = ("methods", "metrics", "datasets", "harness", "reports")
@@ -48,6 +49,10 @@ def one_line(error: ValidationError, key: str = "", known: Any = None) -> str:
         names = _fields(known, path[:-1]) if known is not None else []
         prefix = where.removesuffix(path[-1])
         return f"{where}: no such key; {nearest(path[-1], names, prefix)}{more}"
+    if kind in ("model_type", "dataclass_type", "dict_type"):
+        return (
+            f"{where}: got {_short(details['input'])}; it has keys of its own, set one: {where}.KEY=...{more}"
+        )
     if kind in ("missing", "missing_argument"):
         return f"{where}: no value; set {where}=...{more}"
     cause = details.get("ctx", {}).get("error")
@@ -151,4 +156,17 @@ def _called(node: Mapping[str, Any], key: str, trust: Sequence[str], contract: t
         raise
 
 
-__all__ = ["build", "one_line", "resolve"]
+def check_trust(plugin: Plugin, key: str, trust: Sequence[str]) -> None:
+    """InputError where the plug-in, or one that it holds, ``runs`` a package outside ``trust``."""
+    for package in plugin.runs:
+        if package not in trust:
+            raise InputError(
+                f"{key}={plugin.name} runs code of {package}, which is not ours; if you trust it, "
+                f"add trust=[{package}]"
+            )
+    for name, value in vars(plugin).items():
+        if isinstance(value, Plugin):
+            check_trust(value, f"{key}.{name}", trust)
+
+
+__all__ = ["build", "check_trust", "one_line", "resolve"]

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 
 from datasets.errors import InputError
+from datasets.plugin import Plugin
 from harness.cells.job import Job
 from harness.cells.plan import DoesNotFit, together, unmatched
 from harness.command.config import make_job
 from harness.command.experiment import Composed
 from harness.command.interface import Action, Prepared, plans_of
+from harness.command.plugins import check_trust
 from harness.command.terminal import say
+from harness.records.hidden import Hidden
 from harness.records.record import Plan, VariantOut
 
 Checked = tuple[Action, list[Prepared]]
@@ -68,13 +71,15 @@ def _variants(parts: Sequence[Composed]) -> tuple[list[tuple[Action, Prepared]],
             out.append(VariantOut(label=label, reason=one.problem))
             continue
         try:
-            job, action = make_job(one.resolved, one.overrides, one.variant)
+            job, action = make_job(one.resolved, one.overrides, one.variant, one.secrets)
+            _check_trust(job)
             found.append((action, action.prepare(job)))
         except InputError as error:
+            said = Hidden(values=tuple(one.secrets.values())).secrets(str(error))
             if one.variant and (one.variant.optional or isinstance(error, DoesNotFit)):
-                out.append(VariantOut(label=label, reason=str(error)))
+                out.append(VariantOut(label=label, reason=said))
             else:
-                problems.setdefault(str(error), []).append(label)
+                problems.setdefault(said, []).append(label)
     if not problems and out and not found:
         problems = {one.reason: [] for one in out}
     named = parts[0].variant
@@ -87,6 +92,18 @@ def _variants(parts: Sequence[Composed]) -> tuple[list[tuple[Action, Prepared]],
     if lines:
         raise InputError("\n".join(lines))
     return found, out
+
+
+def _check_trust(job: Job) -> None:
+    plugins: dict[str, Plugin] = {
+        "method": job.method,
+        "backbone": job.backbone,
+        "dataset": job.dataset,
+        "tracker": job.tracker,
+        **{f"metrics.metrics.{name}": metric for name, metric in job.metrics.items()},
+    }
+    for key, plugin in plugins.items():
+        check_trust(plugin, key, job.resolved["trust"])
 
 
 def _unique_names(prepared: Sequence[Prepared]) -> None:

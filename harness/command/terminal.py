@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.text import printable
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -32,8 +35,7 @@ Keys
   GROUP.KEY=VALUE changes a key of a group (backbone.steps=10, metrics.required=[clip_t])
 
 Flags
-  -m, --multirun    run every combination of comma-separated values; with hydra/launcher=joblib
-                    at the same time, in processes of their own (times then disturb each other)
+  -m, --multirun    run every combination of comma-separated values
   --config-dir DIR  a folder with groups of yours (DIR/method/mine.yaml)
   --cfg job         print the composed configuration
   --hydra-help      Hydra's own flags
@@ -50,8 +52,20 @@ Exit codes: 0 all cells ok; 1 some cell failed; 2 bad input; 130 interrupted.
 
 
 def say(text: str) -> None:
-    """One line on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on standard error, without the control characters that names may hold."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def tell(text: str) -> None:
+    """As ``say``, on standard output: what was asked for."""
+    print(printable(text), flush=True)
+
+
+def escape_output() -> None:
+    """Print what the terminal cannot show as ``\\udcff``: the name of a clip may be no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say_left_out(plan: Plan) -> None:

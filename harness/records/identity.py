@@ -46,6 +46,11 @@ def of_settings(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_whole(identity: Mapping[str, Any], cell_id: str | None) -> bool:
+    """Whether an identity is all that was hashed into the id: a record hides what is secret in it."""
+    return short_id(identity) == cell_id
+
+
 def same_version(recorded: str, version: str) -> bool:
     """Whether a recorded value is of this version; weights that are not at hand cannot have changed."""
     return version in (recorded, recorded.partition(WEIGHTS)[0])
@@ -84,6 +89,7 @@ __all__ = [
     "WEIGHTS",
     "configuration",
     "digest",
+    "is_whole",
     "of_plugin",
     "of_settings",
     "of_variant",

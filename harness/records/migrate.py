@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from harness.records.identity import PARTS, of_variant, short_id
+from harness.records.identity import PARTS, is_whole, of_variant, short_id
 from harness.records.record import SCHEMA
 
 Data = dict[str, Any]
@@ -85,6 +85,7 @@ def _record_from_1(data: Data) -> Data:
     for part in (*(identity[name] for name in PARTS if name in identity), *metrics.values()):
         if not isinstance(part, dict):
             raise Unreadable(NOT_OURS)
+    whole = is_whole(identity, data.get("id"))
     identity = {**identity}
     for name in PARTS:
         if name in identity:
@@ -95,9 +96,9 @@ def _record_from_1(data: Data) -> Data:
         name: {**value, "digits": 2 if value.get("unit") else 4, **COLUMNS.get(name, {})}
         for name, value in metrics.items()
     }
-    # Without an identity (records of hand-made tests) the id stays: it was never a hash.
-    new_id = short_id(identity) if identity else data.get("id")
-    former_id = data.get("id") if identity else None
+    # Where a value is hidden, or there is no identity (records of hand-made tests), the id stays.
+    new_id = short_id(identity) if whole else data.get("id")
+    former_id = data.get("id") if whole else None
     return {
         **data,
         "schema": 2,
@@ -125,7 +126,8 @@ def plan(data: Any, read: Callable[[str], Data | None]) -> Data:
             found = read(cell["path"])
             if found is not None and found["identity"]:
                 cell = {**cell, "id": found["id"]}
-                config_id = short_id(of_variant(found["identity"]))
+                if is_whole(found["identity"], found["id"]):
+                    config_id = short_id(of_variant(found["identity"]))
             cells.append(cell)
         variants.append({**variant, "cells": cells, "config_id": config_id})
     return {**data, "schema": 2, "variants": variants}

@@ -5,6 +5,7 @@ Where they lie is ``harness/records/store.py``'s.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ SCHEMA = 2
 """Of records and plans; ``harness/records/migrate.py`` reads older ones."""
 
 Masks = Literal["masked", "whole frame"]
-Status = Literal["ok", "failed", "oom", "timeout", "killed", "cancelled", "invalid"]
+Status = Literal["ok", "unscored", "failed", "oom", "timeout", "killed", "cancelled", "invalid"]
 
 
 class Strict(BaseModel):
@@ -112,6 +113,16 @@ class Failure(Strict):
     message: str
     traceback: str
 
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """What became of a cell that ended with this error."""
+        try:
+            message = str(error)
+        except Exception as broken:
+            message = f"no message: {type(broken).__name__} on asking for it"
+        text = "".join(traceback.format_exception(error))
+        return cls(kind=type(error).__name__, message=message, traceback=text)
+
 
 class Source(Strict):
     """A named plug-in as it was used: its resolved configuration and code version."""
@@ -152,7 +163,8 @@ class Record(Strict):
 
     ``former_id``: what an older schema called it, as its folder still does. ``reference`` and ``generated``:
     the videos as they came. ``masks``: what motion was read within, ``masked`` or ``whole frame``.
-    ``sampler``: the backbone's. ``scored``: when it was scored last. Older records lack all these.
+    ``sampler``: the backbone's. ``scored``: when it was scored last. ``run``: the id of the run
+    that computed it, after ``tries`` in that run. Older records lack all these.
     ``notes`` are lines a reader should know (resized, cut, repeats that differ).
     """
 
@@ -185,6 +197,8 @@ class Record(Strict):
     error: Failure | None = None
     notes: list[str] = Field(default_factory=list)
     attempts: int = 1
+    run: str = ""
+    tries: int = 1
     started: str = ""
     finished: str = ""
     scored: str = ""

@@ -1,23 +1,23 @@
 """Where things lie in a results folder: the one file that knows file names.
 
 ``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
-``tracks/``; ``locks/``. A finished cell of another device stands beside its own as ``<clip>-<id>@<device>``,
-what this version must not touch as ``<clip>-<id>.aside``.
+``tracks/``; ``flow/``; ``locks/``; ``runs/``. A finished cell of another device stands beside its own as
+``<clip>-<id>@<device>``, what this version must not touch as ``<clip>-<id>.aside``.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from datasets.files import sweep, write_whole
 from harness.records import migrate
 from harness.records.identity import short_id
 from harness.records.migrate import Unreadable
@@ -34,8 +34,10 @@ PROGRAM = "program"
 ATTEMPTS = "attempts"
 """In a cell's folder while it runs: how often it was begun."""
 
-PLANS, CELLS, LEVELS, LOCKS = "plans", "cells", "levels", "locks"
-REFERENCE_TRACKS = "tracks"
+PLANS, CELLS, LEVELS, LOCKS, RUNS = "plans", "cells", "levels", "locks", "runs"
+REFERENCE_TRACKS, FLOW = "tracks", "flow"
+
+Note = Callable[[str], None]
 
 
 def safe(name: str, limit: int = 100) -> str:
@@ -44,25 +46,21 @@ def safe(name: str, limit: int = 100) -> str:
     return kept.encode()[:limit].decode(errors="ignore")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp, whose files only their owner may read: results are there to be shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_json(path: Path, data: Any) -> None:
     """Plain data as indented JSON, whole or not at all."""
-    write_whole(path, json.dumps(data, indent=1).encode() + b"\n")
+    write_whole(path, _json(data))
+
+
+def _json(data: Any) -> bytes:
+    """As UTF-8. What no text may hold (bytes of a file name that are none) is written out: ``\\udcff``."""
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\\\u{ord(found[0]):x}", text).encode() + b"\n"
+
+
+def sweep_results(results: Path) -> None:
+    """Remove what killed writers left in a results folder. A cell's is removed when its turn comes."""
+    for name in (PLANS, LEVELS, REFERENCE_TRACKS):
+        sweep(results / name, former=True)
 
 
 # --- records -----------------------------------------------------------------------------------
@@ -89,7 +87,7 @@ def read_record(folder: Path) -> Record | None:
 
 def save_record(folder: Path, record: Record) -> None:
     """Write a cell's record."""
-    write_whole(folder / RECORD, record.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
+    write_json(folder / RECORD, record.model_dump(mode="json", by_alias=True))
 
 
 def _migrated(folder: Path) -> dict[str, Any]:
@@ -98,9 +96,34 @@ def _migrated(folder: Path) -> dict[str, Any]:
 
 def _data(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise Unreadable("it is no JSON") from error
+        # Neither a folder nor a pipe, which would be waited for.
+        data = path.read_bytes() if path.is_file() or not path.exists() else b""
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
+    try:
+        loaded = json.loads(data)
+        if _nested(loaded):
+            raise RecursionError
+    except RecursionError as error:
+        raise Unreadable("it is nested too deep") from error
+    except ValueError as error:
+        raise Unreadable("it is no JSON" if data else "it is empty or no file") from error
+    return loaded
+
+
+def _nested(data: Any, limit: int = 200) -> bool:
+    """Whether plain data is nested deeper than what can be written again."""
+    level = [data]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _first(error: ValidationError) -> str:
@@ -138,23 +161,28 @@ def load_plan(path: Path) -> Plan:
         return Plan.model_validate(migrate.plan(_data(path), read))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{type(error).__name__}: {error}") from error
 
 
-def save_plan(results: Path, plan: Plan) -> Path:
+def save_plan(results: Path, plan: Plan, note: Note | None = None) -> Path:
     """Write a plan; variants whose cells have not changed keep the levels measured before.
 
-    A plan of that name that this version cannot read is set aside. One that holds other cells stays beside it
-    under a name of its own, so that a later command hides none of them.
+    A plan of that name that this version cannot read is set aside, with one line by ``note``. One that holds
+    other cells stays beside it under a name of its own, so that a later command hides none of them.
     """
     path = plan_path(results, plan.name)
     try:
         before = load_plan(path)
     except FileNotFoundError:
         pass
-    except Unreadable:
-        path.rename(_free_name(path))
+    except Unreadable as error:
+        aside = _free_name(path)
+        # A file in the place of the folder is told by the writer.
+        if path.parent.is_dir():
+            path.rename(aside)
+            if note is not None:
+                note(f"{PLANS}/{path.name}: cannot be read ({error}); set aside as {aside.name}")
     else:
         known = {(old.config_id, tuple(cell.id for cell in old.cells)): old for old in before.variants}
         for variant in plan.variants:
@@ -172,16 +200,18 @@ def save_plan(results: Path, plan: Plan) -> Path:
 
 def _write_plan(results: Path, plan: Plan) -> Path:
     path = plan_path(results, plan.name)
-    write_whole(path, plan.model_dump_json(indent=1, by_alias=True).encode() + b"\n")
+    write_json(path, plan.model_dump(mode="json", by_alias=True))
     return path
 
 
-def begin_plans(plans: Sequence[tuple[Path, Plan]]) -> None:
+def begin_plans(plans: Sequence[tuple[Path, Plan]], note: Note | None = None) -> None:
     """Write a command's plans into their results folders: their cells run or are scored now."""
+    for results in {results for results, _ in plans}:
+        sweep_results(results)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     for results, plan in plans:
         plan.ran = now
-        save_plan(results, plan)
+        save_plan(results, plan, note)
 
 
 # --- folders of cells --------------------------------------------------------------------------
@@ -206,14 +236,13 @@ def older_cells(results: Path, folder: str) -> dict[str, str]:
     for path in sorted((results / folder).glob(f"*/{RECORD}")):
         name = path.parent.name.partition("@")[0]
         try:
-            data = migrate.record(_data(path))
-            former, cell_id = data.get("former_id"), data["id"]
+            data = _migrated(path.parent)
+            former, cell_id = data.get("former_id"), str(data["id"])
+            own = (results / folder / name).with_name(f"{name.rpartition('-')[0]}-{cell_id}").exists()
         except (OSError, ValueError, KeyError):
             continue
         # A record in a folder that is not its own is not looked for.
-        if former is None or not name.endswith(f"-{former}"):
-            continue
-        if not (results / folder / name).with_name(f"{name.rpartition('-')[0]}-{cell_id}").exists():
+        if former is not None and name.endswith(f"-{former}") and not own:
             found.setdefault(cell_id, f"{folder}/{name}")
     return found
 
@@ -225,7 +254,8 @@ def foreign(folder: Path, cell_id: str) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return f"{RECORD} cannot be read ({error})"
+        # A file in the place of a folder above is told by the writer.
+        return f"{RECORD} cannot be read ({error})" if folder.exists() else None
     return None if record.id == cell_id else f"{RECORD} is of another cell, {record.id}"
 
 
@@ -245,6 +275,13 @@ def on_device(folder: Path, device: str | None) -> Path:
     """Where a finished cell of another device is kept."""
     slug = re.sub(r"[^a-z0-9]+", "-", str(device).lower()).strip("-")
     return folder.with_name(f"{folder.name}@{slug}")
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a kill left in a finished cell: temporary files, and the marker when it fell just after."""
+    for leftover in [*folder.glob(".*"), folder / ATTEMPTS]:
+        if leftover.is_file():
+            leftover.unlink()
 
 
 def clear(folder: Path, cell_id: str) -> str | None:

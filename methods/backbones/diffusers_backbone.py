@@ -390,7 +390,7 @@ def _random_embedding(text: str, tokens: int, width: int) -> Tensor:
     """Standard normal (tokens, width), keyed by the text."""
     import torch
 
-    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    seed = int.from_bytes(hashlib.sha256(text.encode(errors="backslashreplace")).digest()[:7], "big")
     return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed))
 
 

@@ -8,9 +8,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from methods.backbones.interface import Backbone, BackboneConfig, Grid
@@ -65,6 +65,10 @@ class Geometry(NamedTuple):
     patch: tuple[int, int]
 
 
+Side = Annotated[int, Field(gt=0, le=8192)]
+"""Pixels of a video's side; 8K has 7680."""
+
+
 @dataclass(config={"extra": "forbid"}, kw_only=True)
 class DiffusersConfig(BackboneConfig):
     """A backbone of diffusers before loading.
@@ -79,8 +83,8 @@ class DiffusersConfig(BackboneConfig):
 
     name: str
     model: str
-    height: PositiveInt
-    width: PositiveInt
+    height: Side
+    width: Side
     steps: PositiveInt
     guidance_scale: float
     negative_prompt: str

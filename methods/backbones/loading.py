@@ -97,9 +97,9 @@ def check_sizes(name: str, frames: int, unit: int, sides: Mapping[str, tuple[int
     """
     if frames < 1 or (frames - 1) % unit:
         low = max(frames - 1, 0) // unit * unit + 1
-        raise InputError(
-            f"frames={frames}: backbone {name} takes {unit}k+1 frames; use {low} or {low + unit}"
-        )
+        # Who asks for several frames is not told to ask for one, which has no motion.
+        use = f"{low + unit}" if 1 < frames <= unit else f"{low} or {low + unit}"
+        raise InputError(f"frames={frames}: backbone {name} takes {unit}k+1 frames; use {use}")
     for key, (size, side) in sides.items():
         if size % side:
             low = size // side * side

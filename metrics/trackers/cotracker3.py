@@ -46,6 +46,7 @@ class CoTracker3(Tracker, kind="cotracker3"):
 
     version: ClassVar[str] = "2"
     outside_id: ClassVar[Sequence[str]] = ("repository", "checkpoint", "device")
+    runs: ClassVar[Sequence[str]] = ("cotracker",)
 
     def ready(self) -> None:
         """Raises MetricUnavailable when code or weights cannot be had."""
@@ -100,6 +101,7 @@ def _load(commit: str, repository: str | None, checkpoint: str | None, device: s
             "cotracker3_offline",
             source="local" if repository else "github",
             pretrained=False,
+            # Asked for by `runs`, before anything is fetched.
             trust_repo=True,
             skip_validation=True,
             verbose=False,

@@ -182,11 +182,11 @@ def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
 def _overlay(tracker: Tracker, options: argparse.Namespace) -> None:
     from PIL import Image
 
-    from datasets import video
+    from datasets.files import whole
     from metrics.validate import overlay
 
     frames = overlay.read(options.video)
-    with video.whole(options.picture) as temporary:
+    with whole(options.picture) as temporary:
         Image.fromarray(overlay.draw(frames, tracker.track(frames))).save(temporary, format="PNG")
     print(options.picture)
 

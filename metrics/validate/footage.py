@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from datasets import video
 from datasets.errors import InputError
+from datasets.files import whole
 from metrics.flow_grid import flow_grid
 from metrics.interface import Metric, MetricUnavailable, Sample, Tracker, Tracks
 
@@ -272,5 +273,5 @@ def picture(pairs: Sequence[Pair], names: Sequence[str], path: Path) -> None:
         rows.append(np.concatenate(drawn, 1))
     widest = max(row.shape[1] for row in rows)
     padded = [np.pad(row, ((0, 4), (0, widest - row.shape[1]), (0, 0))) for row in rows]
-    with video.whole(path) as temporary:
+    with whole(path) as temporary:
         Image.fromarray(np.concatenate(padded)).save(temporary, format="PNG")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from harness.records import store
+from datasets.files import sweep, write_whole
+from harness.text import printable
 from reports.plots.style import INK, styled
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ def save(plot: Plot, out: Path) -> list[Path]:
     """
     forms: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
     paths = []
+    sweep(out)
     for form, metadata in forms.items():
         path, buffer = out / f"{plot.name}.{form}", io.BytesIO()
         with styled():
             plot.figure.savefig(buffer, format=form, dpi=300, metadata=metadata)
         try:
-            store.write_whole(path, buffer.getvalue())
+            write_whole(path, buffer.getvalue())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); name another folder") from error
         paths.append(path)
@@ -58,7 +60,7 @@ def inline_svg(plot: Plot) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     for before in (' id="', 'href="#', "url(#"):
         text = text.replace(before, f"{before}{plot.name}-")
-    return text.replace(INK, "currentColor").strip()
+    return printable(text.replace(INK, "currentColor").strip())
 
 
 def slug(text: str) -> str:

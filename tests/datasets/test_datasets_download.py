@@ -172,6 +172,22 @@ def test_a_wrong_archive_leaves_nothing_behind(tmp_path, content, message):
     assert visible(tmp_path) == ["data"]
 
 
+def bomb():
+    """An archive that says that one of its files has a terabyte."""
+    buffer = io.BytesIO(archive())
+    with zipfile.ZipFile(buffer, "a") as bundle:
+        bundle.writestr("DAVIS/big", b"")
+        bundle.getinfo("DAVIS/big").file_size = 1 << 40
+    return buffer.getvalue()
+
+
+def test_an_archive_that_would_fill_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda bundle: pytest.fail("it was unpacked"))
+    with serving(bomb()) as server, pytest.raises(InputError, match=r"would unpack to 1024 GiB.*removed"):
+        davis_download.fetch(tmp_path / "data/DAVIS", server.url, FRAMES)
+    assert visible(tmp_path / "data") == []
+
+
 def test_a_failure_while_unpacking_leaves_no_folder(tmp_path, monkeypatch):
     def fails(*args, **keys):
         raise OSError(28, "No space left on device")

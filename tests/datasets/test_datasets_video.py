@@ -7,6 +7,7 @@ from PIL import Image
 
 from datasets import video
 from datasets.errors import InputError
+from datasets.files import whole
 
 
 def noise(frames=5, height=33, width=47, seed=0):
@@ -141,7 +142,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "a.mkv"
     video.write_ffv1(target, noise(), 24)
     before = target.read_bytes()
-    with pytest.raises(RuntimeError), video.whole(target) as temporary:
+    with pytest.raises(RuntimeError), whole(target) as temporary:
         temporary.write_bytes(b"half of it")
         raise RuntimeError
     assert target.read_bytes() == before

@@ -19,6 +19,7 @@ from harness.actions.run import Run
 from harness.actions.score import Score as ScoreAction
 from harness.cells.job import Job
 from harness.cells.plan import Cell, make_plan
+from harness.execute.here import Here
 from harness.records.record import Plan
 from methods.backbones.interface import BackboneConfig, Grid
 from methods.interface import LatentMethod, Observer, VideoMethod, VideoRequest
@@ -244,7 +245,7 @@ def make_job(results: Path, **changes: Any) -> Job:
         "warmup_steps": 1,
         "repeats": 1,
         "name": "trial",
-        "on_error": "continue",
+        "engine": Here("here"),
         "wandb": {},
         "needs": NEEDS["run"],
         "resolved": {"method": {"name": "drift"}, "backbone": {}, "dataset": {}},

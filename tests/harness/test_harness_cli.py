@@ -189,6 +189,7 @@ class Harness:
         words = [f"{group}=fake" for group in groups if group not in chosen]
         words += [] if "device" in chosen else ["device=cpu"]
         words += [] if "trust" in chosen else ["trust=[cliplugins]"]
+        words += [] if "execute" in chosen else ["execute=here"]
         command = ["harness", "--config-dir", str(self.world / "groups"), *words, *arguments]
         self.patch.setattr(sys, "argv", command)
         code = cli.main()

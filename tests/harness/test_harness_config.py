@@ -19,7 +19,7 @@ ROOT: dict[str, Any] = {
     "dataset": {"_target_": "harness_fakes.Squares", "name": "dataset"},
     "tracker": {"_target_": "harness_fakes.Corners", "name": "tracker"},
     "metrics": {"required": [], "metrics": {"one": {"_target_": "harness_fakes.Likeness", "name": "one"}}},
-    "execute": {"on_error": "continue"},
+    "execute": {"_target_": "harness.execute.here.Here", "name": "here", "on_error": "continue"},
     "wandb": {"mode": "disabled"},
     "action": {"_target_": "harness.actions.run.Run", "name": "run"},
     "name": None,

@@ -39,7 +39,7 @@ def test_a_run_without_words_is_fastvmt_on_the_embedded_world_once_and_resumed()
     assert (job.seeds, job.limit, job.frames, job.name) == ([0], None, 17, None)
     assert (job.warmup_steps, job.repeats, job.amortise, job.full_steps) == (1, 1, False, None)
     # Finished cells are kept, and so are the frames that action=score reads; a failed cell stops nothing.
-    assert (str(job.results), job.resume, job.keep_frames, job.on_error) == (
+    assert (str(job.results), job.resume, job.keep_frames, job.engine.on_error) == (
         "results",
         True,
         True,
@@ -146,7 +146,22 @@ def test_a_plug_in_is_called_what_its_file_or_key_is_called() -> None:
             assert OmegaConf.load(path).name == path.stem
     for name, metric in composed()["metrics"]["metrics"].items():
         assert metric["name"] == name
-    assert composed("execute=local")["execute"] == {"on_error": "continue"}
+    # One worker a device; a cell that ends its process or runs out of memory is tried once more.
+    common = {"on_error": "continue", "retries": 1}
+    assert composed("execute=here")["execute"] == {
+        "_target_": "harness.execute.here.Here",
+        "name": "here",
+        **common,
+    }
+    assert composed("execute=local")["execute"] == {
+        "_target_": "harness.execute.local.Local",
+        "name": "local",
+        **common,
+        "devices": "auto",
+        "cell_timeout": None,
+        "locks": "auto",
+        "wait": True,
+    }
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "action").glob("*.yaml")), ids=lambda path: path.stem)

@@ -158,26 +158,9 @@ def test_jobs_of_a_sweep_over_experiments_do_not_share_a_plan(experiments: Harne
     assert all(len(plan.variants) == 2 for plan in plans)
 
 
-@pytest.mark.timeout(600)
-def test_joblib_runs_the_jobs_of_a_sweep_in_processes_of_their_own(
-    experiments: Harness, tmp_path: Path
-) -> None:
-    code, out, _ = experiments(
-        *("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "experiment=windows,steps"),
-        *("limit=1", "wandb=disabled"),
-    )
-    # The fakes' backbone cannot be loaded: every cell fails, in a record of its own.
-    assert code == 1
-    assert out.count("no model may be loaded here") == 4
-    paths = [path for path in (tmp_path / "results" / "cells").rglob("*") if path.stem == "record"]
-    found = [store.load_record(path.parent) for path in paths]
-    assert len(found) == 3, "a cell of both experiments is one cell"
-    assert {record.environment["launcher"] for record in found} == {"joblib"}
-
-
-def test_an_unknown_launcher_is_bad_input(experiments: Harness) -> None:
+def test_a_launcher_of_hydra_is_bad_input(experiments: Harness) -> None:
     code, _, err = experiments("-m", "hydra/launcher=nothing", "seed=0,1")
-    assert code == 2 and "hydra/launcher=nothing: no such option" in err
+    assert code == 2 and "hydra/launcher=nothing" in err
 
 
 HOLD = """
@@ -203,14 +186,15 @@ def test_a_cell_that_another_process_works_on_comes_last_and_no_lock_outlives_it
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin and child.stdout and child.stdout.readline() == "held\n"
     notes: list[str] = []
-    seen = []
-    for index, cell in in_turn(tmp_path, [Cell("a"), Cell("b"), Cell("c")], notes.append):  # type: ignore[list-item]
-        seen.append((index, cell.id))
-        if cell.id == "c":
-            assert not notes
-            child.kill() if end == "kill" else child.stdin.close()
-            child.wait()
-    assert seen == [(1, "b"), (2, "c"), (0, "a")]
+
+    def note(line: str) -> None:
+        notes.append(line)
+        child.kill() if end == "kill" else child.stdin.close()
+        child.wait()
+
+    cells = [Cell("a"), Cell("b"), Cell("c")]
+    seen = [cell.id for cell in in_turn(tmp_path, cells, note)]  # type: ignore[arg-type]
+    assert seen == ["b", "c", "a"]
     assert len(notes) == 1 and "cells/a" in notes[0]
 
 

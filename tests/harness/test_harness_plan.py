@@ -17,6 +17,7 @@ from datasets.errors import InputError
 from datasets.interface import Clip, ClipInfo, Dataset, LeftOut, Listing, Prompt
 from harness.cells.job import Job
 from harness.cells.plan import DoesNotFit, make_plan, unmatched
+from harness.execute.here import Here
 from harness.records import record as records
 from harness.records import store
 from harness.records.identity import digest
@@ -139,7 +140,7 @@ def job(results: Path, **values: Any) -> Job:
         "warmup_steps": 1,
         "repeats": 1,
         "name": None,
-        "on_error": "continue",
+        "engine": Here("here"),
         "wandb": {},
         "needs": NEEDS["run"],
     }

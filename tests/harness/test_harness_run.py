@@ -14,6 +14,7 @@ from PIL import Image
 from datasets import video
 from datasets.errors import InputError
 from harness.cells import run
+from harness.execute.here import Here
 from harness.records import store
 from harness.records.record import COMPILED
 
@@ -97,7 +98,12 @@ def test_a_failing_cell_becomes_a_record_and_the_others_go_on(tmp_path, trouble,
 
 def test_on_error_stop_ends_the_run_at_the_first_failure(tmp_path):
     method = Drift(trouble={"trouble": "error"})
-    job = make_job(tmp_path, dataset=Squares(clips=1, prompts=PROMPTS), method=method, on_error="stop")
+    job = make_job(
+        tmp_path,
+        dataset=Squares(clips=1, prompts=PROMPTS),
+        method=method,
+        engine=Here("here", on_error="stop"),
+    )
     outcome = go(job)
     assert [record.status for record in outcome.records] == ["ok", "failed"]
 

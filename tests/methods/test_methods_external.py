@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from datasets.errors import InputError
+from datasets.files import Unwritable
 from methods.external import External, ProgramFailed, ProgramTimeout
 from methods.interface import VideoMethod, VideoRequest
 from methods.precomputed import Precomputed
@@ -41,6 +45,12 @@ def request(folder, frames=5):
     return VideoRequest("fox", pixels, 7.5, "a fox", "a dog, running", 3, "cpu", folder / "cell" / "program")
 
 
+def only(folder):
+    """The one folder of an attempt."""
+    (attempt,) = folder.iterdir()
+    return attempt
+
+
 def test_programs_and_finished_videos_need_no_backbone_and_only_the_latter_are_made_elsewhere():
     program, finished = external("x"), Precomputed(name="precomputed")
     for method in (program, finished):
@@ -56,8 +66,9 @@ def test_the_worked_example_inverts_the_reference_in_an_interpreter_of_its_own(t
     frames, seconds = external("-I", EXAMPLE).video(wanted)
     assert np.array_equal(frames, 255 - wanted.reference)
     assert seconds > 0
-    assert sorted(path.name for path in wanted.folder.iterdir()) == ["job.json", "log.txt", "output.mkv"]
-    assert (wanted.folder / "log.txt").read_text() == "fox: 5 frames for 'a dog, running'\n"
+    attempt = only(wanted.folder)
+    assert sorted(path.name for path in attempt.iterdir()) == ["job.json", "log.txt", "output.mkv"]
+    assert (attempt / "log.txt").read_text() == "fox: 5 frames for 'a dog, running'\n"
 
 
 def test_the_job_says_all_there_is_to_know(tmp_path, script, monkeypatch):
@@ -78,13 +89,14 @@ print(json.dumps([job, known, os.getcwd(), sys.argv[1:-1]]))
         negative_prompt="blurry",
     )
     wanted = request(tmp_path)
-    with pytest.raises(ProgramFailed, match=r"mine wrote no video to output\.mkv; program/log\.txt"):
+    with pytest.raises(ProgramFailed, match=r"mine wrote no video to output\.mkv; program/\w+/log\.txt"):
         method.video(wanted)
-    job, known, folder, arguments = json.loads((wanted.folder / "log.txt").read_text())
+    attempt = only(wanted.folder)
+    job, known, folder, arguments = json.loads((attempt / "log.txt").read_text())
     assert job == {
         "schema": 1,
         "clip": "fox",
-        "reference": str(wanted.folder / "reference.mkv"),
+        "reference": str(attempt / "reference.mkv"),
         "caption": "a fox",
         "prompt": "a dog, running",
         "negative_prompt": "blurry",
@@ -95,7 +107,7 @@ print(json.dumps([job, known, os.getcwd(), sys.argv[1:-1]]))
         "fps": 7.5,
         "device": "cpu",
         "options": {"scale": 6.0, "weights": {"name": "w"}},
-        "output": str(wanted.folder / "output.mkv"),
+        "output": str(attempt / "output.mkv"),
     }
     assert known == {"PYTHONPATH": None, "KEPT": "kept", "CUDA_VISIBLE_DEVICES": "0"}
     assert Path(folder) == place
@@ -103,7 +115,7 @@ print(json.dumps([job, known, os.getcwd(), sys.argv[1:-1]]))
     # The reference stays where the program failed, so that it can be run again by hand.
     from datasets.video import read_video
 
-    frames, fps = read_video(wanted.folder / "reference.mkv")
+    frames, fps = read_video(attempt / "reference.mkv")
     assert np.array_equal(frames, wanted.reference)
     assert fps == 7.5
 
@@ -146,7 +158,7 @@ def test_a_program_that_takes_too_long_is_ended_with_all_it_started(tmp_path):
     with pytest.raises(ProgramTimeout, match=r"longer than method\.timeout=3 seconds"):
         External(name="mine", command=["sh", str(path)], timeout=3).video(wanted)
     assert time.monotonic() - started < 60
-    assert ended(int((wanted.folder / "log.txt").read_text()))
+    assert ended(int((only(wanted.folder) / "log.txt").read_text()))
 
 
 def test_what_a_program_leaves_running_is_ended_with_it(tmp_path, script):
@@ -157,7 +169,86 @@ print(child.pid, flush=True)
     wanted = request(tmp_path)
     with pytest.raises(ProgramFailed, match="wrote no video"):
         external(script(body)).video(wanted)
-    assert ended(int((wanted.folder / "log.txt").read_text()))
+    assert ended(int((only(wanted.folder) / "log.txt").read_text()))
+
+
+def test_the_video_of_an_orphan_is_never_a_later_attempt_s(tmp_path, script):
+    """A first attempt whose process escapes its group writes its video when the second one runs."""
+    late = tmp_path / "late.py"
+    late.write_text("""
+import shutil, sys, time
+source, output, flag = sys.argv[1:]
+while not __import__("os").path.exists(flag):
+    time.sleep(0.01)
+__import__("os").makedirs(__import__("os").path.dirname(output), exist_ok=True)
+shutil.copy(source, output)
+open(flag + ".done", "w").close()
+""")
+    kept, flag = tmp_path / "reference.mkv", tmp_path / "go"
+    first = f"""
+import shutil
+shutil.copy(job["reference"], {str(kept)!r})
+words = [sys.executable, {str(late)!r}, {str(kept)!r}, job["output"], {str(flag)!r}]
+subprocess.Popen(words, start_new_session=True)
+sys.exit(1)
+"""
+    second = f"""
+open({str(flag)!r}, "w").close()
+while not os.path.exists({str(flag) + ".done"!r}):
+    time.sleep(0.01)
+"""
+    wanted = request(tmp_path)
+    with pytest.raises(ProgramFailed, match="exit status 1"):
+        external(script(first, "first.py")).video(wanted)
+    with pytest.raises(ProgramFailed, match=r"wrote no video to output\.mkv"):
+        external(script(second, "second.py")).video(wanted)
+
+
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import test_methods_external as tests
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, interrupt)
+signal.signal(signal.SIGHUP, interrupt)
+folder = Path({folder!r})
+tests.External(name="mine", command=["sh", str(folder / "deaf.sh")]).video(tests.request(folder))
+"""
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM]])
+def test_a_deaf_program_ends_with_a_harness_that_is_asked_to_end(tmp_path, signals):
+    (tmp_path / "deaf.sh").write_text(
+        "trap '' TERM HUP INT\nsleep 600 &\necho $$ $! > pids.new\nmv pids.new pids\n"
+        "while :; do sleep 1; done\n"
+    )
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    body = INTERRUPTED.format(paths=paths, folder=str(tmp_path))
+    harness = subprocess.Popen([sys.executable, "-c", body], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pids").exists():
+        assert harness.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    for number in signals:
+        harness.send_signal(number)
+        time.sleep(0.3)
+    assert harness.wait(60) != 0
+    pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2 and all(map(ended, pids))
+
+
+def test_a_program_that_fails_on_a_full_disk_is_no_failed_program(tmp_path, script, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    wanted = request(tmp_path)
+    full = usage._replace(free=wanted.reference.nbytes - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(Unwritable, match=r"No space left on device; it takes up to 5\.76 kB") as error:
+        external(script("sys.exit(1)")).video(wanted)
+    assert "exit status 1" in str(error.value.__cause__)
 
 
 def ended(pid):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from metrics.flow_grid import flow_grid, grid_shape, mask_grid
+from metrics import flow_grid as grids
+from metrics.flow_grid import flow_grid, grid_shape, keep_in, mask_grid
 from metrics.interface import Sample
 from metrics.motion_fidelity import WINDOW, MotionFidelity, motion_fidelity
 
@@ -148,6 +151,24 @@ def test_the_flow_of_a_pan_is_read_in_shorter_sides_a_step():
     inner = found[:, 2:-2, 2:-2]
     assert np.isfinite(inner).mean() > 0.9
     assert np.nanmedian(inner, (0, 1, 2)) * HEIGHT == pytest.approx([3, -1.5], abs=0.15)
+
+
+def test_grids_kept_in_a_folder_are_those_that_were_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "_kept", OrderedDict())
+    monkeypatch.setattr(grids, "_folder", None)
+    frames = panned((2, 0), frames=4)
+    computed = flow_grid(frames, (HEIGHT, WIDTH))
+    for _ in range(2):
+        grids._kept.clear()
+        keep_in(tmp_path)
+        assert np.array_equal(flow_grid(frames, (HEIGHT, WIDTH)), computed, equal_nan=True)
+    (kept,) = tmp_path.iterdir()
+    grids._kept.clear()
+    np.savez(kept, grid=computed + 1)
+    assert np.array_equal(flow_grid(frames, (HEIGHT, WIDTH)), computed + 1, equal_nan=True), "it is taken"
+    grids._kept.clear()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert np.array_equal(flow_grid(frames, (HEIGHT, WIDTH)), computed, equal_nan=True), "a torn one is not"
 
 
 def test_flow_is_read_at_the_size_a_video_is_shown_at():

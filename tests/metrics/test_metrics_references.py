@@ -155,18 +155,26 @@ def motion_fidelity(sample: Sample) -> float:
 
 
 def _cells(frames: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """Mean motion of each 16th of the height over T - 1 = 5 steps, in heights; 0 where it is never known."""
+    """Mean motion of each 16th of the height over 5 steps, in heights; 0 where bare or never known."""
     tall, wide = 256, round(WIDTH * 256 / HEIGHT)
     big = [cv2.resize(frame, (wide, tall), interpolation=cv2.INTER_CUBIC) for frame in frames]
     big = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.5 * 256 / HEIGHT) for frame in big])
-    flows = [_checked(before, after) for before, after in pairwise(_main_axis(big))]
+    images = _main_axis(big)
+    flows = [_checked(before, after) for before, after in pairwise(images)]
+    steep = [
+        sum((ndimage.sobel(image.astype(float), axis, mode="mirror") / 8) ** 2 for axis in (0, 1))
+        for image in images
+    ]
     rows, columns = 16, round(16 * WIDTH / HEIGHT)
     cells = {}
     for row, column in np.ndindex(rows, columns):
         top, bottom = round(row * tall / rows), round((row + 1) * tall / rows)
         left, right = round(column * wide / columns), round((column + 1) * wide / columns)
         known = []
-        for flow, failed in flows:
+        for (flow, failed), slopes in zip(flows, steep, strict=False):
+            if slopes[top:bottom, left:right].mean() < 2**2:
+                known.append([0.0, 0.0])
+                continue
             good = ~failed[top:bottom, left:right]
             if good.mean() >= 0.25:
                 inside = flow[top:bottom, left:right][good].tolist()

@@ -33,7 +33,9 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., li
         own = ("--config-dir", "configs", f"trust=[{package}]", "device=cpu", "results=results")
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["harness", *own, *SMALL, *words])
+        given = {word.partition("=")[0] for word in words}
+        small = [word for word in SMALL if word.partition("=")[0] not in given]
+        monkeypatch.setattr(sys, "argv", ["harness", *own, *small, *words])
         assert command_line.main() == 0
         records = (
             store.load_record(path.parent) for path in (tmp_path / "results" / "cells").rglob("record.json")

@@ -101,7 +101,7 @@ def run(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     ]
 
     def go(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["harness", *own, *SMALL, *words])
+        monkeypatch.setattr(sys, "argv", ["harness", *own, *SMALL, "execute=here", *words])
         return command_line.main()
 
     return go
@@ -230,7 +230,7 @@ def test_planning_alone_changes_no_table_and_a_run_that_was_cut_short_does(run, 
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("harness.cells.run._compute", stop)
+        patch.setattr("harness.cells.compute._compute", stop)
         assert run(*videos, *dataset) == 130
     shown = table()
     assert "likeness" not in shown.numbers["precomputed"], "its value was of the video before"
