@@ -90,13 +90,18 @@ class Command:
         }
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
+def made(folder: Path) -> Command:
+    """A command in a folder of its own."""
     for name, text in CONFIGS.items():
-        path = tmp_path / "groups" / f"{name}.yaml"
+        path = folder / "groups" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return Command(tmp_path)
+    return Command(folder)
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    return made(tmp_path)
 
 
 def until(true: Callable[[], Any], seconds: float = 60) -> Any:

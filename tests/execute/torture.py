@@ -20,21 +20,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
 
-from conftest import CONFIGS, Command, children  # noqa: E402
+from conftest import Command, children, made  # noqa: E402
 
 ACTS = ("kill", "hang", "segfault", "leave", "memory")
 KINDS = ("worker killed", "scorer killed", "command killed", "SIGTERM", "SIGHUP", "two commands")
 WORDS = ("execute.cell_timeout=4", "execute.retries=3", "method.seconds=0.1", "seed=[0,1]")
 GROUPS = ("dataset.clips=6", "metrics.metrics.brightness.seconds=0.1")
-
-
-def made(folder: Path) -> Command:
-    """A command in a folder of its own."""
-    for name, text in CONFIGS.items():
-        path = folder / "groups" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return Command(folder)
 
 
 def processes(pid: int, role: str) -> list[int]:
