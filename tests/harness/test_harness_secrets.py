@@ -209,25 +209,25 @@ def test_an_override_shows_names_and_no_value_of_environment(override: str, show
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("/data/D/a b.mp4 is short", "DATASET/a b.mp4 is short"),
-        ("see /data/D-2/x/a.mp4", "see .../a.mp4"),
-        ("/work/r/cells/m/x", "RESULTS/cells/m/x"),
-        ("--ckpt=/mnt/models/wan.pt,/work/r", "--ckpt=.../wan.pt,RESULTS"),
+        ("/clips/D/a b.mp4 is short", "DATASET/a b.mp4 is short"),
+        ("see /clips/D-2/x/a.mp4", "see .../a.mp4"),
+        ("/results/r/cells/m/x", "RESULTS/cells/m/x"),
+        ("--ckpt=/models/own/wan.pt,/results/r", "--ckpt=.../wan.pt,RESULTS"),
         ("https://host/a/b and a/b/c, 3 / 4", "https://host/a/b and a/b/c, 3 / 4"),
         (f"{Path.home()}/w/x", "~/w/x"),
         ("none of it", "none of it"),
     ],
 )
 def test_absolute_paths_in_texts_are_relative_or_a_name(text: str, shown: str) -> None:
-    hidden = Hidden(folders=folders(Path("/work/r"), "/data/D"))
+    hidden = Hidden(folders=folders(Path("/results/r"), "/clips/D"))
     assert hidden.text(text) == shown
     assert hidden.text(shown) == shown, "a record that is written again stays as it is"
 
 
 def test_a_value_that_is_a_path_elsewhere_keeps_its_last_name() -> None:
-    hidden = Hidden(folders=folders(Path("/work/r"), None))
-    data = {"a": "/opt/my models/wan 1", "b": ["/opt", "/work/r/x y"], "c": "x/y", "d": 3, "e": "/"}
-    expected = {"a": ".../wan 1", "b": [".../opt", "RESULTS/x y"], "c": "x/y", "d": 3, "e": "/"}
+    hidden = Hidden(folders=folders(Path("/results/r"), None))
+    data = {"a": "/models/my own/wan 1", "b": ["/models", "/results/r/x y"], "c": "x/y", "d": 3, "e": "/"}
+    expected = {"a": ".../wan 1", "b": [".../models", "RESULTS/x y"], "c": "x/y", "d": 3, "e": "/"}
     assert hidden.data(data) == expected
 
 
