@@ -341,7 +341,7 @@ def _time_notes(rows: list[Row], timed: list[Record]) -> Iterator[str]:
     if any(record.timing.repeats == 1 for record in timed):
         yield "Times from one run (measure.repeats=1) are indicative."
     # "launcher": Hydra's, by which an older version ran jobs at the same time.
-    if any(record.environment.get("beside") or record.environment.get("launcher") for record in timed):
+    if any(record.environment.get("workers") or record.environment.get("launcher") for record in timed):
         yield "Times were taken while other workers shared the processor: do not compare them."
 
 

@@ -19,9 +19,9 @@ from harness.cells.beside import reference_of
 from harness.cells.generate import Session, free_memory, from_backbone, from_pixels
 from harness.cells.job import Node
 from harness.cells.locks import Lost
-from harness.cells.runs import Run
 from harness.records import store
 from harness.records.record import SCHEMA, Compared, Failure, Record, Source, Status
+from harness.records.runs import Run
 from methods.interface import LatentMethod, VideoMethod
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ def _reuse(session: Session, cell: Cell) -> Ended | None:
     record = store.read_record(folder)
     if record is None or (not job.resume and record.run != session.run.id):
         return None
-    if record.status == "unscored" and session.beside:
+    if record.status == "unscored" and session.scorer:
         # Another process scores it.
         return Ended(record, "reused")
     if record.status not in ("ok", "unscored") and not score.lacks_metric_only(record):
         # Another worker of this very run has tried it: once is enough.
-        mine = session.run.id and record.run == session.run.id
+        mine = record.run == session.run.id
         return Ended(record, "reused") if mine and not unsettled(session.run, record) else None
     store.tidy(folder)
     names = score.stale(job, cell, record)
@@ -162,6 +162,8 @@ def score_video(session: Session, cell: Cell) -> bool:
         if not score.refresh(session.job, cell, clip, record, names, session.check):
             session.progress.note(f"{cell.path}: its frames are gone; run it again")
     except Exception as error:
+        if unwritable(error):
+            raise
         session.progress.note(f"{cell.path}: not scored: {error}")
     return True
 
@@ -258,7 +260,7 @@ def _given_up(session: Session, cell: Cell) -> Record | None:
     """The record of a cell that ended its process on every try of this run; None while one is left."""
     folder = session.job.results / cell.path
     tries = Tries.of(folder, session.run.id)
-    if not session.run.id or tries.here <= session.run.retries or store.read_record(folder) is not None:
+    if tries.here <= session.run.retries or store.read_record(folder) is not None:
         return None
     record = _new_record(session, cell, tries)
     death = session.run.death(cell.id)
@@ -281,10 +283,10 @@ def _generate_and_score(session: Session, cell: Cell, clip: Clip, record: Record
                 frames, trace = from_pixels(job, method, cell, clip, record), []
         session.check()
         session.progress.stage("save")
-        keep = job.keep_frames or session.beside
+        keep = job.keep_frames or session.scorer
         _save_videos(folder, clip, frames, record.compared, trace, keep)
         record.frames_sha256 = score.frames_sha256(frames)
-        if session.beside:
+        if session.scorer:
             record.status = "unscored"
             return
         session.progress.stage("score")

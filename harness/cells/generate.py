@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.cells.job import Job
     from harness.cells.plan import Cell
     from harness.cells.run import Shows
-    from harness.cells.runs import Run
+    from harness.records.runs import Run
     from methods.backbones.interface import Backbone
 
 
@@ -70,7 +70,7 @@ class Loaded:
 
 @dataclass
 class Session:
-    """What one job's cells share in one process. ``beside``: another process scores
+    """What one job's cells share in one process. ``scorer``: another process scores
     their videos. ``check`` raises Lost when the present cell is another's."""
 
     job: Job
@@ -78,7 +78,7 @@ class Session:
     load_clip: Callable[[str], Clip]
     loaded: Loaded
     run: Run
-    beside: bool = False
+    scorer: bool = False
     check: Callable[[], None] = lambda: None
     surroundings: dict[str, Any] | None = None
     warmed: set[tuple[int, ...]] = field(default_factory=set)
@@ -99,10 +99,10 @@ class Session:
             if not self.job.method.made_here:
                 # Finished videos were made elsewhere, on a device nobody told us.
                 self.surroundings["device"] = None
-            self.surroundings["scoring"] = "beside" if self.beside else "after"
-            if self.job.beside > 1:
+            self.surroundings["scoring"] = "beside" if self.scorer else "after"
+            if self.job.workers > 1:
                 # Other workers shared this one's processor: its times are not those of a machine of its own.
-                self.surroundings["beside"] = self.job.beside
+                self.surroundings["workers"] = self.job.workers
         return dict(self.surroundings)
 
 

@@ -28,7 +28,7 @@ class Lost(Exception):
     """A cell's lease went to another worker: what was computed must not be written."""
 
 
-class Hold:
+class CellLock:
     """The lock of one cell. ``flock``: the kernel's, freed when its process ends, however it ends. ``lease``:
     a file with a heartbeat (``filelock.SoftFileLease``), which others may take once ``LEASE`` seconds old.
 
@@ -82,7 +82,7 @@ def kind_of(folder: Path) -> Literal["flock", "lease"]:
     return "lease" if system.lower().startswith(SHARED) else "flock"
 
 
-class Turns(Generic[Item]):
+class Queue(Generic[Item]):
     """Items one after another, each while its hold is taken; those others hold are asked for again.
 
     ``order`` sorts what is left, anew for every turn. ``waiting`` is told once of an item when nothing but
@@ -92,7 +92,7 @@ class Turns(Generic[Item]):
     def __init__(
         self,
         items: Sequence[Item],
-        hold: Callable[[Item], Hold],
+        hold: Callable[[Item], CellLock],
         waiting: Callable[[Item], None],
         order: Callable[[list[Item]], list[Item]] = list,
     ) -> None:
@@ -108,9 +108,9 @@ class Turns(Generic[Item]):
         """Leave out items."""
         self._open = [item for item in self._open if not unwanted(item)]
 
-    def __iter__(self) -> Iterator[tuple[Item, Hold]]:
+    def __iter__(self) -> Iterator[tuple[Item, CellLock]]:
         # A contender measures a lease's age by its own clock: a hold lives until its item is settled.
-        holds: dict[int, Hold] = {}
+        holds: dict[int, CellLock] = {}
         told: set[int] = set()
         while self._open:
             for item in self._order(self._open):
@@ -140,7 +140,7 @@ def in_turn(results: Path, cells: Sequence[Cell], note: Callable[[str], None]) -
     def waiting(cell: Cell) -> None:
         note(busy(cell))
 
-    for cell, _ in Turns(cells, lambda cell: Hold(results, cell.id, "auto"), waiting):
+    for cell, _ in Queue(cells, lambda cell: CellLock(results, cell.id, "auto"), waiting):
         yield cell
 
 

@@ -14,12 +14,12 @@ from datasets.errors import InputError
 from harness.cells import score
 from harness.cells.compute import Ended, score_video, settle, unsettled
 from harness.cells.generate import Loaded, Session
-from harness.cells.locks import POLL, Hold, Locks, Lost, Turns, busy
+from harness.cells.locks import POLL, CellLock, Locks, Lost, Queue, busy
 from harness.cells.progress import Progress
-from harness.cells.runs import Death, Run
 from harness.cells.score import Outcome
 from harness.records import store
 from harness.records.record import Plan
+from harness.records.runs import Death, Run
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
@@ -63,7 +63,7 @@ class Worker:
     shows: Shows
     locks: Locks = "auto"
     loaded: Loaded = field(default_factory=Loaded)
-    beside: bool = False
+    scorer: bool = False
     number: int = 0
     _at: Job | None = None
     _last: set[str] = field(default_factory=set)
@@ -78,7 +78,7 @@ class Worker:
         ended: list[tuple[Item, Ended]] = []
         bad: list[InputError] = []
         session: Session | None = None
-        turns = Turns(open_items, self._hold, lambda item: self.shows.note(busy(item.cell)), self._order)
+        turns = Queue(open_items, self._hold, lambda item: self.shows.note(busy(item.cell)), self._order)
         for item, hold in turns:
             if self.run.stopped:
                 break
@@ -88,8 +88,8 @@ class Worker:
                 continue
             if session is None or session.job is not item.job:
                 load = lru_cache(maxsize=1)(item.job.dataset.load)
-                beside = self.beside and item.job.scored_beside
-                session = Session(item.job, self.shows, load, self.loaded, self.run, beside=beside)
+                scorer = self.scorer and item.job.scored_beside
+                session = Session(item.job, self.shows, load, self.loaded, self.run, scorer=scorer)
                 self._at = item.job
             session.check = hold.check
             try:
@@ -113,6 +113,7 @@ class Worker:
                 self.shows.note(
                     f"{item.cell.path}: {done.record.status}; execute.on_error=stop ends the run here"
                 )
+                self.run.stop()
                 break
         if bad:
             raise InputError("\n".join(dict.fromkeys(map(str, bad))))
@@ -126,8 +127,8 @@ class Worker:
         self.shows.cell_done(done.record.status if done.how == "computed" else "reused", seconds)
         return done
 
-    def _hold(self, item: Item) -> Hold:
-        return Hold(item.job.results, item.cell.id, self.locks)
+    def _hold(self, item: Item) -> CellLock:
+        return CellLock(item.job.results, item.cell.id, self.locks)
 
     def _order(self, left: list[Item]) -> list[Item]:
         at = self._at
@@ -188,7 +189,7 @@ class Scorer:
         return "settled" if record.run == self.run.id or record.status == "ok" else "absent"
 
     def _score(self, session: Session, item: Item) -> None:
-        hold = Hold(item.job.results, item.cell.id, self.locks)
+        hold = CellLock(item.job.results, item.cell.id, self.locks)
         if not hold.take():
             return
         try:

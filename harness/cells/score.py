@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.files import unwritable
 from harness.cells.locks import in_turn
 from harness.cells.tracks import KeptTracks
 from harness.records import store
@@ -155,6 +156,9 @@ def _score(metric: Metric, sample: Sample) -> Score:
     except MetricUnavailable as error:
         return Score(None, reason=str(error))
     except Exception as error:
+        if unwritable(error):
+            # A full disk is no property of the video.
+            raise
         return Score(
             None,
             reason=f"{type(error).__name__}: {error}",

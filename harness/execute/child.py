@@ -83,7 +83,7 @@ def work(pipe: Pipe, run_file: Path, role: Role, worker: str, overrides: list[st
     todo = set(orders.todo)
     found = []
     for one in (one for _, prepared in checked for one in prepared):
-        one.job.beside = orders.beside
+        one.job.workers = orders.workers
         found += [item for item in items(one.job, one.cells) if item.cell.id in todo]
     if role == "score":
         Scorer(orders.run, worker, pipe, orders.locks).work(found)
@@ -92,7 +92,7 @@ def work(pipe: Pipe, run_file: Path, role: Role, worker: str, overrides: list[st
         # Importing torch is none of the first cell's seconds.
         environment.describe(item.job.device)
     try:
-        Worker(orders.run, pipe, orders.locks, beside=orders.scoring, number=int(worker)).work(found)
+        Worker(orders.run, pipe, orders.locks, scorer=orders.scoring, number=int(worker)).work(found)
     except InputError as error:
         pipe.note(str(error))
         return 2

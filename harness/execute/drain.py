@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.cells.runs import Death
 from harness.execute.child import GRACE, Role
 from harness.execute.interface import Message
 from harness.execute.orders import Orders
+from harness.records.runs import Death
 
 LINES, WIDTH = 40, 200
 """Last lines of a process's output that a record keeps, and characters of each."""
@@ -39,8 +40,8 @@ class Watched:
         if "cell" in message:
             self.cell, self.stage, self.since = message["cell"], "start", time.monotonic()
         elif "stage" in message:
-            if self.stage == "load":
-                # What loading the weights took is not the cell's.
+            if "load" in (self.stage, message["stage"]):
+                # What loading the weights takes is not the cell's; it may hang as well.
                 self.since = time.monotonic()
             self.stage = message["stage"]
         elif "done" in message:
@@ -75,7 +76,8 @@ def drain(
         environment={**child.environment, "CUDA_VISIBLE_DEVICES": ""},
         overrides=(*child.overrides, "device=cpu"),
     )
-    scoring = threading.Thread(target=_supervise, args=(scorer, told, stop))
+    # The generator's cells are shown; of the scorer, what goes wrong.
+    scoring = threading.Thread(target=_supervise, args=(scorer, partial(_notes_only, told), stop))
     scoring.start()
     try:
         return _supervise(child, told, stop)
@@ -116,6 +118,11 @@ def _supervise(child: Child, listen: Callable[[Message], None], stop: threading.
 
 def _ignore(_: Message) -> None:
     pass
+
+
+def _notes_only(listen: Callable[[Message], None], message: Message) -> None:
+    if "note" in message:
+        listen(message)
 
 
 def _one(
@@ -183,7 +190,7 @@ def _watch(
                 watched.hear(message)
                 listen(message)
         took = time.monotonic() - watched.since
-        if timeout is not None and watched.cell and watched.stage != "load" and took > timeout:
+        if timeout is not None and watched.cell and took > timeout:
             return f"it took longer than execute.cell_timeout={timeout:g} s,"
 
 

@@ -14,7 +14,6 @@ from harness.cells.job import Job
 from harness.cells.plan import Cell
 from harness.cells.progress import Progress
 from harness.cells.run import items, label
-from harness.cells.runs import Run
 from harness.cells.score import Outcome
 from harness.command.interface import Ended, Prepared
 from harness.command.terminal import say
@@ -22,6 +21,7 @@ from harness.execute.interface import Engine, Message
 from harness.execute.orders import Orders, kept, modules
 from harness.records import store
 from harness.records.record import Record
+from harness.records.runs import Run
 
 POLL = 0.2
 """Seconds between looks at the workers."""
@@ -99,7 +99,7 @@ def _orders(engine: Engine, planned: Sequence[Prepared], arguments: Sequence[str
         locks=engine.locks,
         began=datetime.now(UTC).isoformat(timespec="microseconds"),
         scoring=any(one.job.scored_beside for one in planned),
-        beside=sum(device == "cpu" for device in devices) or 1,
+        workers=sum(device == "cpu" for device in devices) or 1,
     )
 
 
@@ -139,6 +139,7 @@ def _until_done(engine: Engine, orders: Orders, watch: Watch) -> list[int]:
     except BaseException:
         for line in engine.stop(ids):
             say(line)
+        orders.file.unlink(missing_ok=True)
         raise
     if engine.remote:
         watch.look()

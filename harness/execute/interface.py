@@ -22,8 +22,8 @@ class Engine(ABC):
     """A plug-in of group ``execute``.
 
     ``on_error``: ``stop`` begins no further cell after one that failed. ``cell_timeout``: seconds that a cell
-    may take, the loading of its backbone not counted. ``retries``: further tries of a cell that ran out of
-    memory, took too long or ended its process. ``wait``: false starts the workers and leaves; the same
+    may take, and the loading of its backbone as many again. ``retries``: further tries of a cell that ran
+    out of memory, took too long or ended its process. ``wait``: false starts the workers and leaves; the same
     command later comes back to them.
     """
 

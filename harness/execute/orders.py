@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from datasets.files import write_whole
 from harness.cells.locks import Locks
-from harness.cells.runs import Run
 from harness.records import store
+from harness.records.runs import Run
 
 FILE = "run.json"
 
@@ -20,7 +20,7 @@ class Orders(BaseModel):
     """``arguments``: the command line's; ``folder`` and ``path``: its working folder and ``sys.path``.
 
     ``todo``: ids of the cells without a finished record when the command began. ``ids``: what the engine
-    calls its workers; ``devices``: where they work, if that is known. ``beside``: so many of them share a
+    calls its workers; ``devices``: where they work, if that is known. ``workers``: so many of them share a
     processor; ``scoring``: each has a second process that scores the videos of the first.
     """
 
@@ -39,7 +39,7 @@ class Orders(BaseModel):
     cell_timeout: float | None
     locks: Locks
     began: str
-    beside: int = 1
+    workers: int = 1
     scoring: bool = False
     ids: list[str] = []
 
@@ -56,6 +56,8 @@ class Orders(BaseModel):
     def save(self) -> Path:
         """Write it; its path."""
         write_whole(self.file, self.model_dump_json(indent=1).encode() + b"\n")
+        # The command's words may hold a secret.
+        self.file.chmod(0o600)
         return self.file
 
     @staticmethod

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 METRIC = "metrics/hostile"
 CONFIGS = {
     "method/hostile": "_target_: hostile.Hostile\nname: hostile\nacts: {}\nonce: null\nseconds: 0.0\n",
+    "method/latent": "_target_: hostile.Latent\nname: latent\n",
     "backbone/hostile": "_target_: hostile.Backbone\nname: hostile\n",
     "dataset/hostile": (
         "_target_: hostile.Clips\nname: hostile\nframes: ${frames}\ndefault_frames: 5\nclips: 4\n"
@@ -54,7 +55,8 @@ class Command:
 
     def words(self, *arguments: str) -> list[str]:
         groups = ("method", "backbone", "dataset", "metrics", "tracker")
-        chosen = [f"{group}=hostile" for group in groups]
+        given = {argument.partition("=")[0] for argument in arguments}
+        chosen = [f"{group}=hostile" for group in groups if group not in given]
         fixed = ["device=cpu", "trust=[hostile]", "wandb=disabled"]
         config = ["--config-dir", str(self.folder / "groups")]
         return [sys.executable, "-m", "harness", *config, *chosen, *fixed, *arguments]

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from datasets.interface import Clip, ClipInfo, Dataset, Listing, Prompt
 from methods.backbones.interface import BackboneConfig, Grid
-from methods.interface import VideoMethod
+from methods.interface import LatentMethod, VideoMethod
 from metrics.interface import Column, Metric, Score, Tracker
 
 plain = dataclass(config={"extra": "forbid"})
@@ -73,6 +73,17 @@ class Hostile(VideoMethod):
 
 
 @plain
+class Latent(LatentMethod):
+    """Works on the backbone, which hangs when it is loaded."""
+
+    name: str
+    version: ClassVar[str] = "1"
+
+    def transfer(self, backbone, reference, prompt, noise, observer):
+        raise AssertionError("it is never loaded")
+
+
+@plain
 class Clips(Dataset):
     name: str
     frames: int
@@ -110,7 +121,7 @@ class Backbone(BackboneConfig):
         return "sha256:0"
 
     def load(self, device):
-        raise AssertionError("no model may be loaded here")
+        hang()
 
 
 @plain

@@ -18,7 +18,7 @@ def test_cells_in_workers_end_as_they_do_in_this_process(command: Command) -> No
     assert apart.code == 0 and "hostile" in apart.out
     found = command.ending()
     assert len(found) == 8
-    assert {record.environment["beside"] for record in command.records().values()} == {2}
+    assert {record.environment["workers"] for record in command.records().values()} == {2}
     here = command("execute=here", "seed=0,1", "-m", "results=other")
     assert here.code == 0
     assert command.ending("other") == found
@@ -77,6 +77,25 @@ def test_on_error_stop_begins_no_further_cell(command: Command) -> None:
         "c0-0": "ok",
         "c1-0": "failed",
     }
+
+
+def test_on_error_stop_reaches_the_other_workers(command: Command) -> None:
+    done = command(
+        "+method.acts.c0=exit",
+        "method.seconds=2",
+        "execute.on_error=stop",
+        "execute.devices=[0,1]",
+        "dataset.clips=8",
+    )
+    assert done.code == 1
+    assert len(command.records()) < 8
+
+
+def test_weights_that_never_load_are_a_time_out(command: Command) -> None:
+    done = command("method=latent", "dataset.clips=1", "execute.cell_timeout=4", "execute.retries=0")
+    (record,) = command.records().values()
+    assert done.code == 1 and record.status == "timeout"
+    assert record.error is not None and "in stage load" in record.error.message
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
@@ -141,6 +160,8 @@ def test_a_video_is_scored_while_the_next_is_made(command: Command) -> None:
     records = command.records()
     assert done.code == 0 and {record.status for record in records.values()} == {"ok"}
     assert {record.environment["scoring"] for record in records.values()} == {"beside"}
+    assert [f"hostile c{n}: unscored in" in done.err for n in range(4)] == [True] * 4
+    assert done.err.count("hostile c") == 4, "one line a cell"
     by_time = sorted(records.values(), key=lambda record: record.finished)
     for first, following in pairwise(by_time):
         assert first.finished <= following.started, "one video after another"

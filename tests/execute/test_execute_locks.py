@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from harness.cells import locks
-from harness.cells.locks import Hold, Lost, Turns, kind_of
+from harness.cells.locks import CellLock, Lost, Queue, kind_of
 
 HOLD = """
 import os, socket, sys, time
@@ -21,7 +21,7 @@ socket.gethostname = lambda: sys.argv[3]
 from pathlib import Path
 from harness.cells import locks
 locks.LEASE = 1.0
-hold = locks.Hold(Path(sys.argv[1]), "cell", sys.argv[2])
+hold = locks.CellLock(Path(sys.argv[1]), "cell", sys.argv[2])
 print(hold.take(), flush=True)
 sys.stdin.readline()
 try:
@@ -45,7 +45,7 @@ def other(results: Path, kind: str, host: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("kind", ["flock", "lease"])
 def test_a_cell_is_held_by_one_and_freed_by_its_release(tmp_path: Path, kind: locks.Locks) -> None:
-    first, second = Hold(tmp_path, "cell", kind), Hold(tmp_path, "cell", kind)
+    first, second = CellLock(tmp_path, "cell", kind), CellLock(tmp_path, "cell", kind)
     assert first.take() and not second.take()
     first.check()
     first.release()
@@ -60,7 +60,7 @@ def test_what_a_killed_process_held_is_free(
     monkeypatch.setattr(locks, "LEASE", 1.0)
     process = other(tmp_path, kind, socket.gethostname())
     assert process.stdout is not None and process.stdout.readline() == "True\n"
-    mine = Hold(tmp_path, "cell", kind)
+    mine = CellLock(tmp_path, "cell", kind)
     assert not mine.take()
     process.kill()
     process.wait()
@@ -68,7 +68,7 @@ def test_what_a_killed_process_held_is_free(
     mine.release()
 
 
-def taken(hold: Hold, seconds: float) -> bool:
+def taken(hold: CellLock, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if hold.take():
@@ -84,7 +84,7 @@ def test_a_live_lease_of_another_host_is_kept_and_a_silent_one_taken_over(
     process = other(tmp_path, "lease", "far-away")
     assert process.stdout is not None and process.stdin is not None
     assert process.stdout.readline() == "True\n"
-    mine = Hold(tmp_path, "cell", "lease")
+    mine = CellLock(tmp_path, "cell", "lease")
     assert not taken(mine, 2.5), "it beats"
     # Stopped: a host that is cut off, or swaps.
     os.kill(process.pid, 19)
@@ -102,7 +102,7 @@ def test_a_live_lease_of_another_host_is_kept_and_a_silent_one_taken_over(
 
 def test_a_lost_hold_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LEASE", 0.6)
-    mine = Hold(tmp_path, "cell", "lease")
+    mine = CellLock(tmp_path, "cell", "lease")
     assert mine.take()
     (lease,) = (tmp_path / "locks").glob("*.lease")
     lease.unlink()
@@ -130,7 +130,7 @@ def test_the_file_system_decides(
 
 def test_items_are_taken_by_rank_and_put_back_ones_come_again(tmp_path: Path) -> None:
     seen: list[str] = []
-    turns = Turns(["b2", "a1", "a2"], lambda item: Hold(tmp_path, item, "flock"), seen.append, sorted)
+    turns = Queue(["b2", "a1", "a2"], lambda item: CellLock(tmp_path, item, "flock"), seen.append, sorted)
     order = []
     for item, _ in turns:
         order.append(item)
