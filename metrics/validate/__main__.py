@@ -129,9 +129,9 @@ def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
     for title, table in separation.tables(found).items():
         _print(table, f"{title} ({len(pairs)} pairs of {scenes} scenes)")
     for name, rows in found.items():
-        _print(
-            separation.worst(rows).set_index("generated"), f"{name}: the pairs that most wrong values reach"
-        )
+        worst = separation.worst(rows).set_index("generated")
+        if len(worst):
+            _print(worst, f"{name}: the pairs that most wrong values reach")
     if options.json is not None:
         shares = {
             name: {kind: share._asdict() for kind, share in separation.shares(rows).items()}
