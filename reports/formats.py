@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.text import printable
+from harness.records.printable import printable
 from reports.columns import COUNT, Column, digits_of, number_text, points_text
 from reports.latex import latex_heading, latex_table, latex_text
 from reports.ranking import TIES

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from datasets.errors import InputError
 from datasets.files import sweep, temporary_path, write_whole
 from harness.records import store
-from harness.text import printable
+from harness.records.printable import printable
 from reports.columns import Column
 from reports.formats import entries, headers, render
 from reports.plots.figures import NotDrawn, plots, write_plots

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from harness.text import printable
+from harness.records.printable import printable
 
 
 class Progress:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.text import printable
+from harness.records.printable import printable
 
 if TYPE_CHECKING:
     from harness.records.record import Plan

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from datasets.files import sweep, write_whole
-from harness.text import printable
+from harness.records.printable import printable
 from reports.plots.style import INK, styled
 
 if TYPE_CHECKING:
