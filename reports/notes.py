@@ -181,7 +181,7 @@ def _masks_notes(rows: Sequence[Row]) -> Iterator[str]:
     known = [f"{region}{count}" for region, count in zip(where, counts, strict=True) if region]
     if known:
         texts = [f"{region or '-'}{count}" for region, count in zip(where, counts, strict=True)]
-        yield f"Motion is read in: {known[0] if len(set(known)) == 1 else _by_row(rows, texts)}."
+        yield f"Motion is measured in: {known[0] if len(set(known)) == 1 else _by_row(rows, texts)}."
 
 
 def _places(row: Row) -> str:
@@ -209,9 +209,9 @@ def _moving_notes(rows: Sequence[Row]) -> Iterator[str]:
             if any(side in found for found in details)
         ]
         if len(shares) == 2 and not 1 / UNEVEN <= (shares[0] + 1e-9) / (shares[1] + 1e-9) <= UNEVEN:
-            texts.append(f"{row.label} in {shares[0]:.1%} of the places, its references in {shares[1]:.1%}")
+            texts.append(f"{row.label} {shares[0]:.1%} of the frame (references {shares[1]:.1%})")
     if texts:
-        yield f"Moves in far more or fewer places than its references: {'; '.join(texts)}."
+        yield f"Much more or less of the frame moves than in the references: {'; '.join(texts)}."
 
 
 def _pooled_level(levels: Sequence[dict[str, float]], name: str) -> float | None:
@@ -265,7 +265,7 @@ def _difference_notes(body: Body, ranking: Ranking, p_values: bool) -> Iterator[
                 text = f"{column.label} {difference_text(one, column, p_values)}"
                 parts.append(text if over else f"{text} (n {len(one.values)})")
         known = p_values and any(math.isfinite(one.p) for one in of_row.values())
-        how = " (p: sign flips, adjusted over all pairs of rows of a column)" if known else ""
+        how = " (p: sign flips, adjusted for all pairs of rows in a column)" if known else ""
         yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
 
 
@@ -281,21 +281,23 @@ def _speedup_notes(body: Body) -> Iterator[str]:
 def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
     if ranking.withheld:
         labels = ", ".join(column.label for column in ranking.withheld)
-        yield f"Best and second are not marked between rows this unlike: {labels.rstrip('.')}."
+        yield f"Not ranked, because the rows' settings differ: {labels.rstrip('.')}."
     if ranking.few:
         labels = ", ".join(column.label for column in ranking.few)
         yield (
-            f"No best or second is possible where rows share fewer than {FEWEST} clips "
-            f"(with {FEWEST - 1}, no p is below {number_text(2.0 ** (2 - FEWEST), 4)}): {labels.rstrip('.')}."
+            f"Not ranked, because rows share fewer than {FEWEST} clips "
+            f"(with {FEWEST - 1}, the smallest possible p is {number_text(2.0 ** (2 - FEWEST), 4)}): "
+            f"{labels.rstrip('.')}."
         )
     if any(number.points for of_row in body.numbers.values() for number in of_row.values()):
-        yield f"In parentheses: each clip's value, by its name; below {FEWEST} clips there is no interval."
+        yield f"In parentheses: each clip's value, by clip name; fewer than {FEWEST} clips get no interval."
     counts = {column.key for column in body.columns if column.exact}
     given = [(key, mark) for of_row in ranking.marks.values() for key, mark in of_row.items() if mark]
     if any(key not in counts or mark in TIES for key, mark in given):
         yield (
-            "Best and second are told from every row behind them (p <= .05, by paired sign flips over clips, "
-            "adjusted over all pairs of rows of a column). =1, =2: tied with the best, the second."
+            "Best and second are marked where they differ significantly from every lower row (p <= .05: "
+            "paired sign flips over clips, adjusted for all pairs of rows in a column). =1, =2: no "
+            "significant difference from the best, the second."
         )
 
 

@@ -53,7 +53,7 @@ def _masks(plan: Plan, cells: Sequence[Cell]) -> Iterator[str]:
         clips.setdefault(planned.masks or "whole frame", {})[planned.clip] = None
     for region, names in clips.items():
         few = ", ".join(list(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        yield f"motion is read in: {region} ({few if len(clips) > 1 else 'all clips'})"
+        yield f"motion is measured in: {region} ({few if len(clips) > 1 else 'all clips'})"
 
 
 def _done(job: Job, cell: Cell) -> bool:

@@ -301,7 +301,7 @@ def davis(root: Path, annotated: dict[str, int]) -> list[str]:
 
 
 def masks_lines(notes: list[str]) -> list[str]:
-    return [note for note in notes if note.startswith("Motion is read in")]
+    return [note for note in notes if note.startswith("Motion is measured in")]
 
 
 def records(results: str = "results") -> dict[str, object]:
@@ -312,18 +312,18 @@ def records(results: str = "results") -> dict[str, object]:
 def test_plan_record_and_table_say_where_motion_is_read(run, tmp_path, capsys):
     whole = davis(tmp_path / "noann", {"bear": 0, "snowboard": 0})
     assert run("method=grey", *whole, "action=plan") == 0
-    assert "motion is read in: whole frame (all clips)" in capsys.readouterr().out
+    assert "motion is measured in: whole frame (all clips)" in capsys.readouterr().out
     assert run("method=grey", *whole) == 0
     assert {record.masks for record in records().values()} == {"whole frame"}
-    assert masks_lines(table().notes) == ["Motion is read in: whole frame (20480 cells)."]
+    assert masks_lines(table().notes) == ["Motion is measured in: whole frame (20480 cells)."]
 
 
 def test_masked_clips_and_others_are_two_rows(run, tmp_path, capsys):
     dataset = davis(tmp_path / "some", {"bear": 0, "lucia": 5, "snowboard": 2})
     assert run("method=grey", *dataset, "action=plan") == 0
     said = capsys.readouterr().out
-    assert "motion is read in: whole frame (bear)" in said
-    assert "motion is read in: masked (lucia, snowboard)" in said
+    assert "motion is measured in: whole frame (bear)" in said
+    assert "motion is measured in: masked (lucia, snowboard)" in said
     assert run("method=grey", *dataset) == 0
     shown = table()
     found = {label: of_row["n"].value for label, of_row in shown.numbers.items()}
@@ -334,7 +334,7 @@ def test_masked_clips_and_others_are_two_rows(run, tmp_path, capsys):
     assert f"grey (masked) masked ({areas:.0f} cells)" in masks_lines(shown.notes)[0]
     assert run("method=grey", *dataset, "motion.mask=none") == 0
     assert list(table().numbers) == ["grey"]
-    assert masks_lines(table().notes) == ["Motion is read in: whole frame (20480 cells)."]
+    assert masks_lines(table().notes) == ["Motion is measured in: whole frame (20480 cells)."]
 
 
 def test_other_masks_are_other_values_of_the_same_video(run, tmp_path, capsys):

@@ -249,7 +249,7 @@ def test_what_sign_flips_do_not_tell_apart_is_tied(tmp_path):
     assert marks_of(table, "clip_t") == {"z": "", "w": "", "x": "best", "y": "second"}
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1]])])
     assert marks_of(table, "clip_t") == {"z": "tied", "w": "tied"}
-    assert any("=1, =2: tied with the best, the second" in note for note in table.notes)
+    assert any("=1, =2: no significant difference from the best, the second" in note for note in table.notes)
     assert re.search(r"\| z +\| +\.\d{4} =1 \[", to_markdown(table))
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1], rows[2]])])
     assert marks_of(table, "clip_t") == {"z": "tied second", "w": "tied second", "x": "best"}
@@ -299,7 +299,7 @@ def test_below_six_clips_their_values_stand_in_place_of_claims(tmp_path):
     notes = "\n".join(table.notes)
     assert "x - y, paired over 5 clips" in notes and "(+.8000 +.6000 +.6000 +.6000 +.6000)" in notes
     assert " p ." not in notes.split("paired over 5 clips")[1].splitlines()[0]
-    said = [note for note in table.notes if note.startswith("No best or second is possible")]
+    said = [note for note in table.notes if note.startswith("Not ranked, because rows share fewer")]
     assert len(said) == 1 and "fewer than 6 clips" in said[0] and "Motion fid., Time" in said[0]
     rows = [
         row_of(tmp_path, name, [*of_row, of_row[0]], "motion_fidelity") for name, of_row in values.items()
@@ -315,7 +315,7 @@ def test_rows_of_too_few_clips_in_common_are_not_told_apart(tmp_path):
     rows[1].cells[:3] = []
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
     assert set(marks_of(table, "clip_t").values()) == {""}
-    assert any(note.startswith("No best or second is possible") for note in table.notes)
+    assert any(note.startswith("Not ranked, because rows share fewer") for note in table.notes)
 
 
 def test_a_share_of_clips_has_wilsons_interval(tmp_path):
@@ -351,7 +351,7 @@ def test_rows_too_unlike_are_not_ranked(tmp_path, other, unmarked):
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows, baseline="x")])
     keys = ("time", "memory", "clip_t")
     assert {key for key in keys if set(marks_of(table, key).values()) == {""}} == unmarked
-    assert any(note.startswith("Best and second are not marked between") for note in table.notes)
+    assert any(note.startswith("Not ranked, because the rows' settings differ") for note in table.notes)
     if "device" in other:
         assert np.isnan(table.values.at["y", "speedup"])
         assert any("none across devices, threads or sizes (y)" in note for note in table.notes)
