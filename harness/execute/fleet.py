@@ -17,7 +17,7 @@ from harness.cells.run import items, label
 from harness.cells.score import Outcome
 from harness.command.interface import Ended, Prepared
 from harness.command.terminal import say
-from harness.execute.interface import Engine, Message
+from harness.execute.interface import Message, WorkerEngine
 from harness.execute.orders import Orders, kept, modules
 from harness.records import store
 from harness.records.record import Record
@@ -27,7 +27,9 @@ POLL = 0.2
 """Seconds between looks at the workers."""
 
 
-def work(prepared: Sequence[Prepared], arguments: Sequence[str]) -> tuple[list[Ended], int]:
+def work(
+    engine: WorkerEngine, prepared: Sequence[Prepared], arguments: Sequence[str]
+) -> tuple[list[Ended], int]:
     """As the cells of all jobs in this process would be: the jobs that ended, and the exit code.
 
     Ends its workers when it is interrupted. With ``execute.wait=false`` it leaves once they have started.
@@ -35,7 +37,6 @@ def work(prepared: Sequence[Prepared], arguments: Sequence[str]) -> tuple[list[E
     planned = [one for one in prepared if one.plan is not None]
     if not planned:
         return [], 0
-    engine = planned[0].job.engine
     with Progress() as progress:
         todo = _unfinished(planned, progress, engine.remote)
         codes: list[int] = []
@@ -80,7 +81,9 @@ def _code(one: Prepared, outcome: Outcome) -> int:
     return 1 if outcome.failed or (missing and one.job.engine.on_error != "stop") else 0
 
 
-def _orders(engine: Engine, planned: Sequence[Prepared], arguments: Sequence[str], todo: list[str]) -> Orders:
+def _orders(
+    engine: WorkerEngine, planned: Sequence[Prepared], arguments: Sequence[str], todo: list[str]
+) -> Orders:
     job = planned[0].job
     devices = engine.places(job.device)
     run = Run(job.results.absolute(), engine.retries)
@@ -107,7 +110,7 @@ def _names(planned: Sequence[Prepared]) -> list[str]:
     return list(dict.fromkeys(one.plan.name for one in planned if one.plan is not None))
 
 
-def _at_work(engine: Engine, planned: Sequence[Prepared]) -> Orders | None:
+def _at_work(engine: WorkerEngine, planned: Sequence[Prepared]) -> Orders | None:
     """The run of an earlier command with these plans whose workers still work."""
     if not engine.remote:
         return None
@@ -118,7 +121,7 @@ def _at_work(engine: Engine, planned: Sequence[Prepared]) -> Orders | None:
     return None
 
 
-def _until_done(engine: Engine, orders: Orders, watch: Watch) -> list[int]:
+def _until_done(engine: WorkerEngine, orders: Orders, watch: Watch) -> list[int]:
     """Start the workers, unless they work already, and wait; their exit codes where they are known."""
     ids = orders.ids
     try:

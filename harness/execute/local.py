@@ -13,12 +13,12 @@ from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
 from harness.execute.drain import drain
-from harness.execute.interface import Engine, Listen
+from harness.execute.interface import Listen, WorkerEngine
 from harness.execute.orders import Orders
 
 
 @dataclass(config={"extra": "forbid"})
-class Local(Engine):
+class Local(WorkerEngine):
     """``devices``: numbers of CUDA devices, one worker each; ``auto``: those of the machine, or the one that
     ``device=cuda:N`` names. On a CPU: as many workers as numbers, ``auto`` one.
     """

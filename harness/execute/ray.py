@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
 from harness.execute.drain import drain
-from harness.execute.interface import Engine, Listen
+from harness.execute.interface import Listen, WorkerEngine
 
 RESTARTS = 20
 """How often a worker that died, alone or with its node, is started again, there or elsewhere."""
@@ -30,7 +30,7 @@ ANSWER_S = 10
 
 
 @dataclass(config={"extra": "forbid"})
-class Ray(Engine):
+class Ray(WorkerEngine):
     """``workers`` tasks, each with ``num_gpus`` GPUs and ``num_cpus`` cores.
 
     ``address``: a running cluster's, ``auto`` for one that runs on this machine; null starts one on this

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from datasets.errors import InputError
 from harness.execute.drain import drain
-from harness.execute.interface import Engine, Listen
+from harness.execute.interface import Listen, WorkerEngine
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -45,7 +45,7 @@ class _Worker:
 
 
 @dataclass(config={"extra": "forbid"})
-class Slurm(Engine):
+class Slurm(WorkerEngine):
     """An array of ``workers`` tasks.
 
     Each has ``gpus`` GPUs, ``cpus`` cores, ``memory`` (as Slurm writes it: 64GB) and ``time`` minutes; null

@@ -207,3 +207,15 @@ def test_a_video_without_scores_has_a_record_and_a_rerun_only_scores_it(command:
     (again,) = command.records().values()
     assert again.status == "ok" and again.metrics["brightness"].value is not None
     assert again.started == record.started and not list(command.results.rglob("frames.mkv"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-m", "execute=here,local"), "execute: the jobs of a grid have one engine"),
+        (("execute=here", "+execute.cell_timeout=5"), "execute.cell_timeout: no such key"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_one_line(command: Command, words: tuple[str, ...], said: str) -> None:
+    done = command(*words)
+    assert done.code == 2 and said in done.err and done.err.count("\n") == 1

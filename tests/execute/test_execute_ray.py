@@ -16,14 +16,14 @@ from omegaconf import OmegaConf
 
 from datasets.errors import InputError
 from harness.command.plugins import build
-from harness.execute.interface import Engine
+from harness.execute.interface import WorkerEngine
 
 
-def engine(*overrides: str) -> Engine:
+def engine(*overrides: str) -> WorkerEngine:
     """What ``execute=ray`` and these overrides build."""
     with initialize_config_module("conf", version_base=None):
         node: Any = OmegaConf.to_container(compose("config", ["execute=ray", *overrides]).execute)
-    return build(node, "execute", Engine)
+    return build(node, "execute", WorkerEngine)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from datasets.errors import InputError
 from harness.command.plugins import build
-from harness.execute.interface import Engine
+from harness.execute.interface import WorkerEngine
 
 absent = slurm_rig.missing()
 needs_slurm = pytest.mark.skipif(
@@ -26,11 +26,11 @@ needs_slurm = pytest.mark.skipif(
 )
 
 
-def engine(*overrides: str) -> Engine:
+def engine(*overrides: str) -> WorkerEngine:
     """What ``execute=slurm`` and these overrides build."""
     with initialize_config_module("conf", version_base=None):
         node: Any = OmegaConf.to_container(compose("config", ["execute=slurm", *overrides]).execute)
-    return build(node, "execute", Engine)
+    return build(node, "execute", WorkerEngine)
 
 
 @pytest.fixture(scope="module")

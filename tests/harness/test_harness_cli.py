@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import __main__ as cli
-from harness.actions.run import Run
+from harness.execute.here import Here
 from harness.records import store
 
 ROOT = Path(cli.__file__).resolve().parent.parent
@@ -397,7 +397,7 @@ def test_an_interrupt_ends_with_130(harness: Harness, monkeypatch: pytest.Monkey
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Run, "work", interrupt)
+    monkeypatch.setattr(Here, "work", interrupt)
     code, _, err = harness()
     assert code == 130
     assert "kept" in err
