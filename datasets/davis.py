@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from datasets import davis_download, video
+from datasets import davis_download, images
 from datasets.errors import InputError, nearest
 from datasets.footage import Footage
 from datasets.hashing import files_sha256
@@ -132,7 +132,7 @@ class Davis(Footage, kind="davis"):
         pictures = self._used(root, name)
         if len(pictures) < self.frames:
             raise InputError(f"dataset.root={root}: {name} has too few frames; see action=plan")
-        frames = video.read_pictures(pictures)
+        frames = images.read_images(pictures)
         masks = self.resized_masks(self._annotations(root, pictures), frames)
         info = self._info(root, name, self._texts()[name])
         return Clip(info, self.resized(frames), masks, times=np.arange(self.frames) / info.fps)

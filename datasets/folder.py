@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from datasets import video
+from datasets import images, video
 from datasets.errors import InputError
 from datasets.footage import Footage
 from datasets.hashing import files_sha256
@@ -71,7 +71,7 @@ class Folder(Footage, kind="folder"):
         info = self._info(root, name, source, self._rows(root))
         times = None
         if source.is_dir():
-            frames = video.read_pictures(_pictures(source)[self.used])
+            frames = images.read_images(_pictures(source)[self.used])
         else:
             frames, times, fps = video.read_timed(source, self.start, self.frames, self.stride)
             info = replace(info, fps=fps)
@@ -181,5 +181,5 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in video.IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in images.IMAGE_SUFFIXES and not path.name.startswith(".")
     )

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from datasets import video
+from datasets import images
 from datasets.errors import InputError
 from datasets.hashing import named_files_sha256
 from datasets.interface import ClipInfo, Dataset, LeftOut, Listing
@@ -27,7 +27,7 @@ class Footage(Dataset):
 
     ``root`` is the folder. ``names`` asks for clips by name. The frames used are ``start``,
     ``start + stride``, ...: ``frames`` of them, brought to ``height`` x ``width`` by
-    ``datasets.video.resize_crop``. ``clip_model`` and ``default_frames`` are what other parts of the
+    ``datasets.images.resize_crop``. ``clip_model`` and ``default_frames`` are what other parts of the
     configuration take from a dataset.
     """
 
@@ -81,11 +81,11 @@ class Footage(Dataset):
                 self.load(clip.name)
         return Listing(tuple(clips), tuple(left_out))
 
-    def resized(self, frames: video.Frames) -> video.Frames:
+    def resized(self, frames: images.Frames) -> images.Frames:
         """Frames (T, H, W, 3) at the dataset's size."""
-        return video.resize_crop(frames, self.height, self.width)
+        return images.resize_crop(frames, self.height, self.width)
 
-    def resized_masks(self, paths: Mapping[int, Path], frames: video.Frames) -> video.Mask | None:
+    def resized_masks(self, paths: Mapping[int, Path], frames: images.Frames) -> images.Mask | None:
         """Masks (T, H, W) of ``frames``, cropped as they are, from ``paths`` by frame; None if all are empty.
 
         A frame without one has an empty mask: where the object is then, nobody has said, and another
@@ -94,11 +94,11 @@ class Footage(Dataset):
         """
         masks = np.zeros((len(frames), self.height, self.width), bool)
         for frame, path in paths.items():
-            mask = video.read_mask(path)
+            mask = images.read_mask(path)
             if mask.shape != frames.shape[1:3]:
                 sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames.shape[1:3])]
                 raise InputError(f"{path}: is {sizes[0]}, its clip {sizes[1]}; give it the clip's size")
-            masks[frame] = video.resize_crop(mask, self.height, self.width)
+            masks[frame] = images.resize_crop(mask, self.height, self.width)
         return masks if masks.any() else None
 
     @staticmethod

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets.errors import InputError
-from datasets.video import read_video, resize_crop
+from datasets.images import resize_crop
+from datasets.video import read_video
 from harness.records import store
 from harness.records.record import Plan
 from reports.rows import find_plans, groups

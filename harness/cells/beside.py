@@ -54,14 +54,14 @@ def brought_beside(
     Frames nearest in time (``nearest``) where the times (T,) of both are known, else as many of each from the
     first on.
     """
-    from datasets import video
+    from datasets import images
 
     count, height, width = frames.shape[:3]
     length, target_height, target_width = clip.frames.shape[:3]
     fps = reference_of(clip).fps if times is None else _rate(times)
     record.generated = Footage(frames=count, fps=fps, width=width, height=height)
     if (height, width) != (target_height, target_width):
-        frames = video.resize_crop(frames, target_height, target_width)
+        frames = images.resize_crop(frames, target_height, target_width)
         record.notes.append(f"resized and cropped from {width}x{height} to {target_width}x{target_height}")
     shared = list(range(min(count, length)))
     if times is None or clip.times is None:

@@ -313,7 +313,7 @@ def _save_videos(
     trace: list[measure.TraceRow],
     keep: bool,
 ) -> None:
-    from datasets import video
+    from datasets import images, video
 
     beside, fps = clip.at(range(len(frames))), clip.info.fps
     if compared is not None and compared.reference is not None:
@@ -325,7 +325,7 @@ def _save_videos(
     video.write_h264(folder / store.VIDEO, frames, fps)
     if keep:
         video.write_ffv1(folder / store.FRAMES, frames, fps)
-    video.sheet(beside.frames, frames, folder / store.SHEET)
+    images.sheet(beside.frames, frames, folder / store.SHEET)
     store.write_json(folder / store.TRACE, trace)
 
 

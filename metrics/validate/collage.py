@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import video
+from datasets import images, video
 from datasets.errors import InputError
 from datasets.flow import flows, grey_frames, pixel_grid
 from metrics.validate import overlay
@@ -285,14 +285,14 @@ def _stills(folder: Path, clip: Path) -> list[Still]:
     frames = overlay.read(clip)
     annotations = {0: folder / f"{clip.stem}_mask.png"}
     if clip.is_dir():
-        pictures = sorted(path for path in clip.iterdir() if path.suffix.lower() in video.IMAGE_SUFFIXES)
+        pictures = sorted(path for path in clip.iterdir() if path.suffix.lower() in images.IMAGE_SUFFIXES)
         known = folder / "Annotations" / "480p" / clip.name
         annotations = {t: known / f"{picture.stem}.png" for t, picture in enumerate(pictures)}
     found = []
     for t in sorted({0, len(frames) // 2, len(frames) - 1}):
         annotation = annotations.get(t)
         if annotation is not None and annotation.is_file():
-            mask = video.read_mask(annotation)
+            mask = images.read_mask(annotation)
         else:
             mask = outline(frames[t], frames[max(t - 1, 0) if t else min(1, len(frames) - 1)])
         fits = AREA[0] <= mask.mean() <= AREA[1]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import video
+from datasets import images, video
 from datasets.files import Unwritable, sweep, temporary_path, unwritable, whole, write_whole
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_an_encoder_that_finds_no_room_ends_like_any_other_writer(
     write = {"a.mp4": video.write_h264, "a.mkv": video.write_ffv1}.get(name)
     with pytest.raises(Unwritable, match="it takes up to"):
         if write is None:
-            video.sheet(frames, frames, tmp_path / name)
+            images.sheet(frames, frames, tmp_path / name)
         else:
             write(tmp_path / name, frames, 8)
     assert names(tmp_path) == []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import video
+from datasets import images, video
 from datasets.errors import InputError
 from datasets.files import whole
 
@@ -170,7 +170,7 @@ def test_resize_crop_puts_each_pixel_where_the_rule_says(source, target):
     scale = max(height / rows, width / columns)
     expected_x = (np.arange(width) + 0.5 - width / 2) / scale + columns / 2 - 0.5
     expected_y = (np.arange(height) + 0.5 - height / 2) / scale + rows / 2 - 0.5
-    fitted = video.resize_crop(frames, height, width)[0].astype(float)
+    fitted = images.resize_crop(frames, height, width)[0].astype(float)
     inner = slice(4, -4)
     assert np.abs(fitted[:, inner, 0] - expected_x[inner]).max() <= 0.51
     assert np.abs(fitted[inner, :, 1] - expected_y[inner, None]).max() <= 0.51
@@ -179,26 +179,26 @@ def test_resize_crop_puts_each_pixel_where_the_rule_says(source, target):
 def test_resize_crop_averages_what_it_shrinks():
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     frames = np.repeat(checks[None, :, :, None], 3, axis=3).astype(np.uint8)
-    assert np.abs(video.resize_crop(frames, 16, 16).astype(int) - 127).max() <= 12
+    assert np.abs(images.resize_crop(frames, 16, 16).astype(int) - 127).max() <= 12
 
 
 def test_mask_and_frames_are_cropped_alike():
     mask = np.zeros((90, 150), bool)
     mask[30:70, 50:110] = True
     frames = np.repeat(mask[None, :, :, None] * np.uint8(255), 3, axis=3)
-    fitted = video.resize_crop(mask, 48, 64)
+    fitted = images.resize_crop(mask, 48, 64)
     assert fitted.dtype == bool
-    assert (fitted != (video.resize_crop(frames, 48, 64)[0, :, :, 0] > 127)).mean() < 0.03
+    assert (fitted != (images.resize_crop(frames, 48, 64)[0, :, :, 0] > 127)).mean() < 0.03
 
 
 def test_the_right_size_comes_back_unchanged():
     frames = noise(2)
-    assert np.array_equal(video.resize_crop(frames, 33, 47), frames)
+    assert np.array_equal(images.resize_crop(frames, 33, 47), frames)
 
 
 def test_sheet_puts_the_reference_over_the_generated_video(tmp_path):
     reference, generated = noise(17, 64, 64), noise(17, 64, 64, seed=1)
-    picture = video.sheet(reference, generated, tmp_path / "sheet.png", columns=5)
+    picture = images.sheet(reference, generated, tmp_path / "sheet.png", columns=5)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), picture)
     side, gap = 128, 4
     assert picture.shape == (2 * side + gap, 5 * (side + gap) - gap, 3)
@@ -209,14 +209,14 @@ def test_sheet_puts_the_reference_over_the_generated_video(tmp_path):
 
 
 def test_sheet_takes_videos_of_different_size_and_length():
-    assert video.sheet(noise(9, 480, 832), noise(3, 64, 64)).shape == (2 * 185 + 4, 8 * 324 - 4, 3)
+    assert images.sheet(noise(9, 480, 832), noise(3, 64, 64)).shape == (2 * 185 + 4, 8 * 324 - 4, 3)
 
 
 def test_a_truncated_picture_is_named(tmp_path):
     Image.fromarray(noise(1, 64, 64)[0]).save(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:700])
     with pytest.raises(InputError, match=r"b\.jpg"):
-        video.read_image(tmp_path / "b.jpg")
+        images.read_image(tmp_path / "b.jpg")
 
 
 def test_masks_of_every_kind_are_read(tmp_path):
@@ -230,4 +230,4 @@ def test_masks_of_every_kind_are_read(tmp_path):
     pictures["alpha"] = Image.fromarray(alpha)
     for name, picture in pictures.items():
         picture.save(tmp_path / f"{name}.png")
-        assert np.array_equal(video.read_mask(tmp_path / f"{name}.png"), expected), name
+        assert np.array_equal(images.read_mask(tmp_path / f"{name}.png"), expected), name

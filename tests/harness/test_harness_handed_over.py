@@ -143,7 +143,7 @@ def nothing_fits(*_: Any) -> None:
 def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasets import video
+    from datasets import images, video
 
     (record, *_) = go(tmp_path, method=Program())
     (plan,) = (tmp_path / "plans").glob("*.json")
@@ -155,7 +155,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(
         store.TRACE: lambda: store.write_json(folder / store.TRACE, [{"step": 1}]),
         store.FRAMES: lambda: video.write_ffv1(folder / store.FRAMES, frames, 8.0),
         store.VIDEO: lambda: video.write_h264(folder / store.VIDEO, frames, 8.0),
-        store.SHEET: lambda: video.sheet(frames, frames, folder / store.SHEET),
+        store.SHEET: lambda: images.sheet(frames, frames, folder / store.SHEET),
         "plan": lambda: store.save_plan(tmp_path, store.load_plan(plan).model_copy(update={"created": "x"})),
     }
     # The disk is full when the bytes are to reach it, or when the finished file is to take its place.
