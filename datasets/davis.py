@@ -22,14 +22,13 @@ from pydantic.dataclasses import dataclass
 
 from datasets import davis_download, images
 from datasets.errors import InputError, nearest
-from datasets.footage import Footage
+from datasets.footage import FPS, Footage
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
 
 Row = dict[str, str]
 
 PROMPT_SETS = ("caption", "subject", "scene")
-FPS = 24.0
 
 
 def _table(path: Path, columns: Sequence[str]) -> dict[str, Row]:
@@ -90,16 +89,13 @@ class Davis(Footage, kind="davis"):
 
     version: ClassVar[str] = "1"
     outside_id: ClassVar[Sequence[str]] = (
-        "root",
+        *Footage.outside_id,
         "split",
         "subset",
-        "names",
         "prompt_set",
         "prompts",
         "download",
         "download_url",
-        "clip_model",
-        "default_frames",
     )
 
     def listing(self) -> Listing:
@@ -130,12 +126,12 @@ class Davis(Footage, kind="davis"):
         """Decode one sequence; InputError naming the picture that cannot be read."""
         root = self._root()
         pictures = self._used(root, name)
-        if len(pictures) < self.frames:
+        if not pictures:
             raise InputError(f"dataset.root={root}: {name} has too few frames; see action=plan")
         frames = images.read_images(pictures)
         masks = self.resized_masks(self._annotations(root, pictures), frames)
         info = self._info(root, name, self._texts()[name])
-        return Clip(info, self.resized(frames), masks, times=np.arange(self.frames) / info.fps)
+        return Clip(info, self.resized(frames), masks, times=np.arange(len(pictures)) / info.fps)
 
     def _root(self) -> Path:
         return Path(self.root or os.environ.get("DAVIS_ROOT") or "data/DAVIS").expanduser()
@@ -181,13 +177,17 @@ class Davis(Footage, kind="davis"):
             return f"is not in {root / 'JPEGImages/480p'}{hint}"
         if name not in texts:
             return "has no prompts of ours; give them in a CSV file named by dataset.prompts"
-        return self.shortfall(available)
+        taken = self.taken()
+        available = taken.available(available, FPS)
+        return None if self.count(available, taken) else self.shortfall(available, taken)
 
     def _pictures(self, root: Path, name: str) -> list[Path]:
         return sorted((root / "JPEGImages/480p" / name).glob("*.jpg")) if name else []
 
     def _used(self, root: Path, name: str) -> list[Path]:
-        return self._pictures(root, name)[self.used]
+        pictures, taken = self._pictures(root, name), self.taken()
+        count = self.count(taken.available(len(pictures), FPS), taken)
+        return [pictures[place] for place in taken.places(count, FPS)]
 
     def _annotations(self, root: Path, pictures: Sequence[Path]) -> dict[int, Path]:
         """The annotations there are, by the place of their picture."""
@@ -200,9 +200,10 @@ class Davis(Footage, kind="davis"):
         kinds = PROMPT_SETS if self.prompt_set == "all" else (self.prompt_set,)
         return ClipInfo(
             name=name,
-            content=files_sha256(pictures),
+            content=self.content(files_sha256(pictures), self.taken()),
             prompts=tuple(Prompt(row[kind], kind) for kind in kinds),
             caption=row["caption"],
-            fps=FPS / self.stride,
+            fps=self.taken().rate(FPS),
+            frames=len(pictures) if self.frames == "auto" else None,
             masks=self.masks_sha256(self._annotations(root, pictures)),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import difflib
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -13,24 +15,27 @@ from pydantic.dataclasses import dataclass
 
 from datasets import images, video
 from datasets.errors import InputError
-from datasets.footage import Footage
+from datasets.footage import FPS, Footage, Taken
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.tables import Row, clip_name, find_file, read_table
 
-HEADER = "clip,prompt,caption,kind"
+COLUMNS = ("clip", "prompt")
+MORE = ("caption", "kind", "stride", "fps")
 KINDS = ("caption", "subject", "scene", "target")
 MASK = "_mask.png"
 
 
 @dataclass(config={"extra": "forbid"})
 class Folder(Footage, kind="folder"):
-    """Videos (mp4, gif, webm, mkv, mov, avi) and sub-folders of pictures (jpg, png) in ``root``.
+    """Videos (``datasets.video.VIDEO_SUFFIXES``) and sub-folders of pictures in ``root``.
 
-    A clip's name is its file's without the suffix, or its sub-folder's. Pictures follow each other in the
-    order of their names, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the header
-    ``clip,prompt`` and, optionally, ``caption`` (what the clip shows) and ``kind`` (caption, subject, scene
-    or target); a clip may have several rows. ``prompt`` gives one prompt for all clips and takes the place of
-    those in ``prompts.csv``. ``<clip>_mask.png`` marks the object in the first frame used (any pixel above
+    A clip's name is its file's without the suffix, or its sub-folder's. Pictures follow each other as
+    ``datasets.images`` says, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the header
+    ``clip,prompt`` and, optionally, ``caption`` (what the clip shows), ``kind`` (caption, subject, scene
+    or target), ``stride`` and ``fps`` (this clip's, before the dataset's); a clip may have several rows.
+    ``prompt`` gives one prompt for all clips and takes the place of those in ``prompts.csv``.
+    ``<clip>_mask.png`` marks the object in the first frame used (any pixel above
     0), so that the other frames' masks are empty; one that shows nothing after cropping counts as none.
     Other fields as in ``Footage``.
     """
@@ -39,44 +44,50 @@ class Folder(Footage, kind="folder"):
     prompt: str | None = None
 
     version: ClassVar[str] = "1"
-    outside_id: ClassVar[Sequence[str]] = ("root", "names", "prompt", "clip_model", "default_frames")
+    outside_id: ClassVar[Sequence[str]] = (*Footage.outside_id, "prompt")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt is not None and not self.prompt.strip():
+            raise InputError("dataset.prompt: is empty; write what the videos shall show")
 
     def listing(self) -> Listing:
-        """The clips to run, in the order of their names; those too short are left out with the reason.
+        """The clips to run, in the order of their names; those without a prompt or too short are left out.
 
         A video that cannot even be counted stays in the listing and fails when it
         is decoded, unless it is the only one or was asked for by name. InputError:
-        no such folder, nothing in it, no prompt for a clip, or none remains.
+        no such folder, nothing in it, no prompts at all, or none remains.
         """
         root = self._root()
         sources = self._sources(root)
-        rows = self._rows(root)
-        unknown = [name for name in dict.fromkeys(row["clip"] for row in rows) if name not in sources]
+        table = self._table(root, sources)
         clips: list[ClipInfo] = []
         left_out: list[LeftOut] = []
-        for name in dict.fromkeys(self.names if self.names is not None else [*sources, *unknown]):
-            if name not in sources:
-                left_out.append(LeftOut(name, f"is not in {root}"))
-            elif reason := self._short(sources[name]):
-                left_out.append(LeftOut(name, reason))
+        for name in dict.fromkeys(self.names if self.names is not None else [*sources, *table]):
+            reason = self._unusable(root, name, sources, table)
+            if reason is None:
+                clips.append(self._info(root, name, sources[name], table.get(name, [])))
             else:
-                clips.append(self._info(root, name, sources[name], rows))
-        remedy = "Set a smaller frames, or name a folder with longer clips"
+                left_out.append(LeftOut(name, reason))
+        remedy = "Set a smaller frames (or frames=auto), or name a folder with longer clips"
         return self.settle(clips, left_out, f"dataset.root={root}", remedy)
 
     def load(self, name: str) -> Clip:
         """Decode one clip; InputError naming the file that cannot be read or is too short."""
         root = self._root()
-        source = self._sources(root)[name]
-        info = self._info(root, name, source, self._rows(root))
+        sources = self._sources(root)
+        source, rows = sources[name], self._table(root, sources).get(name, [])
+        taken = self._taken(rows)
+        info = self._info(root, name, source, rows)
+        count = self.frames if self.frames != "auto" else self.count(_available(source, taken), taken)
         times = None
         if source.is_dir():
-            frames = images.read_images(_pictures(source)[self.used])
+            frames = images.read_images(_used(source, count, taken))
         else:
-            frames, times, fps = video.read_timed(source, self.start, self.frames, self.stride)
+            frames, times, fps = video.read_timed(source, taken.start, count, taken.stride)
             info = replace(info, fps=fps)
-        if len(frames) < self.frames:
-            raise InputError(f"{source}: only {len(frames)} of {self.frames} frames can be decoded")
+        if len(frames) < count:
+            raise InputError(f"{source}: only {len(frames)} of {count} frames can be decoded")
         masks = self.resized_masks(_masks(root, name), frames)
         return Clip(info, self.resized(frames), masks, times=times)
 
@@ -101,79 +112,123 @@ class Folder(Footage, kind="folder"):
                 f"dataset.root={root}: no clip there; put videos ({', '.join(video.VIDEO_SUFFIXES)}) or "
                 "folders of jpg or png into it"
             )
-        names = Counter(_clip_name(path) for path in found)
+        names = Counter(_name_of(path) for path in found)
         for path in found:
-            if names[_clip_name(path)] > 1:
+            if names[_name_of(path)] > 1:
                 raise InputError(f"{path}: another clip of the folder has this name; rename one")
-        return {_clip_name(path): path for path in found}
+        return {_name_of(path): path for path in found}
 
-    def _rows(self, root: Path) -> list[dict[str, str]]:
-        """Rows of prompts.csv, checked, ``clip`` without suffix; none when there is no such file."""
+    def _table(self, root: Path, sources: Iterable[str]) -> dict[str, list[Row]]:
+        """Rows of prompts.csv by clip, checked; those of a name that differs only in case are its clip's."""
         path = root / "prompts.csv"
         if not path.is_file():
-            return []
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file, skipinitialspace=True)
-                columns = reader.fieldnames or []
-                raw = [(reader.line_num, row) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path}: cannot be read ({error}); write it as UTF-8 CSV") from error
-        wrong = [column for column in columns if column not in HEADER.split(",")]
-        if wrong or not {"clip", "prompt"} <= set(columns):
-            raise InputError(
-                f"{path}: its header is {','.join(map(str, columns))}; write {HEADER} (the last two optional)"
-            )
-        rows = []
-        for line, cells in raw:
-            if None in cells:
-                raise InputError(f"{path}, line {line}: more cells than columns; quote texts with commas")
-            row = {column: (cell or "").strip() for column, cell in cells.items()}
+            if self.prompt is None:
+                raise InputError(
+                    f"{path}: missing; write the header {','.join(COLUMNS)} (and, if wanted, "
+                    f"{','.join(MORE)}) and a row for each clip, or set dataset.prompt"
+                )
+            return {}
+        own = {name.casefold(): name for name in sources}
+        table: dict[str, list[Row]] = {}
+        for row in read_table(path, COLUMNS, MORE):
             if not row["clip"] or not row["prompt"]:
-                raise InputError(f"{path}, line {line}: no {'prompt' if row['clip'] else 'clip'}")
-            kind = row.get("kind") or "target"
-            if kind not in KINDS:
-                raise InputError(f"{path}, line {line}: kind {kind} is none of {', '.join(KINDS)}")
-            rows.append(row | {"kind": kind, "clip": _clip_name(Path(row["clip"]))})
-        return rows
+                raise InputError(f"{path}, line {row.line}: no {'prompt' if row['clip'] else 'clip'}")
+            if row["kind"] and row["kind"] not in KINDS:
+                raise InputError(f"{path}, line {row.line}: kind {row['kind']} is none of {', '.join(KINDS)}")
+            name = clip_name(row["clip"])
+            rows = table.setdefault(name if name in sources else own.get(name.casefold(), name), [])
+            rows.append(row)
+            for column in ("stride", "fps"):
+                _number(row, column, path)
+                if row[column] != rows[0][column]:
+                    raise InputError(
+                        f"{path}, line {row.line}: {column} differs from line {rows[0].line}'s, the same "
+                        "clip; write one"
+                    )
+        return table
 
-    def _short(self, source: Path) -> str | None:
+    def _taken(self, rows: Sequence[Row]) -> Taken:
+        first = rows[0] if rows else Row(0, {})
+        stride, fps = (_number(first, column) for column in ("stride", "fps"))
+        return self.taken(None if stride is None else int(stride), fps)
+
+    def _unusable(
+        self, root: Path, name: str, sources: Mapping[str, Path], table: Mapping[str, Sequence[Row]]
+    ) -> str | None:
+        if name not in sources:
+            return _absent(root, name, sources)
+        if self.prompt is None and name not in table:
+            rows = [row for row in table if row not in sources]
+            near = difflib.get_close_matches(name, rows, n=1)
+            hint = f"; {table[near[0]][0]} is near it" if near else ""
+            return f"has no prompt: add a row to {root / 'prompts.csv'}, or set dataset.prompt{hint}"
+        taken = self._taken(table.get(name, []))
         try:
-            available = len(_pictures(source)) if source.is_dir() else video.count_frames(source)
+            available = _available(sources[name], taken)
         except InputError:
             return None
-        return self.shortfall(available)
+        return None if self.count(available, taken) else self.shortfall(available, taken)
 
-    def _info(self, root: Path, name: str, source: Path, rows: Sequence[dict[str, str]]) -> ClipInfo:
-        own = [row for row in rows if row["clip"] == name]
-        prompts = tuple(Prompt(row["prompt"], row["kind"]) for row in own)
-        if self.prompt is not None:
-            prompts = (Prompt(self.prompt),)
-        if not prompts:
-            raise InputError(
-                f"{root / 'prompts.csv'}: no prompt for {name}; write the header {HEADER} (the last two "
-                "optional) and a row for each clip, or set dataset.prompt"
-            )
-        used = [source]
-        if source.is_dir():
-            used = _pictures(source)[self.used]
+    def _info(self, root: Path, name: str, source: Path, rows: Sequence[Row]) -> ClipInfo:
+        taken = self._taken(rows)
+        count: int | None = None if self.frames == "auto" else self.frames
+        if self.frames == "auto":
+            with contextlib.suppress(InputError):
+                count = self.count(_available(source, taken), taken)
+        used = _used(source, count or 0, taken) if source.is_dir() else [source]
+        prompts = tuple(Prompt(row["prompt"], row["kind"] or "target") for row in rows)
         return ClipInfo(
             name=name,
-            content=files_sha256(used),
-            prompts=prompts,
-            caption=next((row["caption"] for row in own if row.get("caption")), None),
-            fps=24.0 / self.stride,
+            content=self.content(files_sha256(used), taken),
+            prompts=prompts if self.prompt is None else (Prompt(self.prompt),),
+            caption=next((row["caption"] for row in rows if row["caption"]), None),
+            fps=taken.rate(FPS),
             masks=self.masks_sha256(_masks(root, name)),
+            frames=count if self.frames == "auto" else None,
         )
 
 
-def _clip_name(path: Path) -> str:
-    return path.stem if path.suffix.lower() in video.VIDEO_SUFFIXES else path.name
+def _number(row: Row, column: str, path: Path | None = None) -> float | None:
+    """A stride or rate of a row, or None where it says none."""
+    if not row[column]:
+        return None
+    with contextlib.suppress(ValueError):
+        number = float(row[column])
+        if 0 < number <= 1000 and (column == "fps" or number.is_integer()):
+            return number
+    kind = "a rate" if column == "fps" else "a whole number"
+    raise InputError(f"{path}, line {row.line}: {column} {row[column]!r}; write {kind} from 1 to 1000")
+
+
+def _absent(root: Path, name: str, sources: Iterable[str]) -> str:
+    """Why there is no such clip."""
+    there = [path for path in sorted(root.iterdir()) if clip_name(path.name) == name or path.stem == name]
+    if there:
+        kinds = ", ".join(video.VIDEO_SUFFIXES)
+        return f"is no clip: {there[0]} is neither a video ({kinds}) nor a folder of pictures"
+    near = difflib.get_close_matches(name, list(sources), n=1)
+    return f"is not in {root}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _available(source: Path, taken: Taken) -> int:
+    """Frames of a clip at the rate wanted. Raises InputError where they cannot be counted."""
+    if source.is_dir():
+        return taken.available(len(_pictures(source)), FPS)
+    return video.count_frames(source)
+
+
+def _used(folder: Path, count: int, taken: Taken) -> list[Path]:
+    pictures = _pictures(folder)
+    return [pictures[place] for place in taken.places(count, FPS) if place < len(pictures)]
+
+
+def _name_of(path: Path) -> str:
+    return clip_name(path.name) if path.is_file() else unicodedata.normalize("NFC", path.name)
 
 
 def _masks(root: Path, name: str) -> dict[int, Path]:
     """The mask of the first frame used, where there is one."""
-    path = root / f"{name}{MASK}"
+    path = find_file(root, f"{name}{MASK}")
     return {0: path} if path.is_file() else {}
 
 

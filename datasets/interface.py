@@ -29,7 +29,8 @@ class ClipInfo:
     bytes of the frames used, or a renderer's version and seed); it enters the
     cell id. ``masks`` is one of the object masks, empty where there are none: values
     depend on them, videos do not. ``caption`` describes the reference itself, or is
-    None. ``fps``: frames used a second.
+    None. ``fps``: frames used a second. ``frames``: how many, where each clip has its own
+    number (``frames=auto``). ``remarks``: what a reader should know of how its source was read.
     """
 
     name: str
@@ -38,6 +39,8 @@ class ClipInfo:
     caption: str | None = None
     fps: float = 24.0
     masks: str = ""
+    frames: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

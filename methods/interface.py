@@ -84,6 +84,10 @@ class Method(Plugin):
         """Clip, prompt and seed of every video there should be, where they are listed beforehand."""
         return []
 
+    def methods(self) -> list[str]:
+        """Of all methods whose finished videos it lists; each becomes a row of its own."""
+        return []
+
     def missing(self, clip: str, prompt: str, seed: int) -> str | None:
         """Why it has no video for this cell, or None when it has one or can make one."""
         return None

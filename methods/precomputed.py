@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from datasets.errors import InputError
+from datasets.errors import InputError, nearest
 from datasets.hashing import file_sha256
+from datasets.tables import Row, clip_name, find_file, read_table, same_text
 from methods.interface import VideoMethod, VideoRequest
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-COLUMNS = ("clip", "prompt", "seed", "file")
+COLUMNS = ("clip", "file")
+MORE = ("prompt", "seed", "method", "seconds", "fps")
 GIF_ROUNDED = 0.005
 """Seconds by which a GIF's delays, whole hundredths, may be off."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished video: its file and, where they are told, the seconds it took and its frames a second."""
+    """A finished video: its file, its row and, where they are told, the seconds it took and its rate."""
 
     file: Path
     seconds: float | None
-    fps: float | None = None
+    fps: float | None
+    row: Row
 
 
 @pydantic.dataclasses.dataclass(config={"extra": "forbid"})
 class Precomputed(VideoMethod, kind="precomputed"):
-    """Videos from a CSV manifest with the columns clip, prompt, seed, file and, optionally, seconds and fps.
+    """Videos from a CSV manifest with the columns clip and file and, optionally, more.
 
-    ``file`` is relative to the manifest's folder. One row a video; clip, prompt and seed must be
-    those of the plan. ``fps`` is what to take for the rate that the file states: a video made frame by frame
-    for a clip has the clip's, whatever its export says. ``other_rate``: a video at another rate than its clip
-    is compared by time, or refused. Every method below raises InputError when the manifest cannot be used.
+    ``file`` is relative to the manifest's folder. One row a video; ``clip``, ``prompt`` and ``seed`` must be
+    those of the plan. Without a prompt it is for the clip's only one, without a seed for 0. ``method``: whose
+    it is; rows of other methods than ``name`` are not read. ``seconds``: what it took. ``fps``: what to take
+    for the rate that the file states: a video made frame by frame for a clip has the clip's, whatever its
+    export says. ``other_rate``: a video at another rate than its clip is compared by time, or refused. Every
+    method below raises InputError when the manifest cannot be used.
     """
 
     name: str
@@ -53,12 +60,22 @@ class Precomputed(VideoMethod, kind="precomputed"):
     uncounted = "the video was made elsewhere"
 
     def listed(self) -> list[tuple[str, str, int]]:
-        """Clip, prompt and seed of every row of the manifest."""
+        """Clip, prompt and seed of every row of the manifest; the prompt is empty where none is written."""
         return list(self._entries())
+
+    def methods(self) -> list[str]:
+        """Whose videos the manifest lists, in its order; none without a column ``method``."""
+        path = self._path()
+        rows = _rows(path, path.stat().st_mtime_ns)
+        names = list(dict.fromkeys(row["method"] for row in rows))
+        if "" in names and len(names) > 1:
+            line = next(row for row in rows if not row["method"])
+            raise InputError(f"method.manifest: {path}, {line}: names no method, other rows do; fill it")
+        return [name for name in names if name]
 
     def missing(self, clip: str, prompt: str, seed: int) -> str | None:
         """Why there is no video for this cell, or None when there is one."""
-        return self._why_missing(self._entries().get((clip, prompt, seed)), clip, prompt, seed)
+        return self._why_missing(self._find(clip, prompt, seed), clip, prompt, seed)
 
     def content(self, clip: str, prompt: str, seed: int) -> str:
         """sha256 hex digest of the video file, and the rate it is taken at if that is told."""
@@ -95,62 +112,91 @@ class Precomputed(VideoMethod, kind="precomputed"):
         return np.arange(len(frames)) / told if told else times
 
     def _entry(self, clip: str, prompt: str, seed: int) -> Entry:
-        entry = self._entries().get((clip, prompt, seed))
+        entry = self._find(clip, prompt, seed)
         reason = self._why_missing(entry, clip, prompt, seed)
         if entry is None or reason:
             raise InputError(f"method.manifest: {reason}; add it or leave the cell out")
         return entry
 
+    def _find(self, clip: str, prompt: str, seed: int) -> Entry | None:
+        """The row of a cell; one without a prompt is for the clip's only one."""
+        entries, name = self._entries(), clip_name(clip)
+        return entries.get((name, same_text(prompt), seed)) or entries.get((name, "", seed))
+
     def _why_missing(self, entry: Entry | None, clip: str, prompt: str, seed: int) -> str | None:
         if entry is None:
-            return f"no row in {self.manifest} for clip {clip!r}, prompt {prompt!r}, seed {seed}"
+            entries = self._entries()
+            name = clip_name(clip)
+            close = difflib.get_close_matches(clip, {key[0] for key in entries}, n=1)
+            near = [row for key, row in entries.items() if key[0] in (name, *close)]
+            near.sort(
+                key=lambda row: (clip_name(row.row["clip"]) == name, row.row["prompt"] == prompt),
+                reverse=True,
+            )
+            hint = f"; the nearest is {near[0].row}" if near else ""
+            return f"no row in {self.manifest} for clip {clip!r}, prompt {prompt!r}, seed {seed}{hint}"
         if entry.file.is_dir():
             return f"{entry.file} (named in {self.manifest}) is a folder; make a video of its frames"
         return None if entry.file.is_file() else f"{entry.file} (named in {self.manifest}) does not exist"
 
     def _entries(self) -> dict[tuple[str, str, int], Entry]:
-        if not self.manifest:
+        path = self._path()
+        names = self.methods()
+        if names and self.name not in names:
             raise InputError(
-                "method.manifest is not set; name a CSV file with the columns " + ",".join(COLUMNS)
-            )
-        path = Path(self.manifest).expanduser()
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                table = csv.DictReader(file)
-                rows = list(table)
-                columns = table.fieldnames or []
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"method.manifest: cannot read {path} ({error}); name a CSV file") from None
-        absent = [column for column in COLUMNS if column not in columns]
-        if absent:
-            raise InputError(
-                f"method.manifest: {path} lacks the columns {', '.join(absent)}; its first line must name "
-                f"{','.join(COLUMNS)} and may add seconds and fps"
+                f"method.name={self.name}: {path} lists none of that name; "
+                f"{nearest(self.name, names, 'method.name=')}"
             )
         entries: dict[tuple[str, str, int], Entry] = {}
-        for number, row in enumerate(rows, start=1):
-            where = f"method.manifest: row {number} of {path}"
-            key = (row["clip"], row["prompt"], _whole_number(row["seed"], where))
-            if not row["file"]:
-                raise InputError(f"{where} names no file; fill its column file")
+        for row in _rows(path, path.stat().st_mtime_ns):
+            if names and row["method"] != self.name:
+                continue
+            where = f"method.manifest: {path}, line {row.line}"
+            key = (clip_name(row["clip"]), same_text(row["prompt"]), _whole_number(row["seed"] or "0", where))
+            for column in ("clip", "file"):
+                if not row[column]:
+                    raise InputError(f"{where} names no {column}; fill its column {column}")
             if key in entries:
-                raise InputError(f"{where} repeats clip, prompt and seed of an earlier row; keep one")
-            fps = _number(row.get("fps"), where, "fps", least=0.01)
-            seconds = _number(row.get("seconds"), where, "seconds")
-            entries[key] = Entry(path.parent / row["file"], seconds, fps)
-        if not entries:
-            raise InputError(f"method.manifest: {path} has no rows; list at least one video")
+                raise InputError(
+                    f"{where} repeats clip, prompt and seed of line {entries[key].row.line}; keep one"
+                )
+            fps = _number(row["fps"], where, "fps", least=0.01)
+            seconds = _number(row["seconds"], where, "seconds")
+            entries[key] = Entry(find_file(path.parent, row["file"]), seconds, fps, row)
         return entries
 
+    def _path(self) -> Path:
+        if not self.manifest:
+            raise InputError(
+                f"method.manifest is not set; name a CSV file with the columns {','.join(COLUMNS)} and, if "
+                f"wanted, {','.join(MORE)}"
+            )
+        path = Path(self.manifest).expanduser()
+        if not path.is_file():
+            raise InputError(f"method.manifest: cannot read {path} (no such file); name a CSV file")
+        return path
 
-def _whole_number(text: str | None, where: str) -> int:
-    try:
-        return int(text or "")
-    except ValueError:
-        raise InputError(f"{where} has seed {text!r}; write a whole number") from None
+
+@lru_cache(maxsize=8)
+def _rows(path: Path, changed: int) -> tuple[Row, ...]:
+    """The manifest's rows, read again only when the file has ``changed``: every cell asks for them."""
+    rows = read_table(path, COLUMNS, MORE, "method.manifest")
+    if not rows:
+        raise InputError(f"method.manifest: {path} has no rows; list at least one video")
+    return tuple(rows)
 
 
-def _number(text: str | None, where: str, column: str, least: float = 0) -> float | None:
+def _whole_number(text: str, where: str) -> int:
+    with contextlib.suppress(ValueError):
+        return int(text)
+    # A spreadsheet's or a data frame's 0.0.
+    with contextlib.suppress(ValueError):
+        if float(text).is_integer():
+            return int(float(text))
+    raise InputError(f"{where} has seed {text!r}; write a whole number")
+
+
+def _number(text: str, where: str, column: str, least: float = 0) -> float | None:
     if not text:
         return None
     try:

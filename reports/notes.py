@@ -22,9 +22,10 @@ from reports.columns import (
     peak,
     same_machine,
 )
+from reports.footage import footage_notes, remark_notes
 from reports.present import newest_first
 from reports.ranking import TIES, Ranking, difference_text
-from reports.rows import SETTINGS, Group, Row, failures, plural, start_of
+from reports.rows import SETTINGS, Group, Row, by_row, failures, few, plural, start_of
 from reports.statistics import FEWEST
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
         *_now_notes(body.group),
         *_unlike(rows),
         *_version_notes(body),
-        *_beside_notes(rows),
+        *footage_notes(rows),
         *_masks_notes(rows),
         *_moving_notes(rows),
         *_level_notes(body),
@@ -55,6 +56,7 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
         *_null_notes(body),
         *_hidden_notes(body),
         *_left_out(body.group.plans),
+        *remark_notes(body.group.plans),
     ]
 
 
@@ -64,11 +66,7 @@ def _now_notes(group: Group) -> Iterator[str]:
     for row in group.rows:
         if row.replaced:
             cells = plural(len(row.replaced), "cell")
-            yield f"{row.label}: replaced by newer runs: {cells} ({_few(sorted(set(row.replaced)))})."
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            yield f"{row.label}: replaced by newer runs: {cells} ({few(sorted(set(row.replaced)))})."
 
 
 def _unlike(rows: list[Row]) -> Iterator[str]:
@@ -83,10 +81,10 @@ def _unlike(rows: list[Row]) -> Iterator[str]:
         # A video as it came is as it was compared, as a rule.
         if tuple(values) not in said:
             said.add(tuple(values))
-            yield f"Not the same {name}: {_by_row(rows, [', '.join(value) or '-' for value in values])}."
+            yield f"Not the same {name}: {by_row(rows, [', '.join(value) or '-' for value in values])}."
     starts = [row.setting(start_of) for row in rows]
     if len(set(starts) - {()}) > 1 or any(len(start) > 1 for start in starts):
-        yield f"Not the same start: {_by_row(rows, [', '.join(start) or '-' for start in starts])}."
+        yield f"Not the same start: {by_row(rows, [', '.join(start) or '-' for start in starts])}."
     elif any(starts):
         yield f"Start: {next(start for start in starts if start)[0]}."
 
@@ -112,18 +110,7 @@ def _unlike_cells(rows: list[Row]) -> Iterator[str]:
         yield f"Not the same prompts: {kinds}."
     seeds = [tuple(sorted({cell.seed for cell in row.cells.values()})) for row in rows]
     if len(set(seeds)) > 1:
-        yield f"Not the same seeds: {_by_row(rows, [', '.join(map(str, own)) for own in seeds])}."
-
-
-def _by_row(rows: Sequence[Row], texts: Sequence[str]) -> str:
-    """Each row's text; that of all once, that of most once before the others' where there are many rows."""
-    if len(set(texts)) == 1:
-        return texts[0]
-    common, count = Counter(texts).most_common(1)[0]
-    if len(rows) <= 4 or count < 3:
-        return "; ".join(f"{row.label} {text}" for row, text in zip(rows, texts, strict=True))
-    others = [f"{row.label} {text}" for row, text in zip(rows, texts, strict=True) if text != common]
-    return "; ".join([f"most {common}", *others])
+        yield f"Not the same seeds: {by_row(rows, [', '.join(map(str, own)) for own in seeds])}."
 
 
 def _version_notes(body: Body) -> Iterator[str]:
@@ -145,35 +132,6 @@ def _version_notes(body: Body) -> Iterator[str]:
             yield f"Not the same version of {column.label} (action=score gives all one): {'; '.join(own)}."
 
 
-def _beside_notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Finished videos that are not as their references are: what of the two was compared."""
-    for row in rows:
-        clips: dict[str, dict[str, None]] = {}
-        for record in row.finished:
-            for text in _beside(record):
-                clips.setdefault(text, {})[record.clip] = None
-        for text, names in list(clips.items())[:5]:
-            yield f"{row.label}: {text} ({_few(list(names))})."
-        if len(clips) > 5:
-            yield f"{row.label}: {len(clips) - 5} more such differences stand in its records."
-
-
-def _beside(record: Record) -> Iterator[str]:
-    ours, theirs, compared = record.generated, record.reference, record.compared
-    if ours is None or theirs is None or compared is None:
-        return
-    own, its = (f"{one.frames} frames{f' at {one.fps:.4g}/s' if one.fps else ''}" for one in (ours, theirs))
-    if compared.by == "time":
-        yield f"{own}, the clip {its}: {compared.frames} frames compared by time"
-    elif ours.frames != theirs.frames:
-        yield f"{own}, the clip {its}: the first {compared.frames} of both compared"
-    elif ours.fps != theirs.fps:
-        yield f"{own}, the clip {its}: compared frame by frame"
-    if (ours.width, ours.height) != (theirs.width, theirs.height):
-        sizes = (f"{one.width}x{one.height}" for one in (ours, theirs))
-        yield "resized and cropped from {} to {}".format(*sizes)
-
-
 def _masks_notes(rows: Sequence[Row]) -> Iterator[str]:
     """Where motion was read: within masks or over the whole frame, and at how many places."""
     where = [", ".join(row.setting(SETTINGS["masks"])) for row in rows]
@@ -181,7 +139,7 @@ def _masks_notes(rows: Sequence[Row]) -> Iterator[str]:
     known = [f"{region}{count}" for region, count in zip(where, counts, strict=True) if region]
     if known:
         texts = [f"{region or '-'}{count}" for region, count in zip(where, counts, strict=True)]
-        yield f"Motion is measured in: {known[0] if len(set(known)) == 1 else _by_row(rows, texts)}."
+        yield f"Motion is measured in: {known[0] if len(set(known)) == 1 else by_row(rows, texts)}."
 
 
 def _places(row: Row) -> str:
@@ -327,7 +285,7 @@ def _memory_notes(rows: list[Row]) -> Iterator[str]:
     kinds = [peak(row.finished)[1] for row in rows]
     known = set(kinds) - {""}
     if len(known) > 1:
-        whose = _by_row(rows, [meaning.get(kind, "-") for kind in kinds])
+        whose = by_row(rows, [meaning.get(kind, "-") for kind in kinds])
         yield f"Memory is not the same peak in all rows: {whose}."
     elif known:
         kind = known.pop()
@@ -370,7 +328,7 @@ def _failure_notes(rows: list[Row]) -> Iterator[str]:
                     if key not in row.records or row.records[key].status != "ok"
                 }
             )
-            cells = f"of {len(row.cells)} cells {', '.join(parts)} ({_few(clips)})"
+            cells = f"of {len(row.cells)} cells {', '.join(parts)} ({few(clips)})"
             yield f"{row.label}: {cells}; not in its numbers."
 
 
@@ -388,7 +346,7 @@ def _count_notes(body: Body) -> Iterator[str]:
         ]
         if any(own for own, _ in counts) and any(own < every for own, every in counts):
             said = [f"{own} of {every} clips" for own, every in counts]
-            text = said[0] if len(set(said)) == 1 else _by_row(rows, said)
+            text = said[0] if len(set(said)) == 1 else by_row(rows, said)
             columns.setdefault(text, []).append(column.label)
     for text, labels in columns.items():
         yield f"{', '.join(labels)}: over {text}."

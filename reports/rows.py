@@ -356,6 +356,22 @@ def _made_by(row: Row) -> dict[str, str]:
     return made | {"masks": ", ".join(row.setting(SETTINGS["masks"]))}
 
 
+def few(names: Sequence[str]) -> str:
+    """The first five, and how many more."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def by_row(rows: Sequence[Row], texts: Sequence[str]) -> str:
+    """Each row's text; that of all once, that of most once before the others' where there are many rows."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    common, count = Counter(texts).most_common(1)[0]
+    if len(rows) <= 4 or count < 3:
+        return "; ".join(f"{row.label} {text}" for row, text in zip(rows, texts, strict=True))
+    others = [f"{row.label} {text}" for row, text in zip(rows, texts, strict=True) if text != common]
+    return "; ".join([f"most {common}", *others])
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 

@@ -42,6 +42,8 @@ def print_plan(plan: Plan, parts: Sequence[tuple[Job, Sequence[Cell]]]) -> None:
         tell(f"variant left out: {out.label}: {out.reason}")
     for line in left_out_lines(plan.left_out):
         tell(f"left out: {line}")
+    for line in left_out_lines(plan.remarks):
+        tell(f"note: {line}")
     tell(f"plan: {store.plan_path(parts[0][0].results, plan.name)}")
 
 

@@ -20,7 +20,7 @@ from harness.cells.generate import Session, free_memory, from_backbone, from_pix
 from harness.cells.job import Node
 from harness.cells.locks import Lost
 from harness.records import store
-from harness.records.record import SCHEMA, Compared, Failure, Record, Source, Status
+from harness.records.record import CUT, SCHEMA, Compared, Failure, Record, Source, Status
 from harness.records.runs import Run
 from methods.interface import LatentMethod, VideoMethod
 
@@ -220,7 +220,11 @@ def _compute(session: Session, cell: Cell) -> Record:
     except BaseException as error:
         _fail(record, error)
     else:
+        record.notes.extend(cell.clip.remarks)
         _generate_and_score(session, cell, clip, record)
+    for note in record.notes:
+        if note.startswith(CUT):
+            session.progress.note(f"{cell.path}: {note}")
     _save(session, cell, record)
     return record
 

@@ -19,7 +19,7 @@ from harness.cells.beside import brought_beside
 from harness.cost.meta import with_checkpoint
 from harness.cost.model import cell_flops
 from harness.records import store
-from harness.records.record import COMPILED, RECOMPUTED, Flops, Record, Timing
+from harness.records.record import COMPILED, CUT, RECOMPUTED, Flops, Record, Timing
 from methods.interface import LatentMethod, VideoMethod, VideoRequest
 
 if TYPE_CHECKING:
@@ -136,6 +136,9 @@ def from_backbone(
     record.memory, record.energy, record.calls = measured.memory, measured.energy, measured.calls
     record.notes.extend(measured.notes)
     config = job.backbone
+    tokens = backbone.tokens(cell.prompt.text)
+    if tokens is not None and tokens > config.max_tokens:
+        record.notes.append(f"{CUT}{tokens} tokens, the backbone reads {config.max_tokens}")
     record.generated, record.sampler = record.reference, config.sampler or None
     if backbone.recomputed and config.checkpoint == "auto":
         config = with_checkpoint(config, True)

@@ -51,9 +51,10 @@ class Job:
     ``resolved`` is the composed configuration as plain data, interpolations resolved, as records show it;
     ``nodes`` has the nodes of ``method``, ``backbone``, ``dataset`` and so on that the plug-ins were built
     from, secrets and all, where they are others. ``hidden``: what must not be written. ``device`` is never
-    ``auto`` in a run. ``overrides`` are the command line's, in its order, and then those of the experiment's
-    variant that the job is (``variant``). ``workers``: so many share the processor; ``quiet``: nothing
-    is scored while a stage is timed; ``number``: the job's in the sweep. ``mask``: motion is read within the
+    ``auto`` in a run. ``frames``: of a clip, with ``auto_frames`` of the longest. ``overrides`` are the
+    command line's, in its order, and then those of the experiment's variant that the job is (``variant``).
+    ``workers``: so many share the processor; ``quiet``: nothing is scored while a stage is timed;
+    ``number``: the job's in the sweep. ``mask``: motion is read within the
     clips' masks where they have some (``auto``), or never (``none``).
     """
 
@@ -77,6 +78,7 @@ class Job:
     wandb: dict[str, Any]
     overrides: list[str] = field(default_factory=list)
     variant: ExperimentVariant | None = None
+    auto_frames: bool = False
     workers: int = 1
     quiet: bool | None = None
     number: int = 0

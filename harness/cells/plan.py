@@ -13,6 +13,7 @@ from typing import Any
 from datasets.errors import InputError
 from datasets.files import size_text
 from datasets.interface import ClipInfo, Dataset, LeftOut, Prompt
+from datasets.tables import clip_name, same_text
 from harness.cells.job import ExperimentVariant, Job
 from harness.records import record as records
 from harness.records import store
@@ -55,7 +56,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
     """
     if job.method.uses_backbone and job.needs.grid:
         try:
-            job.method.check(_grid(job), job.backbone.num_blocks)
+            job.method.check(_grid(job, job.frames), job.backbone.num_blocks)
             check_operations(job)
         except InputError as error:
             raise DoesNotFit(str(error)) from error
@@ -66,6 +67,9 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
             f"set limit={MOST_CLIPS} or lower"
         )
     clips: Sequence[ClipInfo] = listing.clips[: job.limit]
+    if job.method.uses_backbone and job.needs.grid:
+        for frames in sorted({clip.frames for clip in clips if clip.frames is not None}):
+            job.method.check(job.backbone.grid(frames), job.backbone.num_blocks)
 
     common, config = _common(job, clips)
     cells, without_video = _cells(job, common, clips)
@@ -117,6 +121,11 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
+        remarks=[
+            records.PlannedOut(clip=name, reason=remark)
+            for name, remarks in {cell.clip.name: cell.clip.remarks for cell in cells}.items()
+            for remark in remarks
+        ],
     )
     return job.hidden.plan(plan), cells
 
@@ -125,7 +134,7 @@ def _common(job: Job, clips: Sequence[ClipInfo]) -> tuple[dict[str, Any], str]:
     """What all cells of the job have in their identity, and the digest of its configuration alone."""
     plugins = {"method": job.method, "backbone": job.backbone, "dataset": job.dataset}
     common: dict[str, Any] = {name: of_plugin(plugin, job.node(name)) for name, plugin in plugins.items()}
-    common["frames"] = job.frames
+    common["frames"] = "auto" if job.auto_frames else job.frames
     named = {name: common[name]["config"] for name in plugins}
     if job.amortise:
         # The same video, but a time of another meaning: it shall not stand in for the other.
@@ -150,14 +159,14 @@ def _cells(job: Job, common: dict[str, Any], clips: Sequence[ClipInfo]) -> tuple
     for clip in clips:
         for prompt in clip.prompts:
             for seed in job.seeds:
-                missing = job.method.missing(clip.name, prompt.text, seed)
+                missing = _missing(job, clip, prompt, seed)
                 if missing is not None:
                     left_out.append(LeftOut(clip.name, missing))
                     continue
                 # The noise is keyed by the clip's name, so the name changes the output.
                 identity = {
                     **common,
-                    "clip": {"name": clip.name, "content": clip.content},
+                    "clip": {"name": clip.name, "content": clip.content, **_own_frames(clip)},
                     "prompt": prompt.text,
                     "seed": seed,
                 }
@@ -170,16 +179,30 @@ def _cells(job: Job, common: dict[str, Any], clips: Sequence[ClipInfo]) -> tuple
     return list(cells.values()), left_out
 
 
-def _grid(job: Job) -> Grid:
-    """The clip's token grid. Who only reads records needs no weights."""
+def _missing(job: Job, clip: ClipInfo, prompt: Prompt, seed: int) -> str | None:
+    reason = job.method.missing(clip.name, prompt.text, seed)
+    if reason is None and len(clip.prompts) > 1:
+        listed = {(name, text) for name, text, one in job.method.listed() if one == seed}
+        if (clip.name, "") in listed and (clip.name, same_text(prompt.text)) not in listed:
+            return f"its row names no prompt, and there are {len(clip.prompts)}; write which it shows"
+    return reason
+
+
+def _own_frames(clip: ClipInfo) -> dict[str, int]:
+    return {} if clip.frames is None else {"frames": clip.frames}
+
+
+def _grid(job: Job, frames: int) -> Grid:
+    """A clip's token grid. Who only reads records needs no weights."""
     if not job.needs.weights:
-        return job.backbone.grid(job.frames)
-    return job.backbone.check(job.frames, job.device if job.needs.device else "cpu")
+        return job.backbone.grid(frames)
+    return job.backbone.check(frames, job.device if job.needs.device else "cpu")
 
 
 def _name(job: Job, config: str, what: Sequence[str]) -> str:
     """The plan's name: the one given, or one that follows from the configuration and ``what`` runs."""
-    short = digest({"config": config, "frames": job.frames, "seeds": job.seeds, "what": what})[:6]
+    frames = "auto" if job.auto_frames else job.frames
+    short = digest({"config": config, "frames": frames, "seeds": job.seeds, "what": what})[:6]
     words = [store.safe(name) for name in (job.method.name, job.backbone.name, job.dataset.name)]
     return job.name or f"{'-'.join(words)}-{short}"
 
@@ -257,6 +280,7 @@ def together(
                 reason = f"the same configuration as {first.label}"
                 left_out.append(records.VariantOut(label=variant.label, reason=reason))
     clips = {(one.clip, one.reason): one for plan in plans for one in plan.left_out}
+    remarks = {(one.clip, one.reason): one for plan in plans for one in plan.remarks}
     short = digest([plan.name for plan in plans])[:6]
     words = [store.safe(name) for name in (experiment.experiment, job.backbone.name, job.dataset.name)]
     plan = records.Plan(
@@ -267,6 +291,7 @@ def together(
         baseline=shown.get(experiment.baseline or ""),
         variants=list(variants.values()),
         left_out=list(clips.values()),
+        remarks=list(remarks.values()),
         variants_out=left_out,
     )
     return job.hidden.plan(plan)
@@ -352,7 +377,8 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
     for job, plan in jobs:
         listed = tuple(job.method.listed())
         known = wanted.setdefault(listed, set())
-        known |= {(cell.clip, cell.prompt, cell.seed) for one in plan.variants for cell in one.cells}
+        for cell in (cell for one in plan.variants for cell in one.cells):
+            known |= {(clip_name(cell.clip), text, cell.seed) for text in ("", same_text(cell.prompt))}
         out = {(left.clip, left.reason) for left in plan.left_out}
         # A row whose file is missing is told as left out.
         known |= {

@@ -21,7 +21,7 @@ from harness.cells.locks import in_turn
 from harness.cells.tracks import KeptTracks
 from harness.records import store
 from harness.records.identity import WEIGHTS, configuration, same_version
-from harness.records.record import Compared, Failure, MetricValue, Plan, Record
+from harness.records.record import CUT, Compared, Failure, MetricValue, Plan, Record
 from metrics.flow_grid import keep_in
 from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker
 
@@ -209,6 +209,10 @@ def score_record(
 ) -> None:
     """Put what ``score_cell`` gives into the record: when it was, and what motion was read within."""
     record.metrics.update(score_cell(job, cell, clip, generated, names, record.compared))
+    for name, value in record.metrics.items():
+        if "truncated_to" in value.details:
+            read = f"{CUT}{value.details['tokens']} tokens, {name} reads {value.details['truncated_to']}"
+            record.notes.extend([] if read in record.notes else [read])
     record.masks = "masked" if clip.masks is not None and job.mask == "auto" else "whole frame"
     record.scored = datetime.now(UTC).isoformat(timespec="microseconds")
 

@@ -80,7 +80,7 @@ class _Root(_Keys):
         list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), BeforeValidator(_as_list)
     ]
     limit: Annotated[int, Field(ge=1)] | None
-    frames: Annotated[int, Field(ge=1, le=100_000)]
+    frames: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     resume: bool
     keep_frames: bool
@@ -167,6 +167,20 @@ def _not_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:
         yield where, value
 
 
+def _fit_clips(root: _Root, backbone: BackboneConfig, method: Method) -> None:
+    """Put what a dataset of footage leaves open into its node: the backbone's size, and its longest clip.
+
+    Without a backbone clips keep their own size, and all that they have of 4k+1 frames.
+    """
+    node = root.dataset
+    if method.uses_backbone:
+        for key, value in (("height", backbone.height), ("width", backbone.width)):
+            if key in node and node[key] is None:
+                node[key] = value
+        if "most_frames" in node:
+            node["most_frames"] = backbone.most_frames if root.frames == "auto" else None
+
+
 def make_job(
     resolved: Node,
     overrides: Sequence[str] = (),
@@ -192,6 +206,8 @@ def make_job(
             raise InputError(f"metrics.required: no metric {name!r} is configured; {nearest(name, metrics)}")
     # The backbone first: the others interpolate its keys.
     backbone = build(root.backbone, "backbone", BackboneConfig, trust)
+    method = build(root.method, "method", Method, trust)
+    _fit_clips(root, backbone, method)
     dataset = build(root.dataset, "dataset", Dataset, trust)
     tracker = build(root.tracker, "tracker", Tracker, trust)
     versioned: dict[Key, Plugin] = {("metrics", "metrics", name): one for name, one in metrics.items()}
@@ -200,7 +216,7 @@ def make_job(
     places = folders(results, clips if isinstance(clips, str) else None)
     hidden = Hidden(frozenset(secrets), tuple(secrets.values()), places)
     job = Job(
-        method=build(root.method, "method", Method, trust),
+        method=method,
         backbone=backbone,
         dataset=dataset,
         metrics=metrics,
@@ -210,7 +226,8 @@ def make_job(
         device=_device(root.device, action, engine),
         seeds=list(dict.fromkeys(root.seed)),
         limit=root.limit,
-        frames=root.frames,
+        frames=backbone.most_frames if root.frames == "auto" else root.frames,
+        auto_frames=root.frames == "auto",
         results=results,
         resume=root.resume,
         keep_frames=root.keep_frames,

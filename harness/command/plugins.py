@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -34,6 +35,10 @@ def _fields(hint: Any, path: Sequence[str | int]) -> list[str]:
     return _fields(hints.get(str(path[0])), path[1:])
 
 
+_OF_UNION = re.compile(r"(constrained-)?(int|float|str|bool)|literal\[.*\]")
+"""What pydantic adds to a place for each of the types that a value may have."""
+
+
 def one_line(error: ValidationError, key: str = "", known: Any = None) -> str:
     """The first problem of a pydantic error, in one line.
 
@@ -41,9 +46,10 @@ def one_line(error: ValidationError, key: str = "", known: Any = None) -> str:
     names are offered for a misspelt one.
     """
     details: ErrorDetails = error.errors(include_url=False)[0]
-    path = [part for part in details["loc"] if isinstance(part, str)]
+    path = [part for part in details["loc"] if isinstance(part, str) and not _OF_UNION.fullmatch(part)]
     where = ".".join([*([key] if key else []), *path])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    others = {tuple(one["loc"][: len(path)]) for one in error.errors(include_url=False)} - {tuple(path)}
+    more = f" (and {len(others)} more)" if others else ""
     kind = details["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         names = _fields(known, path[:-1]) if known is not None else []

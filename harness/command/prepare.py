@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datasets.errors import InputError
 from datasets.plugin import Plugin
-from harness.cells.job import Job
+from harness.cells.job import ExperimentVariant, Job
 from harness.cells.plan import DoesNotFit, together, unmatched
 from harness.command.config import make_job
 from harness.command.experiment import Composed
 from harness.command.interface import Action, Prepared, plans_of
-from harness.command.plugins import check_trust
+from harness.command.plugins import build, check_trust
 from harness.command.terminal import say
 from harness.records.hidden import Hidden
 from harness.records.record import Plan, VariantOut
+from methods.interface import Method
 
 Checked = tuple[Action, list[Prepared]]
 
@@ -65,7 +67,7 @@ def _variants(parts: Sequence[Composed]) -> tuple[list[tuple[Action, Prepared]],
     found: list[tuple[Action, Prepared]] = []
     out: list[VariantOut] = []
     problems: dict[str, list[str]] = {}
-    for one in parts:
+    for one in (each for part in parts for each in _by_method(part)):
         label = one.variant.label if one.variant else ""
         if one.problem is not None:
             out.append(VariantOut(label=label, reason=one.problem))
@@ -92,6 +94,30 @@ def _variants(parts: Sequence[Composed]) -> tuple[list[tuple[Action, Prepared]],
     if lines:
         raise InputError("\n".join(lines))
     return found, out
+
+
+def _by_method(one: Composed) -> list[Composed]:
+    """One configuration for each method whose finished videos a list holds, unless one of them is chosen."""
+    if one.problem is not None or one.variant is not None:
+        return [one]
+    try:
+        method = build(one.resolved["method"], "method", Method, one.resolved["trust"])
+        names = method.methods()
+    except InputError:
+        # Said where the job is made.
+        return [one]
+    if not names or any(word.startswith("method.name=") for word in one.overrides):
+        return [one]
+    found = []
+    for name in names:
+        variant = ExperimentVariant(method.name, name, None, tuple(one.overrides))
+        resolved = {**one.resolved, "method": {**one.resolved["method"], "name": name}}
+        found.append(
+            replace(
+                one, resolved=resolved, overrides=[*one.overrides, f"method.name={name}"], variant=variant
+            )
+        )
+    return found
 
 
 def _check_trust(job: Job) -> None:
@@ -126,7 +152,10 @@ def notices(prepared: Sequence[Prepared]) -> list[str]:
     lines = [
         _own_world(one.job)
         for one in prepared
-        if one.plan is not None and one.job.dataset.real_footage and one.job.backbone.own_world_only
+        if one.plan is not None
+        and one.job.method.uses_backbone
+        and one.job.dataset.real_footage
+        and one.job.backbone.own_world_only
     ]
     lines += [note for job, _ in planned if job.variant for note in job.variant.notes]
     return list(dict.fromkeys([*lines, *unmatched(planned)]))
@@ -135,14 +164,9 @@ def notices(prepared: Sequence[Prepared]) -> list[str]:
 def _own_world(job: Job) -> str:
     """What to know before real footage meets a backbone that has never seen any."""
     backbone = job.backbone
-    if job.method.uses_backbone:
-        return (
-            f"backbone={backbone.name} knows only its own world, not footage like "
-            f"dataset={job.dataset.name}: use backbone=wan2.1-1.3b for real work"
-        )
     return (
-        f"method={job.method.name}: its videos are compared at backbone.height x backbone.width = "
-        f"{backbone.height}x{backbone.width}; use backbone=wan2.1-1.3b (no weights are needed)"
+        f"backbone={backbone.name} knows only its own world, not footage like "
+        f"dataset={job.dataset.name}: use backbone=wan2.1-1.3b for real work"
     )
 
 

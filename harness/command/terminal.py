@@ -69,9 +69,13 @@ def escape_output() -> None:
 
 
 def say_left_out(plan: Plan) -> None:
-    """A line for each variant of an experiment that its plan leaves out."""
+    """A line for each variant of an experiment that its plan leaves out, and for what its clips are like."""
     for one in plan.variants_out:
         say(f"{plan.name}: variant {one.label} is left out: {one.reason}")
+    from harness.records.record import left_out_lines
+
+    for line in left_out_lines(plan.remarks):
+        say(f"{plan.name}: {line}")
 
 
 def misplaced() -> str | None:

@@ -117,7 +117,7 @@ class Hidden:
         plan.command = [self.text(word) for word in plan.command]
         for variant in plan.variants:
             variant.overrides = [self.text(word) for word in variant.overrides]
-        for clip in plan.left_out:
+        for clip in [*plan.left_out, *plan.remarks]:
             clip.reason = self.text(clip.reason)
         for left in plan.variants_out:
             left.reason = self.text(left.reason)

@@ -56,6 +56,10 @@ COMPILED = "the transformer's blocks were compiled, save where an adapter was in
 """A cell's note where ``backbone.compile`` did so; with a warm-up, before its time began."""
 
 
+CUT = "prompt cut: "
+"""How a cell's note begins where a text encoder did not read the whole prompt."""
+
+
 class Timing(Strict):
     """Seconds. ``stages`` are medians over repeats; ``values`` keeps every repeat's stages.
 
@@ -243,7 +247,7 @@ class Variant(Strict):
 
 
 class PlannedOut(Strict):
-    """A clip left out, and why."""
+    """A clip left out, and why; or what a reader should know of how a clip was read."""
 
     clip: str
     reason: str
@@ -270,6 +274,7 @@ class Plan(Strict):
     baseline: str | None = None
     variants: list[Variant] = Field(default_factory=list)
     left_out: list[PlannedOut] = Field(default_factory=list)
+    remarks: list[PlannedOut] = Field(default_factory=list)
     variants_out: list[VariantOut] = Field(default_factory=list)
 
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants", populate_by_name=True)

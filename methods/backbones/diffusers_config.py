@@ -97,6 +97,7 @@ class DiffusersConfig(BackboneConfig):
     vae_tiling: bool = False
     cpu_offload: bool = False
     own_world_only: bool = False
+    most_frames: PositiveInt = 81
     architecture: Architecture | None = None
 
     # What methods interpolate is in their configuration; what says where the
@@ -112,6 +113,7 @@ class DiffusersConfig(BackboneConfig):
         "checkpoint",
         "cpu_offload",
         "own_world_only",
+        "most_frames",
     )
     # Folders of a pipeline that determine what comes out.
     parts: ClassVar[tuple[str, ...]] = COMPONENTS

@@ -143,6 +143,10 @@ class Backbone(ABC):
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompt embeddings (n, tokens, width)."""
 
+    def tokens(self, prompt: str) -> int | None:
+        """Tokens of a prompt before any cut to what ``embed`` reads; None where nothing counts them."""
+        return None
+
     @abstractmethod
     def schedule(self, steps: int) -> Schedule:
         """The noise levels and timesteps of so many denoising steps."""
@@ -252,6 +256,7 @@ class BackboneConfig(Plugin):
     ``own_world_only``: it knows the embedded world alone, nothing of real footage. ``dtype``: the precision
     of the transformer. ``checkpoint``: whether blocks are recomputed in a backward pass. ``max_tokens``:
     the length of a prompt's embedding. ``sampler``: what takes a denoising step, as tables name it.
+    ``most_frames``: the longest clip it is made for, which ``frames=auto`` takes.
     """
 
     sampler: ClassVar[str] = ""
@@ -260,6 +265,7 @@ class BackboneConfig(Plugin):
     width: int
     max_tokens: int
     own_world_only: bool = False
+    most_frames: int = 81
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     checkpoint: bool | Literal["auto"] = False
 

@@ -111,7 +111,7 @@ def test_the_yaml_holds_exactly_the_fields_and_their_defaults():
     )["dataset"]
     assert values.pop("_target_") == "datasets.davis.Davis"
     assert set(values) == {field.name for field in fields(Davis)}
-    assert Davis(**values) == Davis(height=480, width=832)
+    assert Davis(**values) == Davis()
 
 
 def test_unknown_keys_and_wrong_types_are_named():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
+from pydantic import ValidationError
 
 from datasets import video
 from datasets.errors import InputError
@@ -53,7 +54,7 @@ def test_the_yaml_holds_exactly_the_fields_and_their_defaults():
     )["dataset"]
     assert values.pop("_target_") == "datasets.folder.Folder"
     assert set(values) == {field.name for field in fields(Folder)}
-    assert Folder(**values) == Folder(height=480, width=832)
+    assert Folder(**values) == Folder()
 
 
 def test_videos_and_frame_folders_are_listed_with_their_prompts(root):
@@ -117,13 +118,31 @@ def test_content_follows_the_file_and_masks_are_told_apart_from_it(root):
     assert info().content != before.content and info().masks == masked.masks
 
 
-def test_a_missing_prompt_shows_the_header_to_write(root):
-    (root / "prompts.csv").write_text("clip,prompt\nfilm,a dog\n")
-    with pytest.raises(InputError, match=r"no prompt for stills; write the header clip,prompt"):
-        folder(root).listing()
+def test_a_clip_without_a_prompt_is_left_out_by_name_and_the_others_run(root):
+    (root / "prompts.csv").write_text("clip,prompt\nfilm,a dog\nstils,a boat\n")
+    listing = folder(root).listing()
+    assert names(listing) == ["film"]
+    reasons = {out.clip: out.reason for out in listing.left_out}
+    assert set(reasons) == {"stills", "stils", "short"}
+    assert "has no prompt: add a row to" in reasons["stills"] and "dataset.prompt" in reasons["stills"]
+    assert "line 3: stils,a boat is near it" in reasons["stills"], "a row that nearly fits is quoted"
+    assert "did you mean stills?" in reasons["stils"]
+    with pytest.raises(InputError, match=r"dataset\.names: stills has no prompt"):
+        folder(root, names="stills").listing()
+
+
+def test_no_prompts_at_all_shows_the_header_to_write(root):
     (root / "prompts.csv").unlink()
-    with pytest.raises(InputError, match=r"prompts\.csv.*clip,prompt.*dataset\.prompt"):
+    with pytest.raises(
+        InputError, match=r"prompts\.csv: missing; write the header clip,prompt.*dataset\.prompt"
+    ):
         folder(root).listing()
+
+
+@pytest.mark.parametrize("prompt", ["", "  "])
+def test_an_empty_prompt_is_refused(root, prompt):
+    with pytest.raises(ValidationError, match=r"dataset\.prompt: is empty"):
+        folder(root, prompt=prompt)
 
 
 def test_one_prompt_for_all_clips_needs_no_file(root):
@@ -136,11 +155,16 @@ def test_one_prompt_for_all_clips_needs_no_file(root):
 @pytest.mark.parametrize(
     "text,message",
     [
-        ("film,a dog\n", r"header is film,a dog; write clip,prompt"),
-        ("clip,prompt,colour\nfilm,a dog,red\n", r"header"),
+        ("film,a dog\n", r"first line, 'film,a dog', names no clip, prompt; begin it with clip,prompt"),
+        ("clip,promt\nfilm,a dog\n", r"names no prompt"),
+        ("clip,prompt,captoin\nfilm,a dog,red\n", r"column captoin is not known; did you mean caption"),
+        ("clip,prompt,prompt\nfilm,a dog,red\n", r"names prompt twice"),
         ("clip,prompt\nfilm,\n", r"line 2: no prompt"),
         ("clip,prompt\nfilm,a dog, running\n", r"line 2: more cells"),
         ("clip,prompt,kind\nfilm,a dog,other\n", r"line 2: kind other"),
+        ("clip,prompt,stride\nfilm,a dog,1.5\n", r"line 2: stride '1.5'; write a whole number"),
+        ("clip,prompt,fps\nfilm,a dog,fast\n", r"line 2: fps 'fast'; write a rate"),
+        ("clip,prompt,fps\nfilm,a dog,8\nfilm.mkv,a cat,9\n", r"line 3: fps differs from line 2's"),
     ],
 )
 def test_a_wrong_prompts_file_is_explained(root, text, message):

@@ -15,13 +15,13 @@ from harness.cost import cards
 from harness.records.identity import configuration
 
 CONF = HOME / "conf"
-FOOTAGE = {"root", "names", "clip_model", "default_frames"}
+FOOTAGE = {"root", "names", "fps", "clip_model", "default_frames", "most_frames"}
 BACKBONE = {
     # Where weights come from is in their own identity; methods hold what they take from here.
     *("model", "revision", "random_seed", "architecture"),
     *("steps", "guidance_scale", "negative_prompt"),
     # Neither changes what is computed.
-    *("checkpoint", "cpu_offload", "own_world_only"),
+    *("checkpoint", "cpu_offload", "own_world_only", "most_frames"),
 }
 # Fields that are not in a cell's identity, by group and plug-in; all others are.
 OUTSIDE: dict[str, dict[str, set[str]]] = {

@@ -119,21 +119,25 @@ def test_what_is_missing_is_said(manifest):
     "text, says",
     [
         (None, "cannot read"),
-        ("clip,prompt,file\n", "lacks the columns seed"),
-        ("", "lacks the columns clip, prompt, seed, file"),
+        ("clip,prompt,seed\n", "names no file; begin it with clip,file"),
+        ("", "names no clip, file"),
         ("clip,prompt,seed,file\n", "no rows"),
-        ("clip,prompt,seed,file\nbear,fox,first,a.mp4\n", "row 1.*seed 'first'"),
-        ("clip,prompt,seed,file\nbear,fox,0,\n", "row 1.*no file"),
-        ("clip,prompt,seed,file,seconds\nbear,fox,0,a.mp4,soon\n", "row 1.*seconds 'soon'"),
-        ("clip,prompt,seed,file,fps\nbear,fox,0,a.mp4,0\n", "row 1.*fps '0'"),
-        ("clip,prompt,seed,file\nbear,fox,0,a.mp4\nbear,fox,0,b.mp4\n", "row 2.*repeats"),
+        ("clip,prompt,seed,file\nbear,fox,first,a.mp4\n", "line 2.*seed 'first'"),
+        ("clip,prompt,seed,file\nbear,fox,0.5,a.mp4\n", "line 2.*seed '0.5'"),
+        ("clip,prompt,seed,file\nbear,fox,0,\n", "line 2.*no file"),
+        ("clip,prompt,seed,file,seconds\nbear,fox,0,a.mp4,soon\n", "line 2.*seconds 'soon'"),
+        ("clip,prompt,seed,file,fps\nbear,fox,0,a.mp4,0\n", "line 2.*fps '0'"),
+        ("clip,prompt,seed,file\nbear,fox,0,a.mp4\nbear,fox,0,b.mp4\n", "line 3.*repeats.*line 2"),
+        ("clip,prompt,file\nbear,fox,a.mp4\nbear, fox ,b.mp4\n", "line 3.*repeats"),
+        ("clip,file,method\nbear,a.mp4,ours\nbear,b.mp4,\n", "line 3.*names no method"),
+        ("clip,file,method\nbear,a.mp4,ours\n", "lists none of that name; there are: ours"),
     ],
 )
 def test_a_bad_manifest_is_bad_input_in_one_line(tmp_path, text, says):
     path = tmp_path / "manifest.csv"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(InputError, match=rf"method\.manifest.*{says}") as error:
+    with pytest.raises(InputError, match=rf"method\..*{says}") as error:
         precomputed(path).listed()
     assert "\n" not in str(error.value)
 

@@ -1,0 +1,98 @@
+"""Notes on how references were read, and how finished videos were brought beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from harness.records.record import CUT, Record, left_out_lines
+from reports.rows import Row, by_row, few
+
+if TYPE_CHECKING:
+    from harness.records.record import Plan
+
+
+def footage_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """At what size and length clips were compared, what of finished videos, and prompts that were cut."""
+    yield from _size_notes(rows)
+    yield from _length_notes(rows)
+    yield from _beside_notes(rows)
+    yield from _prompt_notes(rows)
+
+
+def remark_notes(plans: Iterable[Plan]) -> Iterator[str]:
+    """What a reader should know of how clips were read."""
+    remarks = {(one.clip, one.reason): one for plan in plans for one in plan.remarks}
+    for line in left_out_lines(list(remarks.values())):
+        yield f"{line.rstrip('.')}."
+
+
+def _beside_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Finished videos that are not as their references are: what of the two was compared."""
+    for row in rows:
+        clips: dict[str, dict[str, None]] = {}
+        for record in row.finished:
+            for text in _beside(record):
+                clips.setdefault(text, {})[record.clip] = None
+        for text, names in list(clips.items())[:5]:
+            yield f"{row.label}: {text} ({few(list(names))})."
+        if len(clips) > 5:
+            yield f"{row.label}: {len(clips) - 5} more such differences stand in its records."
+
+
+def _beside(record: Record) -> Iterator[str]:
+    ours, theirs, compared = record.generated, record.reference, record.compared
+    if ours is None or theirs is None or compared is None:
+        return
+    own, its = (f"{one.frames} frames{f' at {one.fps:.4g}/s' if one.fps else ''}" for one in (ours, theirs))
+    if compared.by == "time":
+        yield f"{own}, the clip {its}: {compared.frames} frames compared by time"
+    elif ours.frames != theirs.frames:
+        yield f"{own}, the clip {its}: the first {compared.frames} of both compared"
+    elif ours.fps != theirs.fps:
+        yield f"{own}, the clip {its}: compared frame by frame"
+    if (ours.width, ours.height) != (theirs.width, theirs.height):
+        sizes = (f"{one.width}x{one.height}" for one in (ours, theirs))
+        yield "resized and cropped from {} to {}".format(*sizes)
+
+
+def _size_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """At what size videos were compared that no backbone made: their references' own."""
+    sizes = []
+    for row in rows:
+        found = {
+            (record.reference.width, record.reference.height)
+            for record in row.finished
+            if record.reference and "height" in record.dataset.config and not record.dataset.config["height"]
+        }
+        few = [f"{width}x{height}" for width, height in sorted(found)]
+        sizes.append(f"{few[0]} to {few[-1]}" if len(few) > 1 else "".join(few))
+    if any(sizes):
+        texts = [f"the references' own size, {size}" if size else "the backbone's" for size in sizes]
+        yield f"Compared at: {by_row(rows, texts)}."
+
+
+def _length_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """How long the clips are, where each has its own number of frames."""
+    lengths = {
+        record.reference.frames
+        for row in rows
+        for record in row.finished
+        if record.reference and record.identity.get("frames") == "auto"
+    }
+    if lengths:
+        yield f"Clips of {min(lengths)} to {max(lengths)} frames, each as long as it is (frames=auto)."
+
+
+def _prompt_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Prompts that were cut, by what cut them."""
+    cut: dict[str, dict[str, None]] = {}
+    for record in (record for row in rows for record in row.finished):
+        for note in record.notes:
+            if note.startswith(CUT):
+                cut.setdefault(note, {})[record.clip] = None
+    for note, clips in cut.items():
+        yield f"{note.removeprefix(CUT).strip().capitalize()} ({few(list(clips))})."
+
+
+__all__ = ["footage_notes", "remark_notes"]
