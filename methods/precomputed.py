@@ -134,7 +134,8 @@ class Precomputed(VideoMethod, kind="precomputed"):
                 reverse=True,
             )
             hint = f"; the nearest is {near[0].row}" if near else ""
-            return f"no row in {self.manifest} for clip {clip!r}, prompt {prompt!r}, seed {seed}{hint}"
+            whose = f" of method {self.name}" if self.methods() else ""
+            return f"no row{whose} in {self.manifest} for clip {clip!r}, prompt {prompt!r}, seed {seed}{hint}"
         if entry.file.is_dir():
             return f"{entry.file} (named in {self.manifest}) is a folder; make a video of its frames"
         return None if entry.file.is_file() else f"{entry.file} (named in {self.manifest}) does not exist"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.records.record import CUT, Record, left_out_lines
-from reports.rows import Row, by_row, few
+from reports.rows import Row, few, own_size
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -63,13 +63,15 @@ def _size_notes(rows: Sequence[Row]) -> Iterator[str]:
         found = {
             (record.reference.width, record.reference.height)
             for record in row.finished
-            if record.reference and "height" in record.dataset.config and not record.dataset.config["height"]
+            if record.reference and own_size(record)
         }
-        few = [f"{width}x{height}" for width, height in sorted(found)]
-        sizes.append(f"{few[0]} to {few[-1]}" if len(few) > 1 else "".join(few))
-    if any(sizes):
-        texts = [f"the references' own size, {size}" if size else "the backbone's" for size in sizes]
-        yield f"Compared at: {by_row(rows, texts)}."
+        sizes.append(found)
+    own = sorted({size for found in sizes for size in found})
+    if own:
+        ends = " to ".join(f"{width}x{height}" for width, height in dict.fromkeys((own[0], own[-1])))
+        others = [row.label for row, found in zip(rows, sizes, strict=True) if not found]
+        rest = f"; {few(others)} at the backbone's" if others else ""
+        yield f"Compared at the references' own size: {ends}{rest}."
 
 
 def _length_notes(rows: Sequence[Row]) -> Iterator[str]:
@@ -81,7 +83,8 @@ def _length_notes(rows: Sequence[Row]) -> Iterator[str]:
         if record.reference and record.identity.get("frames") == "auto"
     }
     if lengths:
-        yield f"Clips of {min(lengths)} to {max(lengths)} frames, each as long as it is (frames=auto)."
+        ends = " to ".join(map(str, dict.fromkeys((min(lengths), max(lengths)))))
+        yield f"Clips of {ends} frames, each its longest 4k+1 (frames=auto)."
 
 
 def _prompt_notes(rows: Sequence[Row]) -> Iterator[str]:

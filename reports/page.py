@@ -27,7 +27,7 @@ from reports.formats import entries, headers, render
 from reports.plots.figures import NotDrawn, plots, write_plots
 from reports.plots.files import inline_svg, save, slug
 from reports.published import Block
-from reports.rows import Group, Row, groups
+from reports.rows import Group, Row, groups, own_size
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -244,7 +244,10 @@ def _take(
             probes.insert(0, found)
     known = probes[0] if probes else Probe(24.0, 1.0, 1, 1)
     record = next((record for row, _ in of_rows for record in row.records.values()), None)
-    sides = [record.backbone.config.get(side) for side in ("width", "height")] if record else []
+    own = record.reference if record and own_size(record) else None
+    sides: list[Any] = [own.width, own.height] if own else []
+    if record and not own:
+        sides = [record.backbone.config.get(side) for side in ("width", "height")]
     return Take(
         group=table.title,
         clip=any_cell.clip,

@@ -29,7 +29,9 @@ SETTINGS: dict[str, Callable[[Record], Any]] = {
         record.compared.frames if record.compared else record.dataset.config.get("frames")
     ),
     "frame size": lambda record: (
-        f"{record.backbone.config.get('width')}x{record.backbone.config.get('height')}"
+        "the references' own"
+        if own_size(record)
+        else f"{record.backbone.config.get('width')}x{record.backbone.config.get('height')}"
     ),
     "guidance scale": lambda record: _chosen(record, "guidance_scale"),
     "shift": lambda record: record.backbone.config.get("shift"),
@@ -83,6 +85,12 @@ def untrained(record: Record) -> bool:
     return record.backbone.config.get("weights") == "random"
 
 
+def own_size(record: Record) -> bool:
+    """Whether videos were compared at their reference's own size, not the backbone's."""
+    config = record.dataset.config
+    return "height" in config and config["height"] is None
+
+
 def ending(record: Record) -> str:
     """How a cell ended, as tables say it: ``ok``, ``OOM``, ``NaN``, ``error``, or its status."""
     if record.status == "failed":
@@ -132,6 +140,14 @@ class Row:
     @property
     def untrained(self) -> bool:
         return any(untrained(record) for record in self.records.values())
+
+    @property
+    def uses_backbone(self) -> bool:
+        """False where no record is of a video that a backbone made."""
+        return not self.records or any(
+            record.identity.get("backbone", {}).get("weights", "") is not None
+            for record in self.records.values()
+        )
 
     def setting(self, read: Callable[[Record], Any]) -> tuple[str, ...]:
         """The distinct values of a setting over the records that know it."""

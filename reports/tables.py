@@ -30,6 +30,7 @@ class Table:
     ``numbers``: row's label -> column's key -> number with its 95 % interval, NaN where there is none; in
     seconds, bytes and the metrics' own units. ``marks``, of the same shape, are ``reports.ranking``'s.
     ``notes`` stand under the table; ``failed`` counts a row's cells without a video by what ended them.
+    ``backbone_used`` is False where all videos came from elsewhere.
     """
 
     backbone: str
@@ -40,10 +41,11 @@ class Table:
     notes: list[str]
     config_ids: tuple[str, ...]
     failed: dict[str, Counter[str]]
+    backbone_used: bool = True
 
     @property
     def title(self) -> str:
-        return f"{self.dataset} on {self.backbone}"
+        return f"{self.dataset} on {self.backbone}" if self.backbone_used else self.dataset
 
     @property
     def values(self) -> pd.DataFrame:
@@ -136,4 +138,5 @@ def _table(
         notes=notes_of(made, ranking, p_values),
         config_ids=tuple(row.variant.config_id for row in group.rows),
         failed={row.label: row.failed for row in group.rows},
+        backbone_used=any(row.uses_backbone for row in group.rows),
     )

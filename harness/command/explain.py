@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 
 import yaml
@@ -65,6 +66,13 @@ def _interpolation(error: InterpolationResolutionError, backbone: str | None) ->
     return f"{key}: {reason}; set {key}=... or correct what it refers to"
 
 
+def _quoted(override: str) -> str:
+    """An override whose value is one text, as a shell takes it."""
+    key, _, value = override.partition("=")
+    escaped = value.strip().replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
 def explain(error: BaseException, backbone: str | None = None) -> str:
     """One line for an error of composing the configuration; ``backbone`` is the one chosen, if any."""
     causes = list(_chain(error))
@@ -73,7 +81,7 @@ def explain(error: BaseException, backbone: str | None = None) -> str:
             return _missing_config(cause)
         if isinstance(cause, OverrideParseException):
             reason = str(cause.message).splitlines()[0]
-            return f"{cause.override}: cannot be read ({reason}); quote special characters: 'key=\"value\"'"
+            return f"{cause.override}: cannot be read ({reason}); a text is quoted: {_quoted(cause.override)}"
         if isinstance(cause, yaml.YAMLError):
             return f"a YAML file cannot be read: {' '.join(str(cause).split())}"
         if isinstance(cause, MissingMandatoryValue):
@@ -86,7 +94,8 @@ def explain(error: BaseException, backbone: str | None = None) -> str:
     text = str(error).strip()
     if found := re.match(r"Ambiguous value for argument '(.*?)'", text):
         key, _, values = found[1].partition("=")
-        return f"{found[1]}: several values; add -m to run each, or write {key}=[{values}] for a list"
+        text = f"; for one text write {_quoted(found[1])}" if " " in values.strip() else ""
+        return f"{found[1]}: several values; add -m to run each, or write {key}=[{values}] for a list{text}"
     if found := re.match(r"Could not append to config\. An item is already at '(.*?)'", text):
         return f"+{found[1]}: this key exists; drop the + to change it"
     if found := re.match(r"Could not append '?(.*?)'?\. ?(.*)", text, re.DOTALL):

@@ -54,7 +54,7 @@ NAMED = [(f"{group}={value}", group, "name one of its options") for group in GRO
         ("metrics.metrics=null", "metrics.metrics", "metrics.metrics.KEY="),
         ("=", "=", "write KEY=VALUE"),
         ("=5", "=5", "write KEY=VALUE"),
-        ("method.=5", "method.=5", "quote special characters"),
+        ("method.=5", "method.=5", "a text is quoted: "),
     ],
 )
 def test_one_line_names_the_key_and_the_remedy(
