@@ -52,8 +52,8 @@ def _beside(record: Record) -> Iterator[str]:
     elif ours.fps != theirs.fps:
         yield f"{own}, the clip {its}: compared frame by frame"
     if (ours.width, ours.height) != (theirs.width, theirs.height):
-        sizes = (f"{one.width}x{one.height}" for one in (ours, theirs))
-        yield "resized and cropped from {} to {}".format(*sizes)
+        size = "its reference's size" if own_size(record) else f"{theirs.width}x{theirs.height}"
+        yield f"resized and cropped from {ours.width}x{ours.height} to {size}"
 
 
 def _size_notes(rows: Sequence[Row]) -> Iterator[str]:
