@@ -408,7 +408,7 @@ def test_what_rows_do_not_share_is_a_short_line_each(run, tmp_path):
         "Not the same frame rate: large 24; same 24; slow 12.",
         "Not the same video size: large 128x128; same 64x64; slow 64x64.",
         "Not the same duration: large 0.21 s; same 0.21 s; slow 0.25 s.",
-        "large: resized and cropped from 128x128 to 64x64 (a).",
+        "large: resized and cropped from 128x128 to its reference's size (a).",
     ):
         assert line in shown.notes
     assert not any("video length" in note for note in shown.notes), "it is the frames compared"
