@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ class ClipInfo:
     depend on them, videos do not. ``caption`` describes the reference itself, or is
     None. ``fps``: frames used a second. ``frames``: how many, where each clip has its own
     number (``frames=auto``). ``remarks``: what a reader should know of how its source was read.
+    ``strata``: what kind of clip it is, by name (``motion``, ``objects``); tables can be made of each kind.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ClipInfo:
     masks: str = ""
     frames: int | None = None
     remarks: tuple[str, ...] = ()
+    strata: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from harness.command.terminal import escape_output, say
 from reports.formats import render
 from reports.outside import load_column
 from reports.rows import find_plans, groups, plural, with_baseline
+from reports.strata import by_stratum
 from reports.tables import Table, tables
 
 if TYPE_CHECKING:
@@ -67,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         help="packages of yours that --column may take functions from",
     )
+    made.add_argument(
+        "--by", metavar="STRATUM", help="a table for each kind: prompt, or what the dataset knows (motion)"
+    )
     made.add_argument("--published", action="store_true", help="the paper's own numbers in blocks below")
     made.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     made.add_argument(
@@ -94,8 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(
                 "--published: not with --format csv, whose lines are ours alone; take md or latex"
             )
+        if given.by is not None and (given.plots is not None or given.format == "html"):
+            raise InputError("--by: makes tables alone; leave out --plots and --format html")
         outside = [load_column(path, given.trust) for path in given.column]
-        made = tables(given.results, plans, given.all, given.p_values, given.columns, outside)
+        strata = {"": plans} if given.by is None else by_stratum(plans, given.by)
+        made = [
+            replace(table, stratum=stratum)
+            for stratum, of_stratum in strata.items()
+            for table in tables(given.results, of_stratum, given.all, given.p_values, given.columns, outside)
+        ]
         if not made:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
         _write(given, plans, made)

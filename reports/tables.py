@@ -30,7 +30,8 @@ class Table:
     ``numbers``: row's label -> column's key -> number with its 95 % interval, NaN where there is none; in
     seconds, bytes and the metrics' own units. ``marks``, of the same shape, are ``reports.ranking``'s.
     ``notes`` stand under the table; ``failed`` counts a row's cells without a video by what ended them.
-    ``backbone_used`` is False where all videos came from elsewhere.
+    ``backbone_used`` is False where all videos came from elsewhere. ``stratum``: the kind of clips or prompts
+    that it is of, empty for all.
     """
 
     backbone: str
@@ -42,10 +43,12 @@ class Table:
     config_ids: tuple[str, ...]
     failed: dict[str, Counter[str]]
     backbone_used: bool = True
+    stratum: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.dataset} on {self.backbone}" if self.backbone_used else self.dataset
+        where = f"{self.dataset} on {self.backbone}" if self.backbone_used else self.dataset
+        return f"{where}, {self.stratum}" if self.stratum else where
 
     @property
     def values(self) -> pd.DataFrame:

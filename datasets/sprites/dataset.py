@@ -90,12 +90,15 @@ class Sprites(Dataset, kind="sprites"):
         return Listing(_Drawn(self._infos(), self.clips), ())
 
     def _info(self, name: str, seed: int) -> ClipInfo:
-        attributes = draw(seed, self.frames, self.height, self.width).attributes
+        truth = draw(seed, self.frames, self.height, self.width)
+        attributes = truth.attributes
         rng = np.random.default_rng([seed, 1])
         texts = dict.fromkeys(caption(target(attributes, rng)) for _ in range(8 * self.prompts))
         prompts = tuple(Prompt(text) for text in list(texts)[: self.prompts])
         source = f"sprites {RENDERER} {seed} {self.frames}x{self.height}x{self.width}"
-        return ClipInfo(name, hashlib.sha256(source.encode()).hexdigest(), prompts, caption(attributes), FPS)
+        content = hashlib.sha256(source.encode()).hexdigest()
+        strata = {"motion": truth.motion, "moves": truth.kind, "objects": str(len(attributes.objects))}
+        return ClipInfo(name, content, prompts, caption(attributes), FPS, strata=strata)
 
     def load(self, name: str) -> Clip:
         """Render one clip of the listing."""

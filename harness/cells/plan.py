@@ -109,6 +109,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
                 prompt_kind=cell.prompt.kind,
                 seed=cell.seed,
                 content=cell.clip.content,
+                strata=dict(cell.clip.strata),
                 masks="masked" if cell.clip.masks and job.mask == "auto" else "whole frame",
             )
             for cell in cells

@@ -213,7 +213,8 @@ class Record(Strict):
 class PlannedCell(Strict):
     """A cell of a plan. ``path`` is its folder, relative to the results folder.
 
-    ``content``: the clip's, as its id has it; ``masks``: what motion is read within. Older plans lack both.
+    ``content``: the clip's, as its id has it; ``masks``: what motion is read within; ``strata``: what kind of
+    clip it is. Older plans lack these.
     """
 
     id: str
@@ -224,6 +225,7 @@ class PlannedCell(Strict):
     seed: int
     content: str | None = None
     masks: Masks | None = None
+    strata: dict[str, str] = Field(default_factory=dict)
 
 
 class Variant(Strict):
