@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.actions.run import Run
-from harness.cells.generate import Loaded
 from harness.cells.job import Needs
-from harness.cells.score import Outcome, rescore
-from harness.command.interface import Prepared
-from harness.command.terminal import say
+from harness.cells.score import rescore
+from harness.command.interface import Action, Ended, Prepared, plans_of
+from harness.command.terminal import say, say_left_out
+from harness.records import store
 
 
 @dataclass
-class Score(Run):
-    """Scores the jobs' cells, all metrics of them with ``resume=false``; needs no weights and no GPU."""
+class Score(Action):
+    """Scores the jobs' cells in this process, all metrics of them with ``resume=false``.
 
+    Needs no weights and no GPU.
+    """
+
+    name: str
     needs = Needs(grid=False, weights=False, metrics=True)
 
-    def outcome(self, one: Prepared, loaded: Loaded) -> Outcome:
-        assert one.plan is not None
-        return rescore(one.job, one.plan, one.cells, everything=not one.job.resume, note=say)
+    def act(self, prepared: Sequence[Prepared], arguments: Sequence[str] = ()) -> int:
+        for plan, _ in plans_of(prepared):
+            say_left_out(plan)
+        store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)], say)
+        ended: list[Ended] = []
+        for one in prepared:
+            if one.plan is not None:
+                outcome = rescore(one.job, one.plan, one.cells, everything=not one.job.resume, note=say)
+                ended.append((one.job, one.plan, outcome))
+        if ended:
+            from reports.outcome import show
+
+            show(ended)
+        return max((int(bool(outcome.failed)) for _, _, outcome in ended), default=0)
 
 
 __all__ = ["Score"]

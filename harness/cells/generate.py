@@ -136,7 +136,7 @@ def from_backbone(
     record.memory, record.energy, record.calls = measured.memory, measured.energy, measured.calls
     record.notes.extend(measured.notes)
     config = job.backbone
-    tokens = backbone.tokens(cell.prompt.text)
+    tokens = backbone.prompt_tokens(cell.prompt.text)
     if tokens is not None and tokens > config.max_tokens:
         record.notes.append(f"{CUT}{tokens} tokens, the backbone reads {config.max_tokens}")
     record.generated, record.sampler = record.reference, config.sampler or None

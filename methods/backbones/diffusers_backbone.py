@@ -192,7 +192,7 @@ class DiffusersBackbone(Backbone):
             )[0]
         return embedded
 
-    def tokens(self, prompt: str) -> int | None:
+    def prompt_tokens(self, prompt: str) -> int | None:
         """As the pipeline's tokenizer counts them; None with random weights, which have none."""
         return None if self.pipeline is None else len(self.pipeline.tokenizer(prompt).input_ids)
 

@@ -143,7 +143,7 @@ class Backbone(ABC):
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Prompt embeddings (n, tokens, width)."""
 
-    def tokens(self, prompt: str) -> int | None:
+    def prompt_tokens(self, prompt: str) -> int | None:
         """Tokens of a prompt before any cut to what ``embed`` reads; None where nothing counts them."""
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from harness_fakes import (
     planned,
 )
 
+from harness import __main__ as cli
 from harness.cells import run, score, tracks
 from harness.records import store
 
@@ -261,3 +263,29 @@ def test_levels_follow_a_changed_metric_into_the_plan(tmp_path, monkeypatch):
     assert store.load_plan(tmp_path / "plans" / "trial.json").variants[0].levels == {
         "likeness": {"chance": 0.25}
     }
+
+
+def test_the_action_generates_nothing_whatever_engine_is_chosen(tmp_path, monkeypatch, capsys):
+    """Cells that have not run stay so; those that have are scored from their frames, by this process."""
+    words = ["method=none", "backbone.steps=1", "dataset.clips=2", f"results={tmp_path}", "wandb=disabled"]
+
+    def command(*more):
+        monkeypatch.setattr(
+            sys, "argv", ["harness", *words, "~metrics.metrics.motion_fidelity_legacy", *more]
+        )
+        code = cli.main()
+        return (
+            code,
+            {path: path.read_bytes() for path in tmp_path.glob("cells/**/frames.mkv")},
+            capsys.readouterr().err,
+        )
+
+    assert command("limit=1", "execute=here", "~metrics.metrics.clip_f")[0] == 0
+    (path,) = tmp_path.glob("cells/**/record.json")
+    before, frames = store.load_record(path.parent), command("action=plan")[1]
+    for engine in ("here", "local"):
+        code, found, said = command("action=score", f"execute={engine}")
+        assert code == 0 and found == frames and "has not run, so there is nothing to score" in said
+    after = store.load_record(path.parent)
+    assert set(after.metrics) - set(before.metrics) == {"clip_f"}
+    assert after.run == before.run and after.timing == before.timing
