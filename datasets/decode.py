@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,36 @@ def _pulled(graph: av.filter.Graph, frame: av.VideoFrame | None) -> Iterator[av.
             return
 
 
-def rgb(frame: av.VideoFrame, aspect: Fraction | None) -> Frames:
+class Display(NamedTuple):
+    """How a video's frames are to be shown.
+
+    ``aspect``: the width of a pixel over its height. Where ``transposed``, rows and columns change places;
+    then left and right do where ``mirrored``, top and bottom where ``flipped``.
+    """
+
+    aspect: Fraction | None
+    transposed: bool = False
+    mirrored: bool = False
+    flipped: bool = False
+
+
+def display_of(stream: av.VideoStream, frame: av.VideoFrame) -> Display:
+    """The stream's pixels, and the frame's display matrix (FFmpeg's libavutil/display.h): one is enough.
+
+    A frame whose side data was asked for is only freed by the garbage collector.
+    """
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    sides: Any = frame.side_data
+    if (matrix := sides.get("DISPLAYMATRIX")) is None:
+        return Display(aspect)
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y); frame.rotation knows no mirror.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Display(aspect, True, c < 0, b < 0)
+    return Display(aspect, False, a < 0, d < 0)
+
+
+def rgb(frame: av.VideoFrame, display: Display) -> Frames:
     """One frame (H, W, 3) as displayed: transparency over white, pixels made square, turned and mirrored."""
     transparent = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
     image: NDArray[Any] = frame.to_ndarray(format="rgba" if transparent else "rgb24")
@@ -143,11 +172,13 @@ def rgb(frame: av.VideoFrame, aspect: Fraction | None) -> Frames:
         colour, alpha = image[..., :3].astype(np.uint16), image[..., 3:].astype(np.uint16)
         image = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
     height, width = image.shape[:2]
-    if (size := squared(width, height, aspect)) != (width, height):
+    if (size := squared(width, height, display.aspect)) != (width, height):
         from PIL import Image
 
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    return _oriented(image, frame)
+    if display.transposed:
+        image = image.transpose(1, 0, 2)
+    return image[:: -1 if display.flipped else 1, :: -1 if display.mirrored else 1]
 
 
 def squared(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
@@ -155,24 +186,6 @@ def squared(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]
     if not aspect or aspect < 0 or abs(aspect - 1) < SQUARE:
         return width, height
     return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
-
-
-def aspect_of(stream: av.VideoStream) -> Fraction | None:
-    """Width of a pixel over its height: the container's, else the codec's."""
-    return stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-
-
-def _oriented(image: Frames, frame: av.VideoFrame) -> Frames:
-    """The image turned and mirrored as the frame's display matrix asks (FFmpeg's libavutil/display.h)."""
-    sides: Any = frame.side_data
-    if (matrix := sides.get("DISPLAYMATRIX")) is None:
-        return image
-    # A pixel at (x, y) is shown at (a x + c y, b x + d y); frame.rotation knows no mirror.
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        image = image.transpose(1, 0, 2)
-        a, d = c, b
-    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def rate_of(stream: av.VideoStream) -> float:
@@ -245,12 +258,13 @@ def by_time(frames: Iterable[av.VideoFrame], stream: av.VideoStream, fps: float)
 
 
 __all__ = [
+    "Display",
     "HDR",
     "Packets",
-    "aspect_of",
     "by_time",
     "decoded",
     "decoder_of",
+    "display_of",
     "due",
     "opened",
     "rate_of",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from datasets import decode
 from datasets.errors import InputError
 from datasets.files import whole
 from datasets.images import Frames, checked, enlarged
+
+if TYPE_CHECKING:
+    import av
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
@@ -110,14 +113,16 @@ def _read(
     with decode.opened(path) as (container, stream):
 
         def images() -> Iterator[Frames]:
+            display = None
             shown = decode.decoded(path, container, stream)
             if fps is not None:
                 shown = decode.by_time(shown, stream, fps)
             for frame in islice(shown, start, stop, stride):
+                display = display or decode.display_of(stream, frame)
                 times.append(frame.time)
-                yield decode.rgb(frame, decode.aspect_of(stream))
+                yield decode.rgb(frame, display)
 
-        frames = _stacked(path, images(), min(count or 16, stream.frames or 16))
+        frames = _stacked(path, images(), min(count or 1 << 10, stream.frames or 16))
         rate = fps or decode.rate_of(stream)
     if not len(frames):
         raise InputError(f"{path}: holds no frame from frame {start} on; replace or remove it")
@@ -165,20 +170,24 @@ def remarks(path: Path | str) -> tuple[str, ...]:
         for packet in container.demux(stream):
             packets.add(packet)
             frame = frame or next(iter(decoder.decode(packet)), None)
-        aspect = decode.aspect_of(stream)
-    lines = []
+        lines = _looks(frame, decode.display_of(stream, frame)) if frame else []
     if packets.times and (rates := _variable(packets.times)):
-        lines.append(f"variable frame rate ({rates[0]:.3g} to {rates[1]:.3g} a second)")
-    if frame is None:
-        return tuple(lines)
+        lines.insert(0, f"variable frame rate ({rates[0]:.3g} to {rates[1]:.3g} a second)")
+    return tuple(lines)
+
+
+def _looks(frame: av.VideoFrame, display: decode.Display) -> list[str]:
+    lines = []
     if frame.interlaced_frame:
         lines.append("interlaced: deinterlaced by bwdif")
     if frame.color_trc in decode.HDR:
         lines.append(f"HDR ({decode.HDR[frame.color_trc]}): tone-mapped to BT.709")
     size = frame.width, frame.height
-    if (square := decode.squared(*size, aspect)) != size:
-        lines.append(f"pixels of {aspect}: stretched from {size[0]}x{size[1]} to {square[0]}x{square[1]}")
-    return tuple(lines)
+    if (square := decode.squared(*size, display.aspect)) != size:
+        lines.append(
+            f"pixels of {display.aspect}: stretched from {size[0]}x{size[1]} to {square[0]}x{square[1]}"
+        )
+    return lines
 
 
 def _variable(times: Sequence[float]) -> tuple[float, float] | None:

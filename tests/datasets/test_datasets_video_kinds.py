@@ -1,0 +1,234 @@
+"""Videos as phones, recorders and exporters make them: each is read as it is meant to be shown."""
+
+import itertools
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from PIL import Image
+
+from datasets import video
+from datasets.errors import InputError
+
+RED, GREEN, BLUE, YELLOW = (220, 40, 40), (40, 200, 40), (40, 40, 220), (230, 230, 60)
+
+
+def clip(frames=17, height=64, width=96):
+    """Corners in red, green, blue and yellow; a bar in the middle with the frame's number in five bits."""
+    made = np.zeros((frames, height, width, 3), np.uint8)
+    rows, columns = height // 3, width // 3
+    made[:, :rows, :columns], made[:, :rows, -columns:] = RED, GREEN
+    made[:, -rows:, :columns], made[:, -rows:, -columns:] = BLUE, YELLOW
+    middle = slice(rows + 2, height - rows - 2)
+    for number, bit in itertools.product(range(frames), range(5)):
+        if number >> bit & 1:
+            made[number, middle, bit * width // 5 : (bit + 1) * width // 5] = 255
+    return made
+
+
+def corners(frames):
+    """The names of the nearest colours in the corners of every frame, if they agree."""
+    colours = {"R": RED, "G": GREEN, "B": BLUE, "Y": YELLOW, "white": (255, 255, 255), "black": (0, 0, 0)}
+    height, width = frames.shape[1:3]
+    names = set()
+    for frame in frames:
+        spots = [frame[y, x].astype(int) for y in (height // 8, -height // 8) for x in (width // 8, -width // 8)]
+        names.add(" ".join(min(colours, key=lambda c: abs(colours[c] - spot).sum()) for spot in spots))
+    return names.pop() if len(names) == 1 else names
+
+
+def numbers(frames):
+    height, width = frames.shape[1:3]
+    bits = frames[:, height // 2, [(2 * bit + 1) * width // 10 for bit in range(5)]].mean(-1) > 127
+    return (bits * 2 ** np.arange(5)).sum(1).tolist()
+
+
+def encode(path, frames, codec="libx264", pixels="yuv420p", rate=24, form=None, times=None, **settings):
+    """A video of these frames. ``settings``: of the stream, ``options`` of the codec, ``frame`` of frames."""
+    options, of_frame = settings.pop("options", {}), settings.pop("frame", {})
+    matrix, before = settings.pop("matrix", None), settings.pop("before", lambda container: None)
+    with av.open(str(path), "w", form) as container:
+        before(container)
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for name, value in settings.items():
+            setattr(stream if name == "disposition" else stream.codec_context, name, value)
+        if matrix is not None:
+            stream.set_display_matrix(matrix)
+        for index, image in enumerate(frames):
+            form_in = "rgba" if image.shape[-1] == 4 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(image, format=form_in).reformat(format=pixels)
+            if times is not None:
+                frame.pts, frame.time_base = round(times[index] * 1000), Fraction(1, 1000)
+            for name, value in of_frame.items():
+                setattr(frame, name, value)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+ONE = 1 << 16
+UPRIGHT = struct.pack(">9i", ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30)
+ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+
+
+def shown_by(matrix, frames):
+    """Each pixel where the matrix (a, b, c, d) puts it: from (x, y) to (a x + c y, b x + d y)."""
+    a, b, c, d = matrix
+    y, x = np.indices(frames.shape[1:3])
+    across, down = a * x + c * y, b * x + d * y
+    across, down = across - across.min(), down - down.min()
+    shown = np.zeros((len(frames), down.max() + 1, across.max() + 1, 3), np.uint8)
+    shown[:, down, across] = frames[:, y, x]
+    return shown
+
+
+def turned(path, matrix):
+    """A copy of a mp4 whose track header has another display matrix."""
+    a, b, c, d = (value * ONE for value in matrix)
+    data = path.read_bytes()
+    at = data.index(UPRIGHT, data.index(b"tkhd"))
+    other = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.with_suffix(".mov").write_bytes(data[:at] + other + data[at + len(other) :])
+    return path.with_suffix(".mov")
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_all_eight_orientations_of_a_display_matrix_are_applied(tmp_path, matrix):
+    encode(tmp_path / "a.mp4", clip(3))
+    plain, _ = video.read_video(tmp_path / "a.mp4")
+    frames, _ = video.read_video(turned(tmp_path / "a.mp4", matrix))
+    assert np.array_equal(frames, shown_by(matrix, plain))
+
+
+@pytest.mark.parametrize(
+    "size,aspect,shown",
+    [
+        ((48, 64), Fraction(2), (96, 64)),
+        ((96, 64), Fraction(1, 2), (96, 128)),
+        ((72, 57), Fraction(16, 15), (77, 57)),
+        ((96, 64), Fraction(400, 401), (96, 64)),
+        ((96, 64), Fraction(1), (96, 64)),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_pixels_that_are_not_square_are_stretched_in_their_longer_direction(
+    tmp_path, size, aspect, shown, suffix
+):
+    width, height = size
+    path = tmp_path / f"a.{suffix}"
+    codec, pixels = ("libx264", "yuv444p") if suffix == "mkv" else ("mpeg4", "yuv420p")
+    encode(path, clip(4, height, width), codec, pixels, sample_aspect_ratio=aspect)
+    frames, _ = video.read_video(path)
+    assert frames.shape[1:3] == shown[::-1]
+    assert corners(frames) == "R G B Y"
+    assert numbers(frames) == [0, 1, 2, 3]
+    said = [f"stretched from {width}x{height} to {shown[0]}x{shown[1]}"] if shown != size else []
+    assert len(video.remarks(path)) == len(said)
+    assert all(text in line for text, line in zip(said, video.remarks(path), strict=True))
+
+
+def test_a_turned_video_is_stretched_in_its_own_direction_first(tmp_path):
+    path = encode(tmp_path / "a.mp4", clip(2, 64, 48), sample_aspect_ratio=Fraction(2))
+    plain, _ = video.read_video(path)
+    frames, _ = video.read_video(turned(path, (0, 1, -1, 0)))
+    assert np.array_equal(frames, shown_by((0, 1, -1, 0), plain))
+
+
+@pytest.mark.parametrize(
+    "name,codec,pixels",
+    [
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("b.webm", "libvpx", "yuva420p"),
+        ("c.mkv", "ffv1", "bgra"),
+        ("d.mov", "prores_ks", "yuva444p10le"),
+        ("e.mov", "qtrle", "argb"),
+        ("f.mov", "png", "rgba"),
+        ("g.apng", "apng", "rgba"),
+    ],
+)
+def test_what_is_transparent_is_white(tmp_path, name, codec, pixels):
+    opaque = clip(5)
+    alpha = np.full((*opaque.shape[:3], 1), 255, np.uint8)
+    alpha[:, :, 64:] = 0
+    options = {"auto-alt-ref": "0"} if codec == "libvpx" else {}
+    path = encode(tmp_path / name, np.concatenate([opaque, alpha], -1), codec, pixels, options=options)
+    frames, _ = video.read_video(path)
+    assert corners(frames) == "R white B white"
+    assert video.count_frames(path) == len(frames) == 5
+    assert [number & 7 for number in numbers(frames)] == [0, 1, 2, 3, 4]
+    again, times, rate = video.read_timed(path)
+    assert np.allclose(times, np.arange(5) / 24, atol=1e-3) and rate == pytest.approx(24)
+
+
+def other_stream(container, frames=1, codec="libx264"):
+    stream = container.add_stream(codec, rate=24)
+    stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+    return stream
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize("default", [0, 1])
+def test_the_default_stream_is_read(tmp_path, suffix, default):
+    lengths = [3, 7]
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        streams = []
+        for index in range(2):
+            stream = container.add_stream("libx264", rate=24)
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+            stream.disposition = Disposition.default if index == default else Disposition(0)
+            streams.append(stream)
+        for stream, length in zip(streams, lengths, strict=True):
+            for image in clip(length):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    frames, _ = video.read_video(path)
+    assert numbers(frames) == list(range(lengths[default]))
+    assert video.count_frames(path) == lengths[default]
+
+
+def covered(path, frames, sound=False):
+    """A video with a cover picture as its first stream; or a cover and sound alone."""
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        streams = [cover]
+        if frames is not None:
+            stream = container.add_stream("libx264", rate=24)
+            stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+            streams.append(stream)
+        if sound:
+            audio = container.add_stream("aac", rate=48000)
+            audio.layout = "mono"
+            streams.append(audio)
+        picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 90, np.uint8), format="rgb24")
+        container.mux(cover.encode(picture.reformat(format="yuvj420p")))
+        if frames is not None:
+            for image in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        if sound:
+            for index in range(4):
+                tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+                tone.sample_rate, tone.pts = 48000, index * 1024
+                container.mux(audio.encode(tone))
+        for stream in streams:
+            container.mux(stream.encode())
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    covered(tmp_path / "a.mp4", clip(6))
+    assert numbers(video.read_video(tmp_path / "a.mp4")[0]) == list(range(6))
+    covered(tmp_path / "b.mp4", None, sound=True)
+    for read in (video.read_video, video.count_frames, video.remarks):
+        with pytest.raises(InputError, match=r"b\.mp4: holds no video, only a cover picture"):
+            read(tmp_path / "b.mp4")
