@@ -56,14 +56,17 @@ def check_whole(path: Path) -> None:
 def _lacks(file: BinaryIO, head: bytes, size: int) -> str | None:
     """What is not there, in words."""
     if head[4:8] in _BOXES:
-        boxes = dict(_boxes(file, size))
-        promised = max(boxes.values(), default=0)
-        if promised <= size and not boxes.keys() & {b"moov", b"moof", b"meta"}:
+        boxes = list(_boxes(file, size))
+        kinds, promised = {kind for kind, _ in boxes}, max(end for _, end in boxes)
+        if promised <= size and not kinds & {b"moov", b"moof", b"meta"}:
             return "its index (moov) is missing"
+        # In fragments, each announced before it comes, any rest is the beginning of a next one.
+        if b"moof" in kinds and (boxes[-1][0] == b"moof" or promised < size < promised + 8):
+            return "its end is missing"
     else:
         promised = _promised(head)
     if promised > size:
-        return f"{size:,} of its {promised:,} bytes"
+        return f"{size:,} of at least {promised:,} bytes"
     return None if _ended(file, head, size) else "its end is missing"
 
 
@@ -120,9 +123,17 @@ def _ended(file: BinaryIO, head: bytes, size: int) -> bool:
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return b"IEND" in tail[-1024:]
     if head[:4] == b"OggS":
-        last = tail.rfind(b"OggS")
-        return last < 0 or last + 5 >= len(tail) or bool(tail[last + 5] & 4)
-    return True
+        return _last_page(tail[max(0, tail.rfind(b"OggS")) :])
+    # Of a Matroska file that ends before its segment begins, nothing else is known.
+    return head[:4] != _EBML or len(head) == _HEAD or _SEGMENT in head[:-12]
+
+
+def _last_page(page: bytes) -> bool:
+    """Whether this is an Ogg stream's last page, and whole (RFC 3533, 6)."""
+    if len(page) < 27:
+        return False
+    lacing = page[27 : 27 + page[26]]
+    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(lacing)
 
 
 __all__ = ["AGAIN", "check_whole"]

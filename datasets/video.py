@@ -171,8 +171,8 @@ def remarks(path: Path | str) -> tuple[str, ...]:
             packets.add(packet)
             frame = frame or next(iter(decoder.decode(packet)), None)
         lines = _looks(frame, decode.display_of(stream, frame)) if frame else []
-    if packets.times and (rates := _variable(packets.times)):
-        lines.insert(0, f"variable frame rate ({rates[0]:.3g} to {rates[1]:.3g} a second)")
+        if packets.times and (rate := _variable(packets.times, decode.slack_of(stream))):
+            lines.insert(0, rate)
     return tuple(lines)
 
 
@@ -190,13 +190,14 @@ def _looks(frame: av.VideoFrame, display: decode.Display) -> list[str]:
     return lines
 
 
-def _variable(times: Sequence[float]) -> tuple[float, float] | None:
+def _variable(times: Sequence[float], slack: float) -> str | None:
     """The least and the most frames a second, where the times are those of no steady rate."""
     steady = np.linspace(times[0], times[-1], len(times))
     gaps = np.diff(times)
-    if np.abs(times - steady).max() <= _ROUNDED or (gaps <= 0).any():
+    if np.abs(times - steady).max() <= _ROUNDED + slack or (gaps <= 0).any():
         return None
-    return 1 / gaps.max(), 1 / gaps.min()
+    least, most = (f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}" for rate in (1 / gaps.max(), 1 / gaps.min()))
+    return f"variable frame rate ({least} to {most} a second)"
 
 
 def _encode(path: Path, frames: Frames, fps: float, codec: str, pixels: str, options: dict[str, str]) -> None:

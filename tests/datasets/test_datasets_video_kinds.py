@@ -232,3 +232,204 @@ def test_a_cover_picture_is_no_video(tmp_path):
     for read in (video.read_video, video.count_frames, video.remarks):
         with pytest.raises(InputError, match=r"b\.mp4: holds no video, only a cover picture"):
             read(tmp_path / "b.mp4")
+
+
+def test_a_cover_attached_to_a_matroska_file_is_no_video(tmp_path):
+    Image.new("RGB", (32, 32), "gray").save(tmp_path / "cover.png")
+    picture = (tmp_path / "cover.png").read_bytes()
+
+    def cover(container):
+        container.add_attachment("cover.png", "image/png", picture)
+
+    encode(tmp_path / "a.mkv", clip(6), before=cover)
+    assert numbers(video.read_video(tmp_path / "a.mkv")[0]) == list(range(6))
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "a.m4v"), "w", "mp4") as container:
+        audio = container.add_stream("aac", rate=48000)
+        audio.layout = "mono"
+        for index in range(4):
+            tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            tone.sample_rate, tone.pts = 48000, index * 1024
+            container.mux(audio.encode(tone))
+        container.mux(audio.encode())
+    with pytest.raises(InputError, match=r"a\.m4v: holds no video, only sound"):
+        video.read_video(tmp_path / "a.m4v")
+
+
+VARIABLE = [*np.arange(8) / 24, *(8 / 24 + np.arange(9) / 4)]
+
+
+def at_rate(times, lasts, fps):
+    """Number of the last frame whose time is not after each of 0, 1 / fps, ..., before the end."""
+    due = [k / fps for k in range(10_000) if k / fps < times[-1] + lasts - 2e-3]
+    return [max(i for i, time in enumerate(times) if time <= at + 1e-3) for at in due]
+
+
+@pytest.mark.parametrize("fps", [24, 12, 4, 10, 48, 24000 / 1001, 7.5])
+@pytest.mark.parametrize(
+    "name,codec,times,lasts",
+    [
+        ("steady.mkv", "ffv1", np.arange(17) / 24, 1 / 24),
+        ("steady.mp4", "libx264", np.arange(17) / 24, 1 / 24),
+        ("variable.mp4", "libx264", VARIABLE, 1 / 4),
+        ("variable.mkv", "libx264", VARIABLE, 1 / 24),
+    ],
+)
+def test_fps_takes_the_frame_shown_at_each_time(tmp_path, fps, name, codec, times, lasts):
+    variable = times is VARIABLE
+    path = encode(tmp_path / name, clip(17), codec, "yuv420p", times=times if variable else None)
+    expected = at_rate(times, lasts, fps)
+    frames, rate = video.read_video(path, fps=fps)
+    assert rate == fps
+    assert numbers(frames)[: len(expected)] == expected[: len(frames)]
+    assert abs(len(frames) - len(expected)) <= (fps * 0.3 if variable else 0)
+    assert video.count_frames(path, fps) == len(frames)
+    later, own_times, own_rate = video.read_timed(path, start=2, count=3, stride=2, fps=fps)
+    assert numbers(later) == expected[2:7:2]
+    assert np.allclose(own_times, np.arange(len(later)) * 2 / fps) and own_rate == fps / 2
+
+
+def test_a_gif_of_rounded_delays_has_its_own_frames_at_its_own_rate(tmp_path):
+    pictures = [Image.fromarray(frame) for frame in clip(17)]
+    ends = np.round(np.arange(18) / 24 * 100) * 10
+    pictures[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=np.diff(ends).tolist()
+    )
+    frames, _ = video.read_video(tmp_path / "a.gif", fps=24)
+    assert numbers(frames) == list(range(17))
+    assert video.count_frames(tmp_path / "a.gif", 24) == 17
+    assert video.remarks(tmp_path / "a.gif") == ()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_variable_rate_is_remarked_with_its_range(tmp_path, suffix):
+    path = encode(tmp_path / f"a.{suffix}", clip(17), times=VARIABLE)
+    assert video.remarks(path) == ("variable frame rate (4 to 24 a second)",)
+    assert video.read_timed(path)[1] == pytest.approx(VARIABLE, abs=2e-3)
+    assert video.frame_times(path)[0] == pytest.approx(video.read_timed(path)[1])
+
+
+@pytest.mark.parametrize("rate", [24, 30, Fraction(30000, 1001), 60, Fraction(24000, 1001)])
+@pytest.mark.parametrize("name,codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.ts", "mpeg2video"),
+                                        ("a.flv", "flv"), ("a.wmv", "wmv2"), ("a.avi", "mpeg4")])
+def test_a_plain_video_has_no_remark(tmp_path, name, codec, rate):
+    path = encode(tmp_path / name, clip(31), codec, rate=rate, options={"strict": "unofficial"})
+    assert video.remarks(path) == ()
+    frames, times, fps = video.read_timed(path)
+    assert numbers(frames) == list(range(31))
+    assert np.allclose(times, np.arange(31) / float(rate), atol=6e-3)
+    assert np.allclose(times, video.frame_times(path)[0]) and fps == pytest.approx(float(rate), rel=2e-2)
+    assert video.count_frames(path) == video.count_frames(path, float(rate)) == 31
+    assert numbers(video.read_video(path, fps=float(rate))[0]) == list(range(31))
+
+
+SAMPLES = {
+    "a.mp4": ("libx264", "yuv420p", {}),
+    "front.mp4": ("libx264", "yuv420p", {"movflags": "+faststart"}),
+    "pieces.mp4": ("libx264", "yuv420p", {"movflags": "+frag_keyframe+empty_moov", "g": "2"}),
+    "a.mov": ("prores_ks", "yuv422p10le", {}),
+    "a.mkv": ("libx264", "yuv420p", {}),
+    "a.webm": ("libvpx-vp9", "yuv420p", {}),
+    "a.avi": ("mpeg4", "yuv420p", {}),
+    "a.wmv": ("wmv2", "yuv420p", {}),
+    "a.flv": ("flv", "yuv420p", {}),
+    "a.ogv": ("libvpx", "yuv420p", {}),
+    "a.3gp": ("mpeg4", "yuv420p", {}),
+    "a.gif": ("gif", "rgb8", {}),
+    "a.apng": ("apng", "rgb24", {}),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_an_incomplete_file_is_named_wherever_it_is_cut(tmp_path, name):
+    codec, pixels, options = SAMPLES[name]
+    path = tmp_path / name
+    with av.open(str(path), "w", "ogg" if name == "a.ogv" else None, options=options) as container:
+        stream = container.add_stream(codec, rate=24, options={"g": options.get("g", "12")})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, pixels
+        for image in clip(24):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pixels)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert len(video.read_video(path)[0]) == video.count_frames(path) == 24
+    data = path.read_bytes()
+    (tmp_path / "cut").mkdir()
+    cut = tmp_path / "cut" / name
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9, 0.99) if name == "a.flv" else (0.02, 0.1, 0.5, 0.9, 0.99):
+        cut.write_bytes(data[: int(len(data) * share)])
+        for read in (video.read_video, video.count_frames, video.remarks):
+            with pytest.raises(InputError, match=f"{name}: incomplete file.*again"):
+                read(cut)
+
+
+@pytest.mark.parametrize(
+    "content,said",
+    [
+        (b"", "empty file"),
+        (bytes(5000), "nothing but zeros"),
+        (b"<!DOCTYPE html>\n<html><head><title>Sign in</title>", "a web page"),
+        (b"\xef\xbb\xbf\n  <HTML lang=en>", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+    ],
+)
+def test_what_is_no_video_at_all_is_called_by_its_name(tmp_path, content, said):
+    (tmp_path / "a.mp4").write_bytes(content)
+    for read in (video.read_video, video.count_frames, video.remarks):
+        with pytest.raises(InputError, match=rf"a\.mp4: .*{said}") as told:
+            read(tmp_path / "a.mp4")
+        assert "\n" not in str(told.value)
+
+
+def test_frames_that_are_not_there_in_a_file_of_full_length_are_told(tmp_path):
+    path = encode(tmp_path / "a.mp4", np.random.default_rng(0).integers(0, 256, (24, 64, 96, 3), np.uint8))
+    data = path.read_bytes()
+    half = data.index(b"mdat") + 4 + (len(data) - data.index(b"mdat")) // 2
+    moov = data.index(b"moov") - 4
+    path.write_bytes(data[:half] + bytes(moov - half) + data[moov:])
+    with pytest.raises(InputError, match=r"a\.mp4: .*beyond \d+ frames.*damaged or incomplete"):
+        video.read_video(path)
+
+
+def test_a_recording_that_states_no_length_is_read_as_far_as_it_goes(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libx264", rate=24, options={"g": "4", "tune": "zerolatency"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for image in clip(24):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    assert numbers(video.read_video(tmp_path / "a.mkv")[0]) == list(range(24))
+
+
+MATRICES = {"bt601": (5, 0.299, 0.114), "bt709": (1, 0.2126, 0.0722), "bt2020": (9, 0.2627, 0.0593)}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p", "yuv422p10le", "yuv420p10le"])
+def test_colours_follow_the_matrix_and_range_that_the_file_states(tmp_path, matrix, full, pixels):
+    number, red, blue = MATRICES[matrix]
+    wanted = np.array([200, 120, 60]) / 255
+    luma = wanted @ [red, 1 - red - blue, blue]
+    differences = (wanted[2] - luma) / (2 * (1 - blue)), (wanted[0] - luma) / (2 * (1 - red))
+    depth = 10 if "10" in pixels else 8
+    scale = 2 ** (depth - 8)
+    whole = 2**depth - 1
+    levels = [luma * whole if full else (16 + 219 * luma) * scale]
+    levels += [128 * scale + part * (whole if full else 224 * scale) for part in differences]
+    frame = av.VideoFrame(96, 64, pixels)
+    for plane, level in zip(frame.planes, levels, strict=True):
+        kind = np.uint8 if depth == 8 else np.dtype("<u2")
+        plane.update(np.full(plane.buffer_size // np.dtype(kind).itemsize, round(level), kind).tobytes())
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, pixels
+        stream.codec_context.colorspace = frame.colorspace = number
+        stream.codec_context.color_range = frame.color_range = 2 if full else 1
+        frame.pts = 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames, _ = video.read_video(tmp_path / "a.mkv")
+    assert np.abs(frames[0, 32, 48] - wanted * 255).max() < 4
