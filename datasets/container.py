@@ -58,14 +58,16 @@ def _lacks(file: BinaryIO, head: bytes, size: int) -> str | None:
     if head[4:8] in _BOXES:
         boxes = list(_boxes(file, size))
         kinds, promised = {kind for kind, _ in boxes}, max(end for _, end in boxes)
-        if promised <= size and not kinds & {b"moov", b"moof", b"meta"}:
+        if promised > size:
+            return f"{size:,} of at least {promised:,} bytes"
+        if not kinds & {b"moov", b"moof", b"meta"}:
             return "its index (moov) is missing"
+        if not kinds & {b"mdat", b"moof", b"meta"}:
+            return "its index is all there is"
         # In fragments, each announced before it comes, any rest is the beginning of a next one.
         if b"moof" in kinds and (boxes[-1][0] == b"moof" or promised < size < promised + 8):
             return "its end is missing"
-    else:
-        promised = _promised(head)
-    if promised > size:
+    elif (promised := _promised(head)) > size:
         return f"{size:,} of at least {promised:,} bytes"
     return None if _ended(file, head, size) else "its end is missing"
 

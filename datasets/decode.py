@@ -194,36 +194,48 @@ def rate_of(stream: av.VideoStream) -> float:
 
 
 class Packets:
-    """What packets tell of frames without decoding: how many, when each is shown, and how long the last is.
-
-    ``times``: seconds in ascending order, or None for all where one is not stated.
-    """
+    """What packets tell of frames without decoding: how many, when each is shown, and how long the last is."""
 
     def __init__(self) -> None:
         self._stated: list[tuple[float | None, float]] = []
+        self._first_key: float | None = None
 
     def add(self, packet: av.Packet[av.VideoStream]) -> None:
         """Take the next packet; those without a frame, or with one that is not shown, count nothing."""
+        tick = float(packet.time_base or 0)
+        time = None if packet.pts is None else packet.pts * tick
+        if packet.is_keyframe and self._first_key is None:
+            self._first_key = time
         if packet.size and not packet.is_discard:
-            tick = float(packet.time_base or 0)
-            time = None if packet.pts is None else packet.pts * tick
             self._stated.append((time, (packet.duration or 0) * tick))
 
     @property
+    def _shown(self) -> list[tuple[float | None, float]]:
+        """Of a recording that starts amid a scene, what comes before its first key frame cannot be decoded."""
+        first = self._first_key
+        return [
+            (time, duration)
+            for time, duration in self._stated
+            if first is None or time is None or time >= first
+        ]
+
+    @property
     def count(self) -> int:
-        return len(self._stated)
+        """How many frames."""
+        return len(self._shown)
 
     @property
     def times(self) -> list[float] | None:
-        times = [time for time, _ in self._stated if time is not None]
-        return sorted(times) if len(times) == len(self._stated) else None
+        """Seconds at which each is shown, ascending; None where one's is not stated."""
+        times = [time for time, _ in self._shown if time is not None]
+        return sorted(times) if len(times) == self.count else None
 
     def lasts(self, rate: float) -> float:
         """Seconds from the first frame's time to the end of the last."""
-        if self.times is None:
+        if not (times := self.times):
             return self.count / rate
-        time, duration = max((time, duration) for time, duration in self._stated if time is not None)
-        return time - self.times[0] + (duration or 1 / rate)
+        time, duration = max((time, duration) for time, duration in self._shown if time is not None)
+        return time - times[0] + (duration or 1 / rate)
 
 
 def due(seconds: float, fps: float) -> int:

@@ -196,7 +196,9 @@ def _variable(times: Sequence[float], slack: float) -> str | None:
     gaps = np.diff(times)
     if np.abs(times - steady).max() <= _ROUNDED + slack or (gaps <= 0).any():
         return None
-    least, most = (f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}" for rate in (1 / gaps.max(), 1 / gaps.min()))
+    least, most = (
+        f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}" for rate in (1 / gaps.max(), 1 / gaps.min())
+    )
     return f"variable frame rate ({least} to {most} a second)"
 
 

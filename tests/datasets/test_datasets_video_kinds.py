@@ -37,7 +37,9 @@ def corners(frames):
     height, width = frames.shape[1:3]
     names = set()
     for frame in frames:
-        spots = [frame[y, x].astype(int) for y in (height // 8, -height // 8) for x in (width // 8, -width // 8)]
+        spots = [
+            frame[y, x].astype(int) for y in (height // 8, -height // 8) for x in (width // 8, -width // 8)
+        ]
         names.add(" ".join(min(colours, key=lambda c: abs(colours[c] - spot).sum()) for spot in spots))
     return names.pop() if len(names) == 1 else names
 
@@ -48,18 +50,17 @@ def numbers(frames):
     return (bits * 2 ** np.arange(5)).sum(1).tolist()
 
 
-def encode(path, frames, codec="libx264", pixels="yuv420p", rate=24, form=None, times=None, **settings):
-    """A video of these frames. ``settings``: of the stream, ``options`` of the codec, ``frame`` of frames."""
-    options, of_frame = settings.pop("options", {}), settings.pop("frame", {})
+def encode(path, frames, codec="libx264", pixels="yuv420p", rate=24, times=None, options=None, **settings):
+    """A video of these frames. ``settings``: attributes of the encoder, or ``matrix`` and ``before``."""
     matrix, before = settings.pop("matrix", None), settings.pop("before", lambda container: None)
-    with av.open(str(path), "w", form) as container:
+    with av.open(str(path), "w") as container:
         before(container)
-        stream = container.add_stream(codec, rate=rate, options=options)
+        stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         for name, value in settings.items():
-            setattr(stream if name == "disposition" else stream.codec_context, name, value)
+            setattr(stream.codec_context, name, value)
         if matrix is not None:
             stream.set_display_matrix(matrix)
         for index, image in enumerate(frames):
@@ -67,8 +68,6 @@ def encode(path, frames, codec="libx264", pixels="yuv420p", rate=24, form=None, 
             frame = av.VideoFrame.from_ndarray(image, format=form_in).reformat(format=pixels)
             if times is not None:
                 frame.pts, frame.time_base = round(times[index] * 1000), Fraction(1, 1000)
-            for name, value in of_frame.items():
-                setattr(frame, name, value)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -76,7 +75,9 @@ def encode(path, frames, codec="libx264", pixels="yuv420p", rate=24, form=None, 
 
 ONE = 1 << 16
 UPRIGHT = struct.pack(">9i", ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30)
-ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [
+    (0, b, c, 0) for b in (1, -1) for c in (1, -1)
+]
 
 
 def shown_by(matrix, frames):
@@ -164,14 +165,8 @@ def test_what_is_transparent_is_white(tmp_path, name, codec, pixels):
     assert corners(frames) == "R white B white"
     assert video.count_frames(path) == len(frames) == 5
     assert [number & 7 for number in numbers(frames)] == [0, 1, 2, 3, 4]
-    again, times, rate = video.read_timed(path)
+    _, times, rate = video.read_timed(path)
     assert np.allclose(times, np.arange(5) / 24, atol=1e-3) and rate == pytest.approx(24)
-
-
-def other_stream(container, frames=1, codec="libx264"):
-    stream = container.add_stream(codec, rate=24)
-    stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
-    return stream
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
@@ -312,8 +307,17 @@ def test_a_variable_rate_is_remarked_with_its_range(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("rate", [24, 30, Fraction(30000, 1001), 60, Fraction(24000, 1001)])
-@pytest.mark.parametrize("name,codec", [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.ts", "mpeg2video"),
-                                        ("a.flv", "flv"), ("a.wmv", "wmv2"), ("a.avi", "mpeg4")])
+@pytest.mark.parametrize(
+    "name,codec",
+    [
+        ("a.mp4", "libx264"),
+        ("a.mkv", "libx264"),
+        ("a.ts", "mpeg2video"),
+        ("a.flv", "flv"),
+        ("a.wmv", "wmv2"),
+        ("a.avi", "mpeg4"),
+    ],
+)
 def test_a_plain_video_has_no_remark(tmp_path, name, codec, rate):
     path = encode(tmp_path / name, clip(31), codec, rate=rate, options={"strict": "unofficial"})
     assert video.remarks(path) == ()
@@ -433,3 +437,116 @@ def test_colours_follow_the_matrix_and_range_that_the_file_states(tmp_path, matr
         container.mux(stream.encode())
     frames, _ = video.read_video(tmp_path / "a.mkv")
     assert np.abs(frames[0, 32, 48] - wanted * 255).max() < 4
+
+
+def test_a_recording_that_starts_amid_a_scene_counts_what_can_be_decoded(tmp_path):
+    options = {"x264-params": "open-gop=1:bframes=3:keyint=8:scenecut=0"}
+    data = encode(tmp_path / "a.ts", clip(31), options=options).read_bytes()
+    (tmp_path / "b.ts").write_bytes(data[188 * 6 :])
+    frames, times, _ = video.read_timed(tmp_path / "b.ts")
+    assert 0 < len(frames) < 31 and numbers(frames) == list(range(31))[-len(frames) :]
+    assert video.count_frames(tmp_path / "b.ts") == len(frames)
+    assert np.allclose(video.frame_times(tmp_path / "b.ts")[0], times)
+
+
+@pytest.mark.parametrize("first,shown", [(-6, {"mp4": 6, "mkv": 12}), (120, {"mp4": 12, "mkv": 12})])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_times_count_from_the_first_frame_shown(tmp_path, first, shown, suffix):
+    times = [(first + index) / 24 for index in range(12)]
+    path = encode(tmp_path / f"a.{suffix}", clip(12), times=times)
+    expected = list(range(12))[-shown[suffix] :]
+    frames, own, _ = video.read_timed(path)
+    assert numbers(frames) == numbers(video.read_video(path, fps=24)[0]) == expected
+    assert np.allclose(own, np.arange(len(expected)) / 24, atol=2e-3)
+    assert video.count_frames(path) == video.count_frames(path, 24) == len(expected)
+
+
+def weave(first, second):
+    """Fields of two moments in one frame, the upper rows of the first."""
+    both = first.copy()
+    both[1::2] = second[1::2]
+    return both
+
+
+def square_at(left, height=64, width=96):
+    frame = np.full((height, width, 3), 60, np.uint8)
+    frame[16:48, left : left + 24] = 200
+    return frame
+
+
+def combing(frames):
+    """Mean difference of each row from the mean of its neighbours, along the square's edges."""
+    rows = frames[:, 18:46].astype(int).mean(-1)
+    return np.abs(rows[:, 1:-1] - (rows[:, :-2] + rows[:, 2:]) / 2).mean()
+
+
+@pytest.mark.parametrize("name,codec", [("a.mp4", "libx264"), ("a.mpg", "mpeg2video")])
+def test_interlaced_video_is_deinterlaced_and_remarked(tmp_path, name, codec):
+    frames = np.stack([weave(square_at(4 + 8 * t), square_at(8 + 8 * t)) for t in range(8)])
+    options = {"flags": "+ildct+ilme", "crf": "10", "b": "4M"}
+    path = encode(tmp_path / name, frames, codec, rate=25, options=options)
+    shown, times, _ = video.read_timed(path)
+    assert video.remarks(path) == ("interlaced: deinterlaced by bwdif",)
+    assert len(shown) == video.count_frames(path) == 8
+    assert np.allclose(times, np.arange(8) / 25, atol=1e-4)
+    assert combing(shown) < combing(frames) / 3
+    # Each frame shows the moment of its lower field, which these encoders mark as the first.
+    lefts = [int(np.argmax(frame[32].mean(-1) > 130)) for frame in shown]
+    assert np.abs(np.array(lefts) - [8 + 8 * t for t in range(8)]).max() <= 2
+    again, _ = video.read_video(path, start=3, count=2, stride=2)
+    assert np.array_equal(again, shown[3:7:2])
+
+
+def nits(light):
+    """SMPTE ST 2084's inverse EOTF: the signal for so many candelas a square metre."""
+    m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
+    powered = (np.asarray(light, float) / 10_000) ** m1
+    return ((c1 + c2 * powered) / (1 + c3 * powered)) ** m2
+
+
+def test_hdr_is_tone_mapped_and_remarked(tmp_path):
+    ramp = [1, 10, 50, 100, 203, 400, 1000, 4000]
+    frame = av.VideoFrame(128, 64, "yuv420p10le")
+    luma = np.repeat(64 + 876 * nits(ramp), 16).round().astype("<u2")
+    for plane, row in zip(
+        frame.planes, (luma, np.full(64, 512, "<u2"), np.full(64, 512, "<u2")), strict=True
+    ):
+        lines = np.zeros((plane.height, plane.line_size // 2), "<u2")
+        lines[:, : len(row)] = row
+        plane.update(lines.tobytes())
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 64, 128, "yuv420p10le"
+        for thing in (stream.codec_context, frame):
+            thing.colorspace, thing.color_trc, thing.color_primaries, thing.color_range = 9, 16, 9, 1
+        frame.pts = 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames, _ = video.read_video(tmp_path / "a.mkv")
+    shown = frames[0, 32, 8::16].astype(int)
+    assert video.remarks(tmp_path / "a.mkv") == ("HDR (PQ): tone-mapped to BT.709",)
+    # Grey stays grey, brighter stays brighter up to the lights; black and white are where SDR has them.
+    assert np.ptp(shown, axis=1).max() <= 6
+    assert (np.diff(shown.mean(1)) > 5).all()
+    assert shown[0].max() < 40 and 90 < shown[3].mean() < 200 and shown[-1].mean() > 200
+
+
+def test_many_frames_take_little_more_memory_than_they_have(tmp_path):
+    script = """
+import re, sys
+from pathlib import Path
+from datasets import video
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+video.read_video(sys.argv[2])
+before = peak()
+frames, _ = video.read_video(sys.argv[1])
+print((peak() - before) / frames.nbytes)
+"""
+    encode(tmp_path / "a.mkv", np.repeat(clip(6, 720, 1280), 20, axis=0), options={"preset": "ultrafast"})
+    encode(tmp_path / "b.mkv", clip(3, 720, 1280), options={"preset": "ultrafast"})
+    run = [sys.executable, "-c", script, str(tmp_path / "a.mkv"), str(tmp_path / "b.mkv")]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert 0.8 < float(done.stdout) < 1.2
