@@ -16,6 +16,8 @@ _NO_VIDEO = {
     b"version https://git-lfs": "a Git LFS pointer, not the video itself; fetch it with git lfs pull",
     b"<!doctype html": f"a web page, not a video; {AGAIN}, from the video's own address",
     b"<html": f"a web page, not a video; {AGAIN}, from the video's own address",
+    b"{": f"a JSON text such as a server's error, not a video; {AGAIN}",
+    b"pk\x03\x04": "a ZIP archive, not a video; unpack it",
     b"<?xml": f"an XML text such as a server's error, not a video; {AGAIN}",
 }
 _BOXES = {

@@ -194,7 +194,7 @@ def rate_of(stream: av.VideoStream) -> float:
 
 
 class Packets:
-    """What packets tell of frames without decoding: how many, when each is shown, and how long the last is."""
+    """What packets tell of frames without decoding: how many, when each is shown, how long the last is."""
 
     def __init__(self) -> None:
         self._stated: list[tuple[float | None, float]] = []
@@ -211,7 +211,7 @@ class Packets:
 
     @property
     def _shown(self) -> list[tuple[float | None, float]]:
-        """Of a recording that starts amid a scene, what comes before its first key frame cannot be decoded."""
+        """Where a recording starts amid a scene, what comes before its first key frame cannot be decoded."""
         first = self._first_key
         return [
             (time, duration)
@@ -255,10 +255,13 @@ def by_time(frames: Iterable[av.VideoFrame], stream: av.VideoStream, fps: float)
     rate, slack = rate_of(stream), slack_of(stream)
     held, first, time, given = None, 0.0, 0.0, 0
     for index, frame in enumerate(frames):
-        time = index / rate if frame.time is None else frame.time
+        stated = index / rate if frame.time is None else frame.time
         if held is None:
-            first = time
+            first = time = stated
         else:
+            # Where clips were joined, the clock may start again.
+            first -= time + 1 / rate - stated if stated <= time else 0.0
+            time = stated
             for _ in range(given, now := due(time - first - slack, fps)):
                 yield held
             given = max(given, now)

@@ -375,6 +375,8 @@ def test_an_incomplete_file_is_named_wherever_it_is_cut(tmp_path, name):
         (bytes(5000), "nothing but zeros"),
         (b"<!DOCTYPE html>\n<html><head><title>Sign in</title>", "a web page"),
         (b"\xef\xbb\xbf\n  <HTML lang=en>", "a web page"),
+        (b'{"error": {"code": 403}}', "a JSON text"),
+        (b"PK\x03\x04" + bytes(range(256)), "a ZIP archive"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
     ],
@@ -459,6 +461,14 @@ def test_times_count_from_the_first_frame_shown(tmp_path, first, shown, suffix):
     assert numbers(frames) == numbers(video.read_video(path, fps=24)[0]) == expected
     assert np.allclose(own, np.arange(len(expected)) / 24, atol=2e-3)
     assert video.count_frames(path) == video.count_frames(path, 24) == len(expected)
+
+
+def test_joined_recordings_whose_clock_starts_again_lose_no_frame(tmp_path):
+    parts = [encode(tmp_path / f"{n}.ts", clip(n), "mpeg2video").read_bytes() for n in (5, 7)]
+    (tmp_path / "a.ts").write_bytes(parts[0] + parts[1])
+    expected = [*range(5), *range(7)]
+    assert numbers(video.read_video(tmp_path / "a.ts")[0]) == expected
+    assert numbers(video.read_video(tmp_path / "a.ts", fps=24)[0]) == expected
 
 
 def weave(first, second):
