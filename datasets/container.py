@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -34,8 +33,9 @@ _HEAD = 4096
 def check_whole(path: Path) -> None:
     """InputError for an empty file, a text, and an incomplete one, as far as its container can tell.
 
-    The lengths that ISO (mp4, mov, 3gp), Matroska, RIFF, ASF and FLV files state are held against the file's
-    own; GIF, PNG and Ogg have an end mark. MPEG streams state nothing. OSError where it cannot be opened.
+    The lengths that ISO (mp4, mov, 3gp), Matroska, RIFF and ASF files state are held against the file's own;
+    GIF, PNG, Ogg and FLV have an end to be known by. MPEG streams state nothing. OSError where the file
+    cannot be opened.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -95,14 +95,13 @@ def _promised(head: bytes) -> int:
     if head[:4] == _EBML:
         return _segment_end(head)
     if head[:4] == b"RIFF":
+        # Some writers count the eight bytes before it, too.
         length = int.from_bytes(head[4:8], "little")
-        return length + 8 if 0 < length < 0xFFFFFFFF - 8 else 0
+        return length if length < 0xFFFFFFF0 else 0
     if head[:16] == _ASF and _ASF_FILE in head:
-        at = head.index(_ASF_FILE) + 16 + 8 + 16
-        return int.from_bytes(head[at : at + 8], "little")
-    if head[:3] == b"FLV" and b"filesize\0" in head:
-        at = head.index(b"filesize\0") + len(b"filesize\0")
-        return int(struct.unpack(">d", head[at : at + 8])[0]) if at + 8 <= len(head) else 0
+        at = head.index(_ASF_FILE) + 40
+        live = head[at + 48 : at + 49] == b"\x01"
+        return 0 if live else int.from_bytes(head[at : at + 8], "little")
     return 0
 
 
@@ -127,17 +126,16 @@ def _ended(file: BinaryIO, head: bytes, size: int) -> bool:
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return b"IEND" in tail[-1024:]
     if head[:4] == b"OggS":
-        return _last_page(tail[max(0, tail.rfind(b"OggS")) :])
+        # The last page (RFC 3533, 6) reaches to the end.
+        page = tail[max(0, tail.rfind(b"OggS")) :]
+        return len(page) >= 27 and len(page) == 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if head[:3] == b"FLV":
+        # Each tag is followed by its length: eleven bytes and the data's, which it states itself.
+        length = int.from_bytes(tail[-4:], "big")
+        file.seek(max(0, size - 4 - length))
+        return length >= 11 and int.from_bytes(file.read(4)[1:], "big") + 11 == length
     # Of a Matroska file that ends before its segment begins, nothing else is known.
     return head[:4] != _EBML or len(head) == _HEAD or _SEGMENT in head[:-12]
-
-
-def _last_page(page: bytes) -> bool:
-    """Whether this is an Ogg stream's last page, and whole (RFC 3533, 6)."""
-    if len(page) < 27:
-        return False
-    lacing = page[27 : 27 + page[26]]
-    return bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(lacing)
 
 
 __all__ = ["AGAIN", "check_whole"]

@@ -361,7 +361,7 @@ def test_an_incomplete_file_is_named_wherever_it_is_cut(tmp_path, name):
     data = path.read_bytes()
     (tmp_path / "cut").mkdir()
     cut = tmp_path / "cut" / name
-    for share in (0.1, 0.25, 0.5, 0.75, 0.9, 0.99) if name == "a.flv" else (0.02, 0.1, 0.5, 0.9, 0.99):
+    for share in (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99):
         cut.write_bytes(data[: int(len(data) * share)])
         for read in (video.read_video, video.count_frames, video.remarks):
             with pytest.raises(InputError, match=f"{name}: incomplete file.*again"):
@@ -555,7 +555,7 @@ before = peak()
 frames, _ = video.read_video(sys.argv[1])
 print((peak() - before) / frames.nbytes)
 """
-    encode(tmp_path / "a.mkv", np.repeat(clip(6, 720, 1280), 20, axis=0), options={"preset": "ultrafast"})
+    encode(tmp_path / "a.mkv", np.repeat(clip(6, 720, 1280), 12, axis=0), options={"preset": "ultrafast"})
     encode(tmp_path / "b.mkv", clip(3, 720, 1280), options={"preset": "ultrafast"})
     run = [sys.executable, "-c", script, str(tmp_path / "a.mkv"), str(tmp_path / "b.mkv")]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
