@@ -122,7 +122,9 @@ def _read(
                 times.append(frame.time)
                 yield decode.rgb(frame, display)
 
-        frames = _stacked(path, images(), min(count or 1 << 10, stream.frames or 16))
+        frames = _stacked(
+            path, images(), min(count or 1 << 10, stream.frames // stride + 1 if stream.frames else 16)
+        )
         rate = fps or decode.rate_of(stream)
     if not len(frames):
         raise InputError(f"{path}: holds no frame from frame {start} on; replace or remove it")
