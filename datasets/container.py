@@ -59,7 +59,7 @@ def _lacks(file: BinaryIO, head: bytes, size: int) -> str | None:
     """What is not there, in words."""
     if head[4:8] in _BOXES:
         boxes = list(_boxes(file, size))
-        kinds, promised = {kind for kind, _ in boxes}, max(end for _, end in boxes)
+        kinds, promised = {kind for kind, _ in boxes}, max((end for _, end in boxes), default=0)
         if promised > size:
             return f"{size:,} of at least {promised:,} bytes"
         if not kinds & {b"moov", b"moof", b"meta"}:
