@@ -84,7 +84,7 @@ class Folder(Footage, kind="folder"):
         if source.is_dir():
             frames = images.read_images(_used(source, count, taken))
         else:
-            frames, times, fps = video.read_timed(source, taken.start, count, taken.stride)
+            frames, times, fps = video.read_timed(source, taken.start, count, taken.stride, taken.fps)
             info = replace(info, fps=fps)
         if len(frames) < count:
             raise InputError(f"{source}: only {len(frames)} of {count} frames can be decoded")
@@ -176,15 +176,21 @@ class Folder(Footage, kind="folder"):
             with contextlib.suppress(InputError):
                 count = self.count(_available(source, taken), taken)
         used = _used(source, count or 0, taken) if source.is_dir() else [source]
+        remarks: tuple[str, ...] = ()
+        if not source.is_dir():
+            with contextlib.suppress(InputError):
+                remarks = video.remarks(source)
+        looks = [remark for remark in remarks if not remark.startswith(video.VARIABLE)]
         prompts = tuple(Prompt(row["prompt"], row["kind"] or "target") for row in rows)
         return ClipInfo(
             name=name,
-            content=self.content(files_sha256(used), taken),
+            content=self.content(files_sha256(used), taken, looks),
             prompts=prompts if self.prompt is None else (Prompt(self.prompt),),
             caption=next((row["caption"] for row in rows if row["caption"]), None),
             fps=taken.rate(FPS),
             masks=self.masks_sha256(_masks(root, name)),
             frames=count if self.frames == "auto" else None,
+            remarks=remarks,
         )
 
 
@@ -214,7 +220,7 @@ def _available(source: Path, taken: Taken) -> int:
     """Frames of a clip at the rate wanted. Raises InputError where they cannot be counted."""
     if source.is_dir():
         return taken.available(len(_pictures(source)), FPS)
-    return video.count_frames(source)
+    return video.count_frames(source, taken.fps)
 
 
 def _used(folder: Path, count: int, taken: Taken) -> list[Path]:

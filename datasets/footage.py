@@ -116,10 +116,14 @@ class Footage(Dataset):
             f"(frames={self.frames}, start={taken.start}, stride={taken.stride})"
         )
 
-    def content(self, sha256: str, taken: Taken) -> str:
-        """A clip's content: what its files hold, and where it is read in a way of its own, that way."""
+    def content(self, sha256: str, taken: Taken, looks: Sequence[str] = ()) -> str:
+        """A clip's content: what its files hold, and where it is read in a way of its own, that way.
+
+        ``looks``: remarks of what was done to its pixels.
+        """
         own = f" at {taken.fps:g} a second" if taken.fps else ""
-        return sha256 + own + (f" stride {taken.stride}" if taken.stride != self.stride else "")
+        own += f" stride {taken.stride}" if taken.stride != self.stride else ""
+        return "; ".join([sha256 + own, *looks])
 
     def settle(
         self, clips: Sequence[ClipInfo], left_out: Sequence[LeftOut], source: str, remedy: str

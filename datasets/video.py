@@ -7,9 +7,9 @@ whole or not at all (``datasets.files``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets import decode
 from datasets.errors import InputError
 from datasets.files import whole
 from datasets.images import Frames, checked, enlarged
@@ -24,104 +25,201 @@ from datasets.images import Frames, checked, enlarged
 if TYPE_CHECKING:
     import av
 
-VIDEO_SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".vob", ".mxf", ".wmv", ".asf", ".flv", ".ogv", ".3gp", ".apng", ".y4m"),
+)
+
+Times = NDArray[np.float64]
 
 _ROUNDED = 0.005
 """Seconds by which a steady rate's times may be off: GIF counts hundredths, Matroska thousandths."""
+
+VARIABLE = "variable frame rate"
+"""How the remark on it begins: it is no matter of pixels."""
 
 _LOSSLESS = {"level": "3", "slicecrc": "1"}
 _FOR_PEOPLE = {"preset": "medium", "movflags": "+faststart"}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The container and its first video stream; whatever goes wrong inside is an InputError."""
-    import av
-
-    def unreadable(reason: object) -> InputError:
-        return InputError(f"{path}: cannot be read as a video ({reason}); replace or remove it")
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{path}: holds no video stream; give a mp4, gif, webm or mkv video")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except InputError:
-        raise
-    except (av.FFmpegError, OSError) as error:
-        raise unreadable(error.strerror or error) from error
-    except ValueError as error:
-        raise unreadable(error) from error
-
-
-def _rgb(frame: av.VideoFrame) -> Frames:
-    """One decoded frame as displayed: transparency over white, rotation applied."""
-    transparent = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
-    image: NDArray[Any] = frame.to_ndarray(format="rgba" if transparent else "rgb24")
-    if transparent:
-        colour, alpha = image[..., :3].astype(np.uint16), image[..., 3:].astype(np.uint16)
-        image = ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return np.rot90(image, round(frame.rotation / 90))
+def _stacked(path: Path, images: Iterable[Frames], room: int) -> Frames:
+    """Images (H, W, 3) as one array, read into its place; it grows where ``room`` was too small."""
+    frames: Frames | None = None
+    filled = 0
+    for image in images:
+        if frames is None:
+            frames = np.empty((room, *image.shape), np.uint8)
+        if image.shape != frames.shape[1:]:
+            raise InputError(f"{path}: its frames differ in size; convert it to one size")
+        if filled == len(frames):
+            # In place: nobody else has it, and a large array's pages are moved rather than copied.
+            frames.resize((filled + filled // 16 + 1, *image.shape), refcheck=False)
+        frames[filled] = image
+        filled += 1
+    if frames is None:
+        return np.empty((0, 0, 0, 3), np.uint8)
+    frames.resize((filled, *frames.shape[1:]), refcheck=False)
+    return frames
 
 
 def read_video(
-    path: Path | str, start: int = 0, count: int | None = None, stride: int = 1
+    path: Path | str, start: int = 0, count: int | None = None, stride: int = 1, fps: float | None = None
 ) -> tuple[Frames, float]:
     """Decode frames ``start``, ``start + stride``, ... of a video: at most ``count`` of them.
 
     Returns frames (T, H, W, 3) uint8 RGB and the file's frames a second (24 when
-    it states none). Transparent pixels (GIF) are laid over white; a rotation
-    stored by a phone is applied. Fewer than ``count`` frames come back when the
-    video ends before. Raises InputError naming the file when it cannot be
-    decoded or holds no frame from ``start`` on.
+    it states none). With ``fps`` its frames are first taken by time: frame k is
+    the one shown k / fps seconds after the first, so that some are repeated or
+    left out, and that is the rate returned.
+
+    Frames are as displayed: transparent pixels over white, non-square pixels
+    stretched in their longer direction, turned and mirrored as the file asks,
+    interlaced ones deinterlaced, PQ and HLG tone-mapped to BT.709 (``remarks``
+    tells). It reads the default stream. Fewer than ``count`` frames come back
+    when the video ends before. Takes little more memory than the frames do.
+    Raises InputError naming the file when it cannot be decoded, is incomplete or
+    holds no frame from ``start`` on.
     """
-    frames, _, rate = _decoded(Path(path), start, count, stride)
+    frames, _, rate = _read(Path(path), start, count, stride, fps)
     return frames, rate
 
 
 def read_timed(
-    path: Path | str, start: int = 0, count: int | None = None, stride: int = 1
-) -> tuple[Frames, NDArray[np.float64], float]:
+    path: Path | str, start: int = 0, count: int | None = None, stride: int = 1, fps: float | None = None
+) -> tuple[Frames, Times, float]:
     """As ``read_video``, with the frames' times (T,) in seconds since the first, and *these* frames a second.
 
-    Times are those the file states; where they are a steady rate's but for rounding, the rate's own.
+    Times are those the file states; where they are a steady rate's but for rounding, and with ``fps``, the
+    rate's own.
     """
-    frames, stated, rate = _decoded(Path(path), start, count, stride)
-    steady = np.arange(len(frames)) * stride / rate
-    if any(time is None for time in stated):
-        return frames, steady, rate / stride
-    times = np.array(stated, float) - float(stated[0] or 0)
+    frames, stated, rate = _read(Path(path), start, count, stride, fps)
+    if fps is not None or None in stated:
+        return frames, np.arange(len(frames)) * stride / rate, rate / stride
+    times, rate = _settled([time for time in stated if time is not None], rate / stride)
+    return frames, times, rate
+
+
+def _settled(stated: Sequence[float], rate: float) -> tuple[Times, float]:
+    """Times (T,) since the first and frames a second, from stated times; the rate's own where steady."""
+    steady = np.arange(len(stated)) / rate
+    times = np.array(stated) - stated[0]
     if np.abs(times - steady).max() <= _ROUNDED or (np.diff(times) <= 0).any():
-        return frames, steady, rate / stride
-    return frames, times, (len(times) - 1) / float(times[-1])
+        return steady, rate
+    return times, (len(times) - 1) / float(times[-1])
 
 
-def _decoded(
-    path: Path, start: int, count: int | None, stride: int
+def _read(
+    path: Path, start: int, count: int | None, stride: int, fps: float | None
 ) -> tuple[Frames, list[float | None], float]:
-    """Frames, the times that the file states, and its frames a second."""
+    """Frames, the times that the file states, and its frames a second or ``fps``."""
     stop = None if count is None else start + (count - 1) * stride + 1
-    with _opened(path) as (container, stream):
-        chosen = [
-            (_rgb(frame), frame.time) for frame in islice(container.decode(stream), start, stop, stride)
-        ]
-        rate = stream.average_rate or stream.guessed_rate
-    if not chosen:
+    times: list[float | None] = []
+    with decode.opened(path) as (container, stream):
+
+        def images() -> Iterator[Frames]:
+            display = None
+            shown = decode.decoded(path, container, stream)
+            if fps is not None:
+                shown = decode.by_time(shown, stream, fps)
+            for frame in islice(shown, start, stop, stride):
+                display = display or decode.display_of(stream, frame)
+                times.append(frame.time)
+                yield decode.rgb(frame, display)
+
+        frames = _stacked(
+            path, images(), min(count or 1 << 10, stream.frames // stride + 1 if stream.frames else 16)
+        )
+        rate = fps or decode.rate_of(stream)
+    if not len(frames):
         raise InputError(f"{path}: holds no frame from frame {start} on; replace or remove it")
-    if len({frame.shape for frame, _ in chosen}) > 1:
-        raise InputError(f"{path}: its frames differ in size; convert it to one size")
-    return np.stack([frame for frame, _ in chosen]), [time for _, time in chosen], float(rate or 24)
+    return frames, times, rate
 
 
-def count_frames(path: Path | str) -> int:
-    """The number of frames of a video, counted from its packets without decoding.
+def count_frames(path: Path | str, fps: float | None = None) -> int:
+    """The number of frames of a video, counted from its packets without decoding; with ``fps``, by time.
 
-    Raises InputError naming the file when its container cannot be read.
+    Raises InputError naming the file when its container cannot be read or is incomplete.
     """
-    with _opened(Path(path)) as (container, stream):
-        return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
+    with decode.opened(Path(path)) as (container, stream):
+        packets = decode.Packets()
+        for packet in container.demux(stream):
+            packets.add(packet)
+        if fps is None or not packets.count:
+            return packets.count
+        lasts = packets.lasts(decode.rate_of(stream))
+        return max(1, decode.due(lasts - 2 * decode.slack_of(stream), fps))
+
+
+def frame_times(path: Path | str) -> tuple[Times, float]:
+    """Times (T,) and frames a second of a whole video as ``read_timed`` gives them, without decoding.
+
+    Raises InputError as ``count_frames``.
+    """
+    with decode.opened(Path(path)) as (container, stream):
+        packets = decode.Packets()
+        for packet in container.demux(stream):
+            packets.add(packet)
+        rate = decode.rate_of(stream)
+    if not packets.times:
+        return np.arange(packets.count) / rate, rate
+    return _settled(packets.times, rate)
+
+
+def remarks(path: Path | str) -> tuple[str, ...]:
+    """What is not plain about a video, a line each; those of a variable rate begin with ``VARIABLE``.
+
+    Interlaced, HDR, mirrored or transparent, pixels not square, a stream that is not the first. Whether it
+    is interlaced or HDR is read off its first frame, the rate off its packets' times: the file is read
+    through, but only that frame decoded. Raises InputError as ``count_frames``.
+    """
+    path = Path(path)
+    stat = path.stat() if path.is_file() else None
+    return _remarks(path, *((stat.st_size, stat.st_mtime_ns) if stat else (0, 0)))
+
+
+@lru_cache(maxsize=1024)
+def _remarks(path: Path, size: int, mtime_ns: int) -> tuple[str, ...]:
+    with decode.opened(path) as (container, stream):
+        decoder, packets, frame = decode.decoder_of(stream), decode.Packets(), None
+        for packet in container.demux(stream):
+            packets.add(packet)
+            frame = frame or next(iter(decoder.decode(packet)), None)
+        lines = _looks(frame, decode.display_of(stream, frame)) if frame else []
+        if decoder is not stream.codec_context:
+            lines.append("transparent: over white")
+        if stream.index != container.streams.video[0].index:
+            lines.append("its default video stream is read, not its first")
+        if packets.times and (rate := _variable(packets.times, decode.slack_of(stream))):
+            lines.insert(0, rate)
+    return tuple(lines)
+
+
+def _looks(frame: av.VideoFrame, display: decode.Display) -> list[str]:
+    lines = []
+    if frame.interlaced_frame:
+        lines.append("interlaced: deinterlaced by bwdif")
+    if frame.color_trc in decode.HDR:
+        lines.append(f"HDR ({decode.HDR[frame.color_trc]}): tone-mapped to BT.709")
+    if (display.mirrored != display.flipped) != display.transposed:
+        lines.append("mirrored, as its display matrix says")
+    size = frame.width, frame.height
+    if (square := decode.squared(*size, display.aspect)) != size:
+        lines.append(
+            f"pixels of {display.aspect}: stretched from {size[0]}x{size[1]} to {square[0]}x{square[1]}"
+        )
+    return lines
+
+
+def _variable(times: Sequence[float], slack: float) -> str | None:
+    """The least and the most frames a second, where the times are those of no steady rate."""
+    steady = np.linspace(times[0], times[-1], len(times))
+    gaps = np.diff(times)
+    if np.abs(times - steady).max() <= _ROUNDED + slack or (gaps <= 0).any():
+        return None
+    least, most = (
+        f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}" for rate in (1 / gaps.max(), 1 / gaps.min())
+    )
+    return f"{VARIABLE} ({least} to {most} a second)"
 
 
 def _encode(path: Path, frames: Frames, fps: float, codec: str, pixels: str, options: dict[str, str]) -> None:

@@ -129,6 +129,7 @@ class VideoMethod(Method):
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:
         """Frames (T, H, W, 3) uint8 RGB, and the seconds they took, if known.
 
+        A finished video may end where the reference does (``times`` goes on).
         Raises TimeoutError when it took too long, any other exception when it failed.
         """
 
@@ -145,7 +146,8 @@ class VideoRequest(NamedTuple):
 
     ``reference``: frames (T, H, W, 3) uint8 RGB, ``fps`` of them a second, ``caption`` what they
     show, if known. ``device``: the harness's (``cpu``, ``cuda``, ``cuda:1``). ``folder``: where the
-    program's files of this cell belong; it need not exist.
+    program's files of this cell belong; it need not exist. ``times``: (T,) seconds of the reference's
+    frames since the first, where something says when they were taken.
     """
 
     clip: str
@@ -156,6 +158,7 @@ class VideoRequest(NamedTuple):
     seed: int
     device: str
     folder: Path
+    times: NDArray[np.float64] | None = None
 
 
 def check_block(block: int, num_blocks: int, key: str = "block") -> None:

@@ -78,30 +78,43 @@ class Precomputed(VideoMethod, kind="precomputed"):
         return self._why_missing(self._find(clip, prompt, seed), clip, prompt, seed)
 
     def content(self, clip: str, prompt: str, seed: int) -> str:
-        """sha256 hex digest of the video file, and the rate it is taken at if that is told."""
+        """sha256 hex digest of the video file, its rate if told, and what is done to its pixels."""
+        from datasets.video import VARIABLE, remarks
+
         entry = self._entry(clip, prompt, seed)
-        return file_sha256(entry.file) + ("" if entry.fps is None else f" at {entry.fps:g}")
+        own = file_sha256(entry.file) + ("" if entry.fps is None else f" at {entry.fps:g}")
+        looks: tuple[str, ...] = ()
+        # A video that cannot be read fails where it is read.
+        with contextlib.suppress(InputError):
+            looks = remarks(entry.file)
+        return "; ".join([own, *(look for look in looks if not look.startswith(VARIABLE))])
 
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:
-        """Frames (T, H, W, 3) uint8 RGB as stored, and the seconds they took, if known."""
+        """Frames (T, H, W, 3) uint8 RGB up to the reference's end, and the seconds they took, if known."""
         from datasets.video import read_video
 
         entry = self._entry(request.clip, request.prompt, request.seed)
-        frames, _ = read_video(entry.file)
+        times = self.times(request)
+        count = min(len(times), _up_to_end(request, times))
+        frames, _ = read_video(entry.file, count=count)
+        if len(frames) < count:
+            raise InputError(
+                f"{entry.file}: only {len(frames)} of {len(times)} frames can be decoded; replace it"
+            )
         return frames, entry.seconds
 
     def times(self, request: VideoRequest) -> NDArray[np.float64]:
-        """Times (T,) of the frames in seconds, by the manifest's fps or by the file.
+        """Times (T,) of all frames in seconds, by the manifest's fps or by the file, which is not decoded.
 
         A GIF whose delay agrees with the clip's but for rounding has the clip's. InputError for another
         rate (by 1 % and more) than the clip's with ``other_rate`` ``refuse``.
         """
         import numpy as np
 
-        from datasets.video import read_timed
+        from datasets.video import frame_times
 
         entry = self._entry(request.clip, request.prompt, request.seed)
-        frames, times, fps = read_timed(entry.file)
+        times, fps = frame_times(entry.file)
         rounded = entry.file.suffix.lower() == ".gif" and abs(1 / fps - 1 / request.fps) <= GIF_ROUNDED
         told = entry.fps or (request.fps if rounded else None)
         if self.other_rate == "refuse" and abs((told or fps) / request.fps - 1) > 0.01:
@@ -109,7 +122,7 @@ class Precomputed(VideoMethod, kind="precomputed"):
                 f"{entry.file}: {told or fps:.4g} frames a second, its clip {request.fps:.4g}; give it the "
                 f"clip's, or its true rate in a column fps of {self.manifest}, or set method.other_rate=time"
             )
-        return np.arange(len(frames)) / told if told else times
+        return np.arange(len(times)) / told if told else times
 
     def _entry(self, clip: str, prompt: str, seed: int) -> Entry:
         entry = self._find(clip, prompt, seed)
@@ -176,6 +189,16 @@ class Precomputed(VideoMethod, kind="precomputed"):
         if not path.is_file():
             raise InputError(f"method.manifest: cannot read {path} (no such file); name a CSV file")
         return path
+
+
+def _up_to_end(request: VideoRequest, times: NDArray[np.float64]) -> int:
+    """How many frames at these times may stand beside one of the reference's."""
+    if request.times is None:
+        return len(request.reference)
+    last = float(request.times[-1])
+    step = last / max(1, len(request.times) - 1)
+    # One more: the frame nearest to the reference's last may come after it.
+    return int((times <= last + step).sum()) + 1
 
 
 @lru_cache(maxsize=8)

@@ -52,16 +52,16 @@ def brought_beside(
     """The frames (T, H, W, 3) uint8 RGB to compare, at the clip's size; the record says what was done.
 
     Frames nearest in time (``nearest``) where the times (T,) of both are known, else as many of each from the
-    first on.
+    first on. ``times`` may go on where ``frames`` end with the reference.
     """
     from datasets import images
 
-    count, height, width = frames.shape[:3]
+    height, width = frames.shape[1:3]
+    count = len(frames) if times is None else len(times)
     length, target_height, target_width = clip.frames.shape[:3]
     fps = reference_of(clip).fps if times is None else _rate(times)
     record.generated = Footage(frames=count, fps=fps, width=width, height=height)
     if (height, width) != (target_height, target_width):
-        frames = images.resize_crop(frames, target_height, target_width)
         record.notes.append(f"resized and cropped from {width}x{height} to {target_width}x{target_height}")
     shared = list(range(min(count, length)))
     if times is None or clip.times is None:
@@ -82,7 +82,9 @@ def brought_beside(
             f"{len(own)} frames compared by time: {count} at {fps:.4g} a second against the reference's "
             f"{length} at {clip.info.fps:.4g}"
         )
-    return frames[own]
+    if own != list(range(len(frames))):
+        frames = frames[own]
+    return images.resize_crop(frames, target_height, target_width)
 
 
 def _rate(times: Times) -> float | None:

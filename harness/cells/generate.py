@@ -163,6 +163,7 @@ def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: R
         seed=cell.seed,
         device=job.device,
         folder=(job.results / cell.path / store.PROGRAM).absolute(),
+        times=clip.times,
     )
     repeats = job.repeats if method.made_here else 1
     frames, seconds = method.video(request)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
 
 from datasets.interface import Clip, ClipInfo
 from harness.cells.beside import brought_beside, nearest
 from harness.records.record import Record, Source
+from methods.interface import VideoRequest
+from methods.precomputed import Precomputed
 
 
 def spread(rng: np.random.Generator) -> np.ndarray:
@@ -81,3 +86,36 @@ def test_without_known_times_frames_meet_one_by_one_and_it_is_said():
     brought_beside(frames[:3], np.arange(3) / 12, clip, found)
     assert found.compared is not None and (found.compared.by, found.compared.frames) == ("frame", 3)
     assert found.notes[0] == "compared frame by frame: nothing says when the clip's were taken"
+
+
+STEADY = {rate: np.arange(40) / rate for rate in (4, 8, 12, 23.976, 25, 30, 60, 120)}
+UNSTEADY = np.cumsum(np.random.default_rng(0).uniform(0.005, 0.4, 40))
+
+
+@pytest.mark.parametrize("times", [*STEADY.values(), UNSTEADY - UNSTEADY[0]])
+@pytest.mark.parametrize("reference", [np.arange(17) / 24, np.arange(9) / 10, np.arange(1) / 24, None])
+def test_a_finished_video_read_to_the_references_end_is_compared_like_the_whole(tmp_path, times, reference):
+    numbers = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 16, 16, "bgr0"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for image, time in zip(numbers, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="bgr0")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (tmp_path / "m.csv").write_text("clip,prompt,seed,file\na,p,0,a.mkv\n")
+    method = Precomputed(name="precomputed", manifest=str(tmp_path / "m.csv"))
+    length = 17 if reference is None else len(reference)
+    clip = Clip(ClipInfo("a", "c", ()), np.zeros((length, 16, 16, 3), np.uint8), times=reference)
+    request = VideoRequest("a", clip.frames, 24.0, None, "p", 0, "cpu", tmp_path, reference)
+    frames, _ = method.video(request)
+    cut, whole = record(), record()
+    assert np.array_equal(
+        brought_beside(frames, method.times(request), clip, cut),
+        brought_beside(numbers, method.times(request), clip, whole),
+    )
+    assert (cut.compared, cut.notes, cut.generated) == (whole.compared, whole.notes, whole.generated)
+    end = length if reference is None else (times <= reference[-1] + 1 / 24 + 0.1).sum() + 2
+    assert len(frames) <= end
