@@ -86,6 +86,7 @@ class _Root(_Keys):
     keep_frames: bool
     trust: list[str]
     measure: _Measure
+    cells: Annotated[int, Field(ge=1)] | None = None
     motion: _Motion = _Motion()
 
 

@@ -100,7 +100,7 @@ def help_text(extra: Sequence[Path] = ()) -> str:
     for folder in (HOME / "conf", *extra):
         # The first comment of an action's file is its documentation, as those of config.yaml are its keys'.
         for path in sorted((folder / "action").glob("*.yaml")):
-            comments = (line for line in path.read_text().splitlines() if line.startswith("# "))
+            comments = (line for line in path.read_text().splitlines() if re.match("# [^@]", line))
             does = next(comments, "").removeprefix("# ")
             actions.append(f"  {path.stem:<9}{does}")
         for group in sorted(path for path in folder.glob("*") if path.is_dir()):
