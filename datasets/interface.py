@@ -30,6 +30,7 @@ class ClipInfo:
     cell id. ``masks`` is one of the object masks, empty where there are none: values
     depend on them, videos do not. ``caption`` describes the reference itself, or is
     None. ``fps``: frames used a second.
+    ``remarks``: what a reader should know of how its source was read.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ClipInfo:
     caption: str | None = None
     fps: float = 24.0
     masks: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
