@@ -184,6 +184,12 @@ def read_mask(path: Path | str) -> Mask:
     return np.asarray((pixels > 0).any(axis=2))
 
 
+def proportional(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes (H, W) are one picture's, up to rounding to a pixel at the smaller of them."""
+    small, large = sorted((tuple(one), tuple(other)))
+    return abs(small[1] - large[1] * small[0] / large[0]) < 1
+
+
 def resize_crop(frames: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Bring frames (T, H, W, 3) uint8, or one mask (H, W) bool, to ``height`` x ``width``.
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from datasets import images, video
 from datasets.errors import InputError
-from datasets.frame_files import frame_files
 from datasets.flow import flows, grey_frames, pixel_grid
+from datasets.frame_files import frame_files
 from metrics.validate import overlay
 
 Floats = NDArray[np.float64]
