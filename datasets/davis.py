@@ -71,7 +71,8 @@ def frame_counts() -> dict[str, int]:
 class Davis(Footage, kind="davis"):
     """DAVIS sequences as reference clips.
 
-    A ``root`` of null is the environment's ``DAVIS_ROOT``, else ``data/DAVIS``. With ``download`` a missing
+    A ``root`` of null is the environment's ``DAVIS_ROOT``, else ``data/DAVIS``; see
+    ``davis_folder.find`` for what it may be. With ``download`` a missing
     folder is fetched from ``download_url`` (trainval only). ``split`` and ``subset`` choose the sequences:
     ``davis2016`` are the 50 of DAVIS-2016, ``ci10`` ten of them, null all of the split; ``names`` asks for
     sequences by name instead. ``prompt_set`` chooses the target prompts: ``caption`` (what the clip shows),

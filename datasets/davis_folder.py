@@ -89,8 +89,8 @@ def find(root: Path, test: bool, known: Collection[str]) -> DavisFolder | None:
 
     Of several, the one whose path speaks of test is meant if ``test``, else one that does not.
     A folder that holds sequences of the ``known`` names is taken without its annotations.
-    None where nothing is like DAVIS, or ``root`` holds annotations. InputError where several folders are, or several
-    resolutions without 480p.
+    None where nothing is like DAVIS, or ``root`` holds annotations. InputError where
+    several folders are, or several resolutions without 480p.
     """
     whole = root.absolute()
     if not whole.is_dir():
@@ -120,7 +120,8 @@ def contents(root: Path) -> str:
     if (base := _annotated(whole)) is not None:
         return f"it holds annotations; set dataset.root={base}"
     if frame_files(root).frames:
-        return f"it is one sequence's folder; set dataset.root={whole.parent} dataset.names={whole.name}"
+        kind = "" if "JPEGImages" in whole.parts else "dataset=folder "
+        return f"it is one clip's folder; set {kind}dataset.root={whole.parent} dataset.names={whole.name}"
     names = sorted(path.name for path in root.iterdir() if not junk(path))
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return f"it holds {', '.join(names[:4])}{more}" if names else "it is empty"
@@ -215,5 +216,4 @@ def _key(path: Path) -> str:
 def _partial(found: Mapping[int, Path], frames: int) -> tuple[str, ...]:
     if len(found) == frames:
         return ()
-    first = f"the first frame used that has one is {found[min(found)].stem}"
-    return (f"{len(found)} of its {frames} frames used have a mask; {first}",)
+    return (f"masks for {len(found)} of its {frames} frames used, from {found[min(found)].name} on",)

@@ -129,8 +129,10 @@ def _template(path: Path) -> str:
     return NUMBER.sub("#", path.stem).lower()
 
 
-def _natural(path: Path) -> tuple[list[str], tuple[int, ...], str]:
-    return NUMBER.split(path.stem.lower()), _numbers(path), path.name
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    texts = [*NUMBER.split(path.stem), ""]
+    numbers = [*_numbers(path), -1]
+    return [part for pair in zip(texts, numbers, strict=False) for part in pair], path.name
 
 
 def _by(key: Callable[[Path], Hashable], paths: Iterable[Path]) -> list[list[Path]]:
@@ -177,6 +179,8 @@ def _families(alike: list[Path]) -> list[list[Path]]:
         counter = max(varying, key=lambda place: (len(set(columns[place])), place))
         groups = _by(lambda path: numbers[path][:counter] + numbers[path][counter + 1 :], alike)
         dense = all(_dense([numbers[path][counter] for path in group]) for group in groups)
+        # Sparse numbers behind it are fractions of a second.
+        dense = dense and all(_dense(list(set(columns[place]))) for place in varying if place > counter)
         if dense and len(set(columns[counter])) < len(alike):
             return groups
     return [alike]
