@@ -75,8 +75,9 @@ class DavisFolder:
 
     def _annotation_folders(self, name: str) -> Iterator[Path]:
         """Where a sequence's masks may be, the usual place first."""
-        yield self.base / ANNOTATIONS[0] / self.frames.name / name
-        for top in (self.base / top for top in ANNOTATIONS):
+        tops = [_entry(self.base, top) or self.base / top for top in ANNOTATIONS]
+        yield tops[0] / self.frames.name / name
+        for top in tops:
             yield top / self.frames.name / name
             yield top / name
             for folder in _folders(top):

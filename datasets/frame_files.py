@@ -57,7 +57,7 @@ def frame_files(folder: Path) -> FrameFiles:
       on its own, kinds of file with the same numbers (``0.jpg``, ``0.png``) and sequences that another
       number tells apart (``cam0_0001``, ``cam1_0001``).
     * The largest family is the clip, in the order of its numbers; a remark names the other pictures. Of
-      several as large, it is the one that the others lengthen (``00000`` and ``00000_depth``), or none.
+      several as large, it is the one whose names the others add words to (``00000_depth``), or none.
     * Where more pictures belong to no family than to the largest, all are frames in the order of their names.
 
     The same number twice, and numbers that could be read in two orders, are a reason for none. Missing
@@ -192,12 +192,12 @@ def _dense(values: Sequence[int]) -> bool:
 
 
 def _lengthened(families: Sequence[list[Path]]) -> list[Path] | None:
-    """The one family whose names all the others lengthen, or None."""
-    templates = [_template(family[0]) for family in families]
-    short = min(templates, key=len)
-    if templates.count(short) > 1 or not all(short in template for template in templates):
-        return None
-    return families[templates.index(short)]
+    """The one family whose names all the others add words to, or None."""
+    names = [Counter(re.findall(r"[^\W_]+|#", _template(family[0]))) for family in families]
+    shortest = min(names, key=Counter.total)
+    if all(name > shortest for name in names if name is not shortest):
+        return families[names.index(shortest)]
+    return None
 
 
 def _numbered(ordered: list[Path], remarks: tuple[str, ...]) -> FrameFiles:

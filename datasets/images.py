@@ -33,7 +33,8 @@ _PARTS = ("MPO", "PSD")
 # Formats in which a mask's 0 need not come back as 0.
 _LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
 # What Pillow raises on broken files, over all formats.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error)
+_BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError)
+_BROKEN += (RuntimeError, struct.error)
 
 
 def checked(frames: Frames) -> Frames:
@@ -87,7 +88,9 @@ def _open_image(path: Path) -> Any:
     except InputError:
         raise
     except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error}); replace or remove it") from error
+        raise InputError(
+            f"{path}: cannot be read as a picture ({error}); replace, convert or remove it"
+        ) from error
 
 
 def _refuse_pages(path: Path, image: Any) -> None:

@@ -71,6 +71,10 @@ LAYOUTS = {
     "1080p": (lambda disk: add(disk, "1080p"), "read at 1080p, as there is no 480p"),
     "several": (lambda disk: add(add(disk, "Full-Resolution"), "480p"), ""),
     "upper case": (lambda disk: add(disk, "480P"), ""),
+    "lower case": (
+        lambda disk: {p.rename(disk / p.name.lower()).parent for p in list(add(disk).iterdir())}.pop(),
+        "",
+    ),
     "no level of resolution": (lambda disk: add(disk, "."), "read from JPEGImages itself"),
     "nested": (lambda disk: add(disk / "DAVIS/DAVIS").parent, "read from DAVIS in dataset.root"),
     "trainval": (lambda disk: add(disk / "trainval/DAVIS").parents[1], "read from trainval/DAVIS"),

@@ -49,6 +49,7 @@ READ = {
     "camel masks": (numbered("frame{}.png"), numbered("frameMask{}.png"), ["frameMask0.png"]),
     "more masks": (numbered("{}.png", range(5)), numbered("{}_MASK.png"), ["0_MASK.png and 16"]),
     "depth": (numbered("{}.png"), numbered("{}_depth.png") + numbered("{}_flow.png"), ["0_depth.png"]),
+    "word within": (numbered("bear_{}.jpg"), numbered("bear_seg_{}.png"), ["bear_seg_0.png and 16"]),
     "object masks": (
         numbered("{:05d}.jpg"),
         [f"{i:05d}_{part}.png" for i in MANY for part in (1, 2)],
