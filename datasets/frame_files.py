@@ -71,7 +71,8 @@ def frame_files(folder: Path) -> FrameFiles:
     files = [path for path, is_folder in found if not is_folder and not junk(path)]
     pictures = [path for path in files if path.suffix.lower() in images.picture_suffixes()]
     frames = [path for path in pictures if not _words(path.stem) & (MASK_WORDS | THUMB_WORDS)]
-    unread = Counter(path.suffix.lower() for path in files if path.suffix.lower() in UNREADABLE)
+    unread = Counter(path.suffix.lower() for path in set(files).difference(pictures))
+    unread = Counter({kind: count for kind, count in unread.items() if kind in UNREADABLE})
     if unread and unread.total() > len(frames):
         kind = max(unread, key=lambda suffix: unread[suffix])
         return FrameFiles(reason=f"its {unread[kind]} {kind} pictures cannot be read; {UNREADABLE[kind]}")
@@ -156,9 +157,8 @@ def _sequence(frames: list[Path], pictures: Sequence[Path]) -> FrameFiles:
     chosen = largest[0] if len(largest) == 1 else _lengthened(largest)
     if chosen is None:
         firsts = " and ".join(min(family, key=_natural).name for family in largest[:3])
-        return FrameFiles(
-            reason=f"holds {len(largest)} sequences of {len(families[0])} pictures ({firsts}); keep one"
-        )
+        several = f"{len(largest)} sequences of {len(families[0])} pictures ({firsts})"
+        return FrameFiles(reason=f"holds {several}; keep one, or give each a folder of its own")
     ordered = sorted(chosen, key=lambda path: (_numbers(path), path.name))
     for one, other in pairwise(ordered):
         if _numbers(one) == _numbers(other):
@@ -209,7 +209,7 @@ def _numbered(ordered: list[Path], remarks: tuple[str, ...]) -> FrameFiles:
             counts = sorted(column) == list(range(min(column), min(column) + len(column)))
             if counts and list(column) != sorted(column):
                 names = f"{ordered[0].name}, {ordered[1].name}"
-                return FrameFiles(reason=f"has several numbers in its names ({names}); keep one, the order")
+                return FrameFiles(reason=f"has two orders in its names ({names}); keep one number in them")
         span = f"from {ordered[0].name} to {ordered[-1].name}"
         remarks += (f"several numbers in its pictures' names: read in their order, {span}",)
     for column in varying if len(varying) == 1 else ():
@@ -218,7 +218,9 @@ def _numbered(ordered: list[Path], remarks: tuple[str, ...]) -> FrameFiles:
         jumps = [(before, gap // step - 1) for gap, before in gaps if gap > step and gap % step == 0]
         if jumps:
             missing = sum(count for _, count in jumps)
-            remarks += (f"{missing} missing in the numbers of its pictures, first after {jumps[0][0]}",)
+            remarks += (
+                f"{missing} frames are missing by its pictures' numbers, the first after {jumps[0][0]}",
+            )
         elif step > 1 and all(gap == step for gap, _ in gaps):
             remarks += (f"its pictures are numbered in steps of {step}",)
     return FrameFiles(tuple(ordered), remarks)

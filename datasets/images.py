@@ -33,8 +33,7 @@ _PARTS = ("MPO", "PSD")
 # Formats in which a mask's 0 need not come back as 0.
 _LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
 # What Pillow raises on broken files, over all formats.
-_BROKEN: tuple[type[Exception], ...] = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError)
-_BROKEN += (RuntimeError, struct.error)
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, RuntimeError, struct.error)
 
 
 def checked(frames: Frames) -> Frames:

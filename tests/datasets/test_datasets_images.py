@@ -8,6 +8,7 @@ from PIL import Image, features
 
 from datasets import images
 from datasets.errors import InputError
+from datasets.frame_files import frame_files
 
 HEIGHT, WIDTH = 12, 16
 GREY = np.linspace(0, 255, HEIGHT * WIDTH).round().astype(np.uint8).reshape(HEIGHT, WIDTH)
@@ -229,6 +230,7 @@ def test_jpeg_xl_is_read_where_pillows_plug_in_is(tmp_path, monkeypatch):
     try:
         assert ".jxl" in images.picture_suffixes()
         assert (images.read_image(tmp_path / "0.jxl") == 0x63).all()
+        assert frame_files(tmp_path).frames == (tmp_path / "0.jxl",)
     finally:
         del sys.modules["pillow_jxl"], Image.OPEN["JXL"], Image.EXTENSION[".jxl"]
         Image.ID.remove("JXL")
