@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from datasets import images
 from datasets.errors import InputError
-from datasets.frame_files import FrameFiles, frame_files, junk
+from datasets.frame_files import NUMBER, FrameFiles, frame_files, junk
 
 RESOLUTION = re.compile(r"\d{3,4}p|full[-_ ]?res(olution)?", re.IGNORECASE)
 ANNOTATIONS = ("Annotations", "Annotations_unsupervised")
@@ -197,7 +197,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _masks(folder: Path) -> dict[str, Path]:
-    """Pictures of a folder of annotations by ``_key``, png before other kinds."""
+    """Pictures of a folder of annotations by ``_key``; of several, the png with the shortest name."""
     if not folder.is_dir():
         return {}
     pictures = [
@@ -205,13 +205,14 @@ def _masks(folder: Path) -> dict[str, Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in images.picture_suffixes() and not junk(path)
     ]
-    pictures.sort(key=lambda path: (path.suffix.lower() == ".png", path.name))
+    pictures.sort(key=lambda path: (path.suffix.lower() == ".png", -len(path.stem), path.name))
     return {_key(path): path for path in pictures}
 
 
 def _key(path: Path) -> str:
-    """What a frame and its mask have in common: the name, whatever its padding with zeros."""
-    return path.stem.lstrip("0")
+    """What a frame and its mask have in common: the only number in the name, or else the name."""
+    numbers = NUMBER.findall(path.stem)
+    return str(int(numbers[0])) if len(numbers) == 1 else path.stem
 
 
 def _partial(found: Mapping[int, Path], frames: int) -> tuple[str, ...]:

@@ -343,6 +343,23 @@ MASKS = {
         "",
     ),
     "padding": (lambda base: add_masks(base / "Annotations/480p/bear", form="{}.png"), range(FRAMES), ""),
+    "marked": (
+        lambda base: add_masks(base / "Annotations/480p/bear", form="bear_{:05d}_mask.png"),
+        range(FRAMES),
+        "",
+    ),
+    "objects": (
+        lambda base: add_masks(base / "Annotations/480p/bear", form="00001_{}.png"),
+        [],
+        "none of its masks (00001_0.png, ...) is of a frame used",
+    ),
+    "boxes beside": (
+        lambda base: add_masks(
+            add_masks(base / "Annotations/480p/bear") / "boxes", form="../{:05d}_boxes.png", mask=~OBJECT
+        ),
+        range(FRAMES),
+        "",
+    ),
     "junk beside": (
         lambda base: (add_masks(base / "Annotations/480p/bear") / "._00000.png").write_bytes(b"x"),
         range(FRAMES),
