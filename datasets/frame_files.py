@@ -13,6 +13,7 @@ from pathlib import Path
 from datasets import images
 
 NUMBER = re.compile(r"[0-9]+")
+DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 # Words in the name of a picture that goes with a frame and is none.
@@ -205,11 +206,14 @@ def _numbered(ordered: list[Path], remarks: tuple[str, ...]) -> FrameFiles:
     columns = list(zip(*map(_numbers, ordered), strict=True))
     varying = [column for column in columns if len(set(column)) > 1]
     if len(varying) > 1:
-        for column in varying:
-            counts = sorted(column) == list(range(min(column), min(column) + len(column)))
-            if counts and list(column) != sorted(column):
-                names = f"{ordered[0].name}, {ordered[1].name}"
-                return FrameFiles(reason=f"has two orders in its names ({names}); keep one number in them")
+        counts = [
+            column for column in varying if max(column) - min(column) + 1 == len(set(column)) == len(column)
+        ]
+        # 0.25 and 0.5 are in the other order as decimals.
+        others = [*counts, [[float(one) for one in DECIMAL.findall(path.stem)] for path in ordered]]
+        if any(list(other) != sorted(other) for other in others):
+            names = f"{ordered[0].name}, {ordered[1].name}"
+            return FrameFiles(reason=f"has two orders in its names ({names}); keep one number in them")
         span = f"from {ordered[0].name} to {ordered[-1].name}"
         remarks += (f"several numbers in its pictures' names: read in their order, {span}",)
     for column in varying if len(varying) == 1 else ():

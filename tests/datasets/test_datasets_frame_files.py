@@ -109,6 +109,7 @@ REFUSED = {
     "two kinds": (numbered("{:05d}.jpg") + numbered("{:05d}.png"), "00000.jpg and 00000.png"),
     "same number": ([*numbered("{}.png"), "003.png"], "003.png and 3.png, the same number"),
     "two orders": ([f"{50 - i}_{i}.png" for i in MANY], "two orders in its names (34_16.png, 35_15.png)"),
+    "decimals": ([f"{i / 4}.png" for i in MANY], "two orders in its names (0.0.png, 0.5.png)"),
     "masks": (numbered("{}_mask.png"), "only masks or thumbnails (0_mask.png and 16 like it)"),
     "jxl": (numbered("{}.jxl"), "its 17 .jxl pictures cannot be read; install pillow-jxl-plugin"),
     "jxl with cover": ([*numbered("{}.jxl"), "cover.png"], "its 17 .jxl pictures"),
