@@ -81,9 +81,10 @@ def test_deep_pictures_of_a_folder_are_scaled_alike(tmp_path, kind):
         assert np.abs(frame - GREY * part).max() <= 1
 
 
-def test_sixteen_bits_of_a_dark_picture_stay_dark(tmp_path):
-    Image.fromarray(np.full((4, 4), 10 * 257, np.uint16)).save(tmp_path / "0.png")
-    assert (images.read_image(tmp_path / "0.png") == 10).all()
+def test_every_value_of_16_bits_is_rounded_to_the_nearest_of_8(tmp_path):
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / "0.png")
+    assert np.array_equal(as_grey(images.read_image(tmp_path / "0.png")), np.rint(values / 257))
 
 
 PLAIN = {
