@@ -1,7 +1,8 @@
 """DAVIS-2017 at 480p: real footage with object masks, and prompts of our own.
 
 The folder has the layout of DAVIS-2017: ``JPEGImages/480p/SEQ/00000.jpg``,
-``Annotations/480p/SEQ/00000.png``, ``ImageSets/2017/*.txt``. The sequences, their
+``Annotations/480p/SEQ/00000.png``, ``ImageSets/2017/*.txt``; what else
+``datasets.davis_folder`` finds is read with a remark. The sequences, their
 splits, which of them are DAVIS-2016's 50 and their frame counts
 (``davis_sequences.csv``) are facts from
 ``davisvideochallenge/davis-2017:data/db_info.yaml``; the prompts
@@ -20,9 +21,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from datasets import davis_download, images
+from datasets import davis_download, davis_folder, images
+from datasets.davis_folder import DavisFolder
 from datasets.errors import InputError, nearest
 from datasets.footage import FPS, Footage
+from datasets.frame_files import FrameFiles
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
 
@@ -67,7 +70,8 @@ def frame_counts() -> dict[str, int]:
 class Davis(Footage, kind="davis"):
     """DAVIS sequences as reference clips.
 
-    A ``root`` of null is the environment's ``DAVIS_ROOT``, else ``data/DAVIS``. With ``download`` a missing
+    A ``root`` of null is the environment's ``DAVIS_ROOT``, else ``data/DAVIS``; see
+    ``davis_folder.find`` for what it may be. With ``download`` a missing
     folder is fetched from ``download_url`` (trainval only). ``split`` and ``subset`` choose the sequences:
     ``davis2016`` are the 50 of DAVIS-2016, ``ci10`` ten of them, null all of the split; ``names`` asks for
     sequences by name instead. ``prompt_set`` chooses the target prompts: ``caption`` (what the clip shows),
@@ -105,49 +109,58 @@ class Davis(Footage, kind="davis"):
         left out with the reason. InputError: no such folder, none remains, or one
         asked for by ``names`` cannot be used.
         """
-        root = self._folder()
+        folder = self._folder()
         texts = self._texts()
+        chosen = self._chosen(folder)
+        there = folder.sequences()
+        if self.names is None and not set(chosen).intersection(there):
+            raise InputError(self._nowhere(folder, there))
         clips, left_out = [], []
-        for name in self._chosen(root):
-            reason = self._unusable(root, name, texts)
+        for name in chosen:
+            frames = folder.pictures(name)
+            reason = self._unusable(folder, name, frames, texts)
             if reason is None:
-                clips.append(self._info(root, name, texts[name]))
+                clips.append(self._info(folder, name, frames, texts[name]))
             else:
-                left_out.append((not self._pictures(root, name), LeftOut(name, reason)))
+                left_out.append((name not in there, LeftOut(name, reason)))
         left_out.sort(key=lambda pair: pair[0])
         return self.settle(
             clips,
             [out for _, out in left_out],
-            f"dataset.root={root}",
+            f"dataset.root={self._root()}",
             "Set a smaller frames, or dataset.subset=null for every sequence of the folder",
         )
 
     def load(self, name: str) -> Clip:
         """Decode one sequence; InputError naming the picture that cannot be read."""
-        root = self._root()
-        pictures = self._used(root, name)
+        folder = self._folder()
+        files = folder.pictures(name)
+        pictures = self._used(files)
         if not pictures:
-            raise InputError(f"dataset.root={root}: {name} has too few frames; see action=plan")
+            raise InputError(f"{folder.frames / name}: has too few frames; see action=plan")
         frames = images.read_images(pictures)
-        masks = self.resized_masks(self._annotations(root, pictures), frames)
-        info = self._info(root, name, self._texts()[name])
+        masks = self.resized_masks(folder.annotations(pictures)[0], frames)
+        info = self._info(folder, name, files, self._texts()[name])
         return Clip(info, self.resized(frames), masks, times=np.arange(len(pictures)) / info.fps)
 
     def _root(self) -> Path:
         return Path(self.root or os.environ.get("DAVIS_ROOT") or "data/DAVIS").expanduser()
 
-    def _folder(self) -> Path:
-        root = self._root()
-        if not (root / "JPEGImages/480p").is_dir():
+    def _folder(self) -> DavisFolder:
+        root, test = self._root(), self.split == "test-dev"
+        found = davis_folder.find(root, test, sequences())
+        if found is None:
             if not self.download:
                 raise InputError(
-                    f"dataset.root={root}: no DAVIS folder there (JPEGImages/480p); set dataset.root or "
-                    "DAVIS_ROOT, or dataset.download=true fetches it (0.8 GB)"
+                    f"dataset.root={root}: no DAVIS folder there (JPEGImages/480p): "
+                    f"{davis_folder.contents(root)}; set dataset.root or DAVIS_ROOT, or "
+                    "dataset.download=true fetches it (0.8 GB)"
                 )
             davis_download.fetch(root, self.download_url, frame_counts())
-        return root
+            found = DavisFolder(root, root / "JPEGImages/480p")
+        return found
 
-    def _chosen(self, root: Path) -> list[str]:
+    def _chosen(self, folder: DavisFolder) -> list[str]:
         if self.names is not None:
             return list(dict.fromkeys(self.names))
         splits = ("train", "val") if self.split == "trainval" else (self.split,)
@@ -159,44 +172,52 @@ class Davis(Footage, kind="davis"):
                 )
             column, value = ("ci10", "yes") if self.subset == "ci10" else ("year", "2016")
             return [name for name in known if sequences()[name][column] == value]
-        lists = [root / "ImageSets/2017" / f"{split}.txt" for split in splits]
-        stated = [path for path in lists if path.is_file()]
-        if not stated and not known:
-            raise InputError(f"{lists[0]}: missing; dataset.split={self.split} needs it")
-        return sorted({name for path in stated for name in path.read_text().split()} or known)
+        # Without a list, test-dev is what is neither train's nor val's.
+        others = [name for name in folder.sequences() if name not in sequences()]
+        return folder.stated(splits) or known or others
+
+    def _nowhere(self, folder: DavisFolder, there: Sequence[str]) -> str:
+        """Why none of the sequences chosen is in the folder, and what to set."""
+        subset = "null" if self.subset is None else self.subset
+        setting = f"dataset.split={self.split} dataset.subset={subset}"
+        none = f"{folder.frames}: holds no sequence of {setting}"
+        if not there:
+            return f"{none}, nor any other; set dataset.root to a DAVIS folder"
+        shown = f"{', '.join(there[:3])}{', ...' if len(there) > 3 else ''}"
+        if set(there).intersection(sequences()):
+            return f"{none} but {shown}; set dataset.split=trainval dataset.subset=null"
+        return (
+            f"{none} but test-dev's or others ({shown}); set dataset.split=test-dev dataset.subset=null, "
+            "and dataset.prompts to a CSV file of their prompts"
+        )
 
     def _texts(self) -> dict[str, Row]:
         own = _table(Path(self.prompts), ("sequence", *PROMPT_SETS)) if self.prompts else {}
         return our_prompts() | own
 
-    def _unusable(self, root: Path, name: str, texts: dict[str, Row]) -> str | None:
-        available = len(self._pictures(root, name))
-        if not available:
-            misspelt = name in self.asked_for() and name not in sequences()
-            hint = f"; {nearest(name, sequences())}" if misspelt else ""
-            return f"is not in {root / 'JPEGImages/480p'}{hint}"
+    def _unusable(
+        self, folder: DavisFolder, name: str, files: FrameFiles, texts: dict[str, Row]
+    ) -> str | None:
+        if not (folder.frames / name).is_dir() or not name:
+            there = [*sequences(), *folder.sequences()]
+            hint = f"; {nearest(name, there)}" if name in self.asked_for() and name not in there else ""
+            return f"is not in {folder.frames}{hint}"
+        if files.reason is not None:
+            return files.reason
         if name not in texts:
             return "has no prompts of ours; give them in a CSV file named by dataset.prompts"
         taken = self.taken()
-        available = taken.available(available, FPS)
+        available = taken.available(len(files.frames), FPS)
         return None if self.count(available, taken) else self.shortfall(available, taken)
 
-    def _pictures(self, root: Path, name: str) -> list[Path]:
-        return sorted((root / "JPEGImages/480p" / name).glob("*.jpg")) if name else []
+    def _used(self, files: FrameFiles) -> list[Path]:
+        taken = self.taken()
+        count = self.count(taken.available(len(files.frames), FPS), taken)
+        return [files.frames[place] for place in taken.places(count, FPS)]
 
-    def _used(self, root: Path, name: str) -> list[Path]:
-        pictures, taken = self._pictures(root, name), self.taken()
-        count = self.count(taken.available(len(pictures), FPS), taken)
-        return [pictures[place] for place in taken.places(count, FPS)]
-
-    def _annotations(self, root: Path, pictures: Sequence[Path]) -> dict[int, Path]:
-        """The annotations there are, by the place of their picture."""
-        folder = root / "Annotations/480p"
-        paths = {place: folder / one.parent.name / f"{one.stem}.png" for place, one in enumerate(pictures)}
-        return {place: path for place, path in paths.items() if path.is_file()}
-
-    def _info(self, root: Path, name: str, row: Row) -> ClipInfo:
-        pictures = self._used(root, name)
+    def _info(self, folder: DavisFolder, name: str, files: FrameFiles, row: Row) -> ClipInfo:
+        pictures = self._used(files)
+        masks, remarks = folder.annotations(pictures)
         kinds = PROMPT_SETS if self.prompt_set == "all" else (self.prompt_set,)
         return ClipInfo(
             name=name,
@@ -205,5 +226,6 @@ class Davis(Footage, kind="davis"):
             caption=row["caption"],
             fps=self.taken().rate(FPS),
             frames=len(pictures) if self.frames == "auto" else None,
-            masks=self.masks_sha256(self._annotations(root, pictures)),
+            masks=self.masks_sha256(masks),
+            remarks=folder.remarks + files.remarks + remarks,
         )

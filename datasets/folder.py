@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from datasets import images, video
 from datasets.errors import InputError
 from datasets.footage import FPS, Footage, Taken
+from datasets.frame_files import frame_files, junk
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.tables import Row, clip_name, find_file, read_table
@@ -31,8 +32,8 @@ class Folder(Footage, kind="folder"):
     """Videos (``datasets.video.VIDEO_SUFFIXES``) and sub-folders of pictures in ``root``.
 
     A clip's name is its file's without the suffix, or its sub-folder's. Pictures follow each other as
-    ``datasets.images`` says, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the header
-    ``clip,prompt`` and, optionally, ``caption`` (what the clip shows), ``kind`` (caption, subject, scene
+    ``datasets.frame_files`` says, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the
+    header ``clip,prompt`` and, optionally, ``caption`` (what the clip shows), ``kind`` (caption, subject, scene
     or target), ``stride`` and ``fps`` (this clip's, before the dataset's); a clip may have several rows.
     ``prompt`` gives one prompt for all clips and takes the place of those in ``prompts.csv``.
     ``<clip>_mask.png`` marks the object in the first frame used (any pixel above
@@ -59,10 +60,9 @@ class Folder(Footage, kind="folder"):
         no such folder, nothing in it, no prompts at all, or none remains.
         """
         root = self._root()
-        sources = self._sources(root)
+        sources, left_out = self._sources(root)
         table = self._table(root, sources)
         clips: list[ClipInfo] = []
-        left_out: list[LeftOut] = []
         for name in dict.fromkeys(self.names if self.names is not None else [*sources, *table]):
             reason = self._unusable(root, name, sources, table)
             if reason is None:
@@ -75,7 +75,7 @@ class Folder(Footage, kind="folder"):
     def load(self, name: str) -> Clip:
         """Decode one clip; InputError naming the file that cannot be read or is too short."""
         root = self._root()
-        sources = self._sources(root)
+        sources, _ = self._sources(root)
         source, rows = sources[name], self._table(root, sources).get(name, [])
         taken = self._taken(rows)
         info = self._info(root, name, source, rows)
@@ -96,27 +96,31 @@ class Folder(Footage, kind="folder"):
             raise InputError("dataset.root: not set; name a folder of videos (mp4, gif) or of frame folders")
         return Path(self.root).expanduser()
 
-    def _sources(self, root: Path) -> dict[str, Path]:
-        """Videos and frame folders by clip name."""
+    def _sources(self, root: Path) -> tuple[dict[str, Path], list[LeftOut]]:
+        """Videos and frame folders by clip name, and the folders that are none."""
         if not root.is_dir():
             raise InputError(f"dataset.root={root}: no such folder; name a folder of videos")
-        shown = [path for path in sorted(root.iterdir()) if not path.name.startswith(".")]
-        found = [
-            path
-            for path in shown
-            if (path.is_file() and path.suffix.lower() in video.VIDEO_SUFFIXES)
-            or (path.is_dir() and _pictures(path))
-        ]
+        shown = [path for path in sorted(root.iterdir()) if not junk(path)]
+        found = [path for path in shown if path.is_file() and path.suffix.lower() in video.VIDEO_SUFFIXES]
+        left_out = []
+        for folder in (path for path in shown if path.is_dir()):
+            reason = frame_files(folder).reason
+            if reason is None:
+                found.append(folder)
+            elif self.names is None or folder.name in self.names:
+                left_out.append(LeftOut(folder.name, reason))
         if not found:
+            reasons = "".join(f"; {out.clip} {out.reason}" for out in left_out[:3])
             raise InputError(
                 f"dataset.root={root}: no clip there; put videos ({', '.join(video.VIDEO_SUFFIXES)}) or "
-                "folders of jpg or png into it"
+                f"folders of pictures into it{reasons}"
             )
+        found.sort()
         names = Counter(_name_of(path) for path in found)
         for path in found:
             if names[_name_of(path)] > 1:
                 raise InputError(f"{path}: another clip of the folder has this name; rename one")
-        return {_name_of(path): path for path in found}
+        return {_name_of(path): path for path in found}, left_out
 
     def _table(self, root: Path, sources: Iterable[str]) -> dict[str, list[Row]]:
         """Rows of prompts.csv by clip, checked; those of a name that differs only in case are its clip's."""
@@ -176,11 +180,15 @@ class Folder(Footage, kind="folder"):
             with contextlib.suppress(InputError):
                 count = self.count(_available(source, taken), taken)
         used = _used(source, count or 0, taken) if source.is_dir() else [source]
+        looks: list[str] = []
         remarks: tuple[str, ...] = ()
-        if not source.is_dir():
-            with contextlib.suppress(InputError):
+        with contextlib.suppress(InputError):
+            if source.is_dir():
+                looks = list(images.remarks(used[0])) if used else []
+                remarks = (*frame_files(source).remarks, *looks)
+            else:
                 remarks = video.remarks(source)
-        looks = [remark for remark in remarks if not remark.startswith(video.VARIABLE)]
+                looks = [remark for remark in remarks if not remark.startswith(video.VARIABLE)]
         prompts = tuple(Prompt(row["prompt"], row["kind"] or "target") for row in rows)
         return ClipInfo(
             name=name,
@@ -219,12 +227,12 @@ def _absent(root: Path, name: str, sources: Iterable[str]) -> str:
 def _available(source: Path, taken: Taken) -> int:
     """Frames of a clip at the rate wanted. Raises InputError where they cannot be counted."""
     if source.is_dir():
-        return taken.available(len(_pictures(source)), FPS)
+        return taken.available(len(frame_files(source).frames), FPS)
     return video.count_frames(source, taken.fps)
 
 
 def _used(folder: Path, count: int, taken: Taken) -> list[Path]:
-    pictures = _pictures(folder)
+    pictures = frame_files(folder).frames
     return [pictures[place] for place in taken.places(count, FPS) if place < len(pictures)]
 
 
@@ -236,11 +244,3 @@ def _masks(root: Path, name: str) -> dict[int, Path]:
     """The mask of the first frame used, where there is one."""
     path = find_file(root, f"{name}{MASK}")
     return {0: path} if path.is_file() else {}
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in images.IMAGE_SUFFIXES and not path.name.startswith(".")
-    )

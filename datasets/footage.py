@@ -159,13 +159,13 @@ class Footage(Dataset):
         """Masks (T, H, W) of ``frames``, cropped as they are, from ``paths`` by frame; None if all are empty.
 
         A frame without one has an empty mask: where the object is then, nobody has said, and another
-        frame's mask would lie where it no longer is. InputError when one cannot be read or has another size
-        than ``frames``.
+        frame's mask would lie where it no longer is. InputError when one cannot be read or has other
+        proportions than ``frames``.
         """
         masks = np.zeros((len(frames), *self._size(frames)), bool)
         for frame, path in paths.items():
             mask = images.read_mask(path)
-            if mask.shape != frames.shape[1:3]:
+            if not images.proportional(mask.shape, frames.shape[1:3]):
                 sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames.shape[1:3])]
                 raise InputError(f"{path}: is {sizes[0]}, its clip {sizes[1]}; give it the clip's size")
             masks[frame] = images.resize_crop(mask, *self._size(frames))

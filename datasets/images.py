@@ -5,7 +5,10 @@ Frames are (T, H, W, 3) uint8 RGB throughout.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,17 @@ from datasets.files import whole
 Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Formats that Pillow has names for and that are no pictures: documents, drawings, films, icons, measurements,
+# and Photo CD, whose suffix is mostly that of point clouds today.
+_NO_PICTURES = frozenset(
+    ("BUFR", "CUR", "EPS", "FLI", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "PCD", "PDF", "WMF")
+)
+# Formats whose further pictures are parts of the first: its layers, its depth, its preview.
+_PARTS = ("MPO", "PSD")
+# Formats in which a mask's 0 need not come back as 0.
+_LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
+# What Pillow raises on broken files, over all formats.
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, RuntimeError, struct.error)
 
 
 def checked(frames: Frames) -> Frames:
@@ -34,44 +47,156 @@ def enlarged(frames: Frames, min_side: int) -> Frames:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2) if factor > 1 else frames
 
 
-def _open_image(path: Path) -> Any:
-    from PIL import Image, ImageOps
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """Suffixes, in lower case, of the pictures that Pillow reads here; JPEG XL where its plug-in is."""
+    from PIL import Image
+
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401
+    suffixes = Image.registered_extensions()
+    return frozenset(
+        suffix for suffix, kind in suffixes.items() if kind in Image.OPEN and kind not in _NO_PICTURES
+    )
+
+
+def pages(path: Path) -> int:
+    """How many pictures a file holds one after the other; 1 where it cannot be read."""
+    from PIL import Image, ImageSequence
 
     try:
         with Image.open(path) as image:
+            return 1 if image.format in _PARTS else sum(1 for _ in ImageSequence.Iterator(image))
+    except (*_BROKEN, Image.DecompressionBombError):
+        return 1
+
+
+def _open_image(path: Path) -> Any:
+    from PIL import Image, ImageOps
+
+    picture_suffixes()  # Registers every format.
+    try:
+        with Image.open(path) as image:
+            _refuse_pages(path, image)
             image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error}); replace or remove it") from error
+            turned = ImageOps.exif_transpose(image)
+            turned.format = image.format
+            return turned
+    except InputError:
+        raise
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{path}: cannot be read as a picture ({error}); replace, convert or remove it"
+        ) from error
+
+
+def _refuse_pages(path: Path, image: Any) -> None:
+    if image.format in _PARTS:
+        return
+    try:
+        image.seek(1)
+    except EOFError:
+        image.seek(0)
+        return
+    raise InputError(f"{path}: holds several pictures; save each frame as a file of its own")
+
+
+def _pixels(path: Path) -> NDArray[Any]:
+    """A picture as (H, W, 3) uint8 RGB or, where only the folder tells its white, (H, W) int32 or float32."""
+    from PIL import Image
+
+    image = _open_image(path)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise InputError(f"{path}: holds values below 0 or not finite; write it with values from 0 to 1")
+        return values
+    try:
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:
+        raise InputError(f"{path}: its colours cannot be read ({error}); convert it to png") from error
+
+
+def _white(peaks: Iterable[float]) -> float:
+    """The value that is white, given the largest of each picture.
+
+    It is 1, 255 or 65535, the least that none exceeds. Where all stay below a
+    sixteenth of that (12 of 16 bits, light above 1), it is the largest value.
+    """
+    peak = max(peaks)
+    scale = next((scale for scale in (1.0, 255.0, 65535.0) if peak <= scale), peak)
+    return scale if scale == 1 or 16 * peak > scale else peak
+
+
+def remarks(path: Path) -> tuple[str, ...]:
+    """What is done to the pixels of the folder that this picture is of; none where it cannot be read."""
+    with suppress(InputError):
+        image = _open_image(path)
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            return ("pictures of more than 8 bits: scaled to 8",)
+    return ()
 
 
 def read_image(path: Path | str) -> Frames:
-    """One picture as (H, W, 3) uint8 RGB, transparency over white; InputError naming the file."""
-    from PIL import Image
-
-    image = _open_image(Path(path))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    """One picture as ``read_images`` reads it: (H, W, 3) uint8 RGB."""
+    (picture,) = read_images([Path(path)])
+    return np.asarray(picture)
 
 
 def read_images(paths: Sequence[Path]) -> Frames:
-    """Pictures of one size as (T, H, W, 3) uint8 RGB; InputError naming the one that is no such picture."""
-    images = [read_image(path) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
-            raise InputError(f"{path}: differs in size from {paths[0].name}; give all the same size")
-    return np.stack(images)
+    """Pictures of one size as (T, H, W, 3) uint8 RGB, transparency over white.
+
+    Grey of 16 bits is divided by 257. Float values and integers of 32 bits are scaled alike in all the
+    pictures: up to 1, 255 or 65535 is black to white, whichever is the least that holds them all. Where they
+    stay below a sixteenth of it, or exceed 65535, the largest value is white.
+    InputError names the file that cannot be read, has another size, or holds negative values.
+    """
+    frames: Frames = np.empty((0, 0, 0, 3), np.uint8)
+    peaks: dict[int, float] = {}
+    for place, path in enumerate(paths):
+        pixels = _pixels(path)
+        if place == 0:
+            frames = np.empty((len(paths), *pixels.shape[:2], 3), np.uint8)
+        if pixels.shape[:2] != frames.shape[1:3]:
+            raise InputError(
+                f"{path}: differs in size from {paths[0].name} ({pixels.shape[1]}x{pixels.shape[0]}, "
+                f"{frames.shape[2]}x{frames.shape[1]}); give all the same size"
+            )
+        if pixels.ndim == 2:
+            peaks[place] = float(pixels.max())
+        else:
+            frames[place] = pixels
+    if peaks:
+        white = _white(peaks.values())
+        for place in peaks:
+            frames[place] = np.rint(_pixels(paths[place]) * (255.0 / white)).astype(np.uint8)[..., None]
+    return frames
 
 
 def read_mask(path: Path | str) -> Mask:
-    """A picture's non-zero pixels as (H, W) bool: palette index, grey value or any colour above 0."""
+    """A picture's non-zero pixels as (H, W) bool: palette index, grey value or any colour above 0.
+
+    Lossy kinds (jpg, webp...) blur the edge of an object: there it is what exceeds half of the largest value.
+    """
     image = _open_image(Path(path))
     if image.mode in ("RGBA", "LA"):
         image = image.convert(image.mode[:-1])
-    pixels = np.atleast_3d(np.asarray(image)) > 0
-    return np.asarray(pixels.any(axis=2))
+    pixels = np.atleast_3d(np.asarray(image))
+    if image.format in _LOSSY:
+        return np.asarray((pixels > max(int(pixels.max()) // 2, 31)).any(axis=2))
+    return np.asarray((pixels > 0).any(axis=2))
+
+
+def proportional(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes (H, W) are one picture's, up to rounding to a pixel at the smaller of them."""
+    small, large = sorted((tuple(one), tuple(other)))
+    return abs(small[1] - large[1] * small[0] / large[0]) < 1
 
 
 def resize_crop(frames: NDArray[Any], height: int, width: int) -> NDArray[Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from datasets import images, video
 from datasets.errors import InputError
 from datasets.flow import flows, grey_frames, pixel_grid
+from datasets.frame_files import frame_files
 from metrics.validate import overlay
 
 Floats = NDArray[np.float64]
@@ -285,9 +286,8 @@ def _stills(folder: Path, clip: Path) -> list[Still]:
     frames = overlay.read(clip)
     annotations = {0: folder / f"{clip.stem}_mask.png"}
     if clip.is_dir():
-        pictures = sorted(path for path in clip.iterdir() if path.suffix.lower() in images.IMAGE_SUFFIXES)
         known = folder / "Annotations" / "480p" / clip.name
-        annotations = {t: known / f"{picture.stem}.png" for t, picture in enumerate(pictures)}
+        annotations = {t: known / f"{picture.stem}.png" for t, picture in enumerate(frame_files(clip).frames)}
     found = []
     for t in sorted({0, len(frames) // 2, len(frames) - 1}):
         annotation = annotations.get(t)

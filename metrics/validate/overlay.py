@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from datasets import images, video
 from datasets.errors import InputError
+from datasets.frame_files import frame_files
 from metrics.interface import Tracks
 
 TRAIL = 8
@@ -19,10 +20,10 @@ def read(path: Path) -> NDArray[np.uint8]:
     """Frames (T, H, W, 3) uint8 RGB of a video file or of a folder of pictures. InputError without any."""
     if not path.is_dir():
         return video.read_video(path)[0]
-    pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in images.IMAGE_SUFFIXES)
-    if not pictures:
-        raise InputError(f"{path}: holds no pictures; give a video file or a folder of jpg or png frames")
-    return images.read_images(pictures)
+    found = frame_files(path)
+    if found.reason:
+        raise InputError(f"{path}: {found.reason}; give a video file or a folder of frames")
+    return images.read_images(found.frames)
 
 
 def draw(frames: NDArray[np.uint8], tracks: Tracks, count: int = 3) -> NDArray[np.uint8]:
