@@ -54,10 +54,11 @@ class Strengths:
 
 
 def fit(pairs: Sequence[tuple[str, str]], won: Floats, lost: Floats, methods: Sequence[str]) -> Floats:
-    """Log strengths (M,), mean 0, in the methods' order.
+    """Log strengths (B, M), mean 0, in the methods' order.
 
-    ``won`` and ``lost`` (P,): weighted votes for the first and the second of each compared pair, a tie half
-    for both. evalica's, with one pseudo-draw a pair. InputError where pairs do not join all methods.
+    ``won`` and ``lost`` (B, P): weighted votes for the first and the second of each compared pair, a tie half
+    for both, of B samples of votes. evalica's fit, with one pseudo-draw a pair. InputError where the pairs do
+    not join all methods.
     """
     evalica = _evalica()
     apart = parts(methods, pairs)
@@ -67,18 +68,16 @@ def fit(pairs: Sequence[tuple[str, str]], won: Floats, lost: Floats, methods: Se
             "so no strengths can be given; collect more votes"
         )
     place = {method: index for index, method in enumerate(methods)}
-    first, second = ([place[pair[side]] for pair in pairs] for side in (0, 1))
-    winners = [evalica.Winner.X, evalica.Winner.Y, evalica.Winner.Draw]
-    found = evalica.bradley_terry(
-        first * 3,
-        second * 3,
-        [winner for winner in winners for _ in pairs],
-        weights=np.concatenate([won, lost, np.ones(len(pairs))]).tolist(),
-        tolerance=1e-8,
-        limit=100_000,
-    )
-    logs = np.log(found.scores.sort_index().to_numpy())
-    return np.asarray(logs - logs.mean(), dtype=float)
+    first, second = ([place[pair[side]] for pair in pairs] * 2 for side in (0, 1))
+    winners = [evalica.Winner.X] * len(pairs) + [evalica.Winner.Y] * len(pairs)
+    found = np.empty((len(won), len(methods)))
+    # A draw is half a win for both.
+    for row, weights in enumerate(np.hstack([won, lost]) + 0.5):
+        made = evalica.bradley_terry(
+            first, second, winners, weights=weights.tolist(), tolerance=1e-8, limit=100_000
+        )
+        found[row, made.scores.index] = np.log(made.scores)
+    return np.asarray(found - found.mean(axis=1, keepdims=True), dtype=float)
 
 
 def _evalica() -> ModuleType:
@@ -97,7 +96,7 @@ def strengths(votes: pd.DataFrame, methods: Sequence[str], baseline: str) -> Str
     """
     pairs = sorted({(str(a), str(b)) for a, b in zip(votes["a"], votes["b"], strict=True)})
     won, lost = _weights(votes, pairs)
-    logs = np.stack([fit(pairs, *both, methods) for both in zip(won, lost, strict=True)])
+    logs = fit(pairs, won, lost, methods)
     place = {method: index for index, method in enumerate(methods)}
     base = logs[:, [place[baseline]]]
     beats = 1 / (1 + np.exp(base - logs))

@@ -163,8 +163,9 @@
     const done = trials.filter(isDone).length;
     const all = done === trials.length;
     $("thanks").textContent = all ? "Thank you" : "Stopped";
+    $("download").disabled = !state.votes.length;
     $("summary").textContent = `You answered ${done} of ${trials.length} comparisons.`
-      + (all ? "" : " What you answered counts; you may go on whenever you like.");
+      + (all ? "" : " They count as they are; you may go on whenever you like.");
     $("resume").hidden = all;
     $("file").textContent = fileName();
     $("download").focus();
