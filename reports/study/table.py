@@ -55,7 +55,7 @@ CLIPS = _count("clips", "Clips")
 RANK = _count("rank", "Rank")
 STRENGTH = Column(key="strength", label="Strength", digits=2, read=_unread)
 WON = Column(key="won", label="Won", digits=3, read=_unread)
-P = Column(key="p", label="p", digits=3, higher_is_better=None, interval=False, read=_unread)
+P = Column(key="p", label="p", digits=4, higher_is_better=None, interval=False, read=_unread)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +107,11 @@ def vote_tables(plan: StudyPlan, read: Votes, baseline: str | None = None) -> li
         joined = len(parts(plan.methods, zip(kept["a"], kept["b"], strict=True))) == 1
         found = (strengths(kept, plan.methods, baseline) if joined else None) if out else whole
         counted = [vote for vote in read.votes if vote.question == question and vote.rater not in out]
-        notes = [*_question_notes(plan, question, kept, counted, found), *_rater_notes(read, out)]
+        notes = [READING, *_question_notes(plan, question, kept, counted, found), *_rater_notes(read, out)]
         made += _tables(plan, question, baseline, kept, found, notes)
         if out:
             also = ["With the raters whom the rules leave out."]
-            made += _tables(plan, question, baseline, votes, whole, also, everyone=True)
+            made.append(next(_tables(plan, question, baseline, votes, whole, also, everyone=True)))
     return made
 
 
@@ -208,7 +208,7 @@ def _tables(
     clear = {method: found.logs[method].low for method in plan.methods if found and not few[method]}
     mark = marks(clear, True, found.told) if found is not None and len(clear) > 1 else {}
     columns = (RANK, STRENGTH, WON, beats, *of_kind.values(), VOTES, RATERS, CLIPS)
-    yield table("methods", columns, rows, mark, [READING, *notes])
+    yield table("methods", columns, rows, mark, notes)
     pairs = {}
     for (one, other), counts in of_pair.items():
         label = f"{one} over {other}"
