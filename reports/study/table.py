@@ -30,12 +30,13 @@ FEWEST_VOTES, FEWEST_CLIPS, FEWEST_RATERS = 30, 10, 5
 TOO_FEW = "too few"
 DISAGREE = 0.2
 """Alpha below which the notes say that raters disagree."""
-PAIRS = (
-    "Won: the share of votes for the first, ties half. p: that both are equally strong (Holm over all pairs)."
-)
 READING = (
     "Rows by the lower end of their strength's interval. Equal ranks cannot be told apart (Holm over all"
     " pairs). 95 % intervals: raters and clips drawn anew, 2000 times."
+)
+PAIRS = (
+    "Won: the share of votes for the first, ties half. p: that both are equally strong (Holm over all pairs);"
+    " .0000 is below .00005."
 )
 
 
