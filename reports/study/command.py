@@ -58,6 +58,10 @@ def study(arguments: Sequence[str]) -> None:
         f"{index}: {plural(len(plan.methods), 'method')}, {plural(len(plan.clips), 'clip')}, "
         f"{plural(each, 'trial')} a rater"
     )
+    if each < given.trials:
+        tell(
+            f"fewer than {given.trials}: no rater sees a pair of methods on the same clip and prompt twice"
+        )
     tell(f"give each rater a link of his own: index.html#1 to index.html#{given.raters}")
     tell(f"publish {index.parent} alone: {given.out / PLAN} says which method is which")
     short = [
@@ -121,4 +125,4 @@ def _publish(given: argparse.Namespace, made: Sequence[VoteTable]) -> None:
     if given.plots is not None:
         print(*(path for plot in plots for path in save(plot, given.plots)), sep="\n")
     if given.format == "html":
-        print(write_page(made, plots, given.out or given.study / "votes"))
+        print(write_page(made, plots, given.out or given.study / "page"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 
 import pytest
 from study_world import METHODS, coin, honest, leftist, plan_of, simulate, write_votes
@@ -150,22 +151,40 @@ def test_every_format_tells_the_same(plan, votes, folder, tmp_path, capsys):
     assert list(shown) == ["alpha", "beta", "gamma"]
     assert float(shown["alpha"]["strength_low"]) > float(shown["gamma"]["strength_high"])
     assert {row["everyone"] for row in rows} == {"False", "True"}
+    for kind in ("easy", "target"):
+        own = [
+            (vote.chosen == "alpha") + 0.5 * (vote.answer == "tie")
+            for vote in votes
+            if vote.trial.kind == "vote"
+            and "alpha" in (vote.trial.left, vote.trial.right)
+            and vote.trial.prompt_kind == kind
+        ]
+        assert float(shown["alpha"][f"won_{kind}"]) == pytest.approx(sum(own) / len(own))
+    sides = [[vote.answer for vote in votes if vote.rater == f"r{number}"] for number in range(12)]
+    left = sum(one.count("left") / (len(one) - one.count("tie")) for one in sides) / len(sides)
     strength = f"{float(shown['alpha']['strength']):.2f}".replace("0.", ".")
     for form in ("md", "latex"):
         out = tmp_path / f"t.{form}"
         assert run(folder, path, "--format", form, "--out", out) == 0
         text = out.read_text()
         assert strength in text and "Krippendorff" in text and "Left out by the rules, 1 of 13 raters" in text
+        assert f"mean over raters: {left:.2f} [".replace("0.", ".") in text
     assert run(folder, path, "--format", "html", "--plots", tmp_path / "plots") == 0
     said = capsys.readouterr().out.split()
     assert {name.rsplit(".", 1)[1] for name in said} == {"pdf", "svg", "png", "html"}
-    page = folder / "votes" / "index.html"
+    page = folder / "page" / "index.html"
     text = page.read_text()
     assert strength in text and "<svg" in text and "<script" not in text
     assert {file.name for file in (page.parent / "media").iterdir()} == {
         *(f"people.{suffix}" for suffix in ("pdf", "svg", "png")),
         *(f"votes.{suffix}" for suffix in ("md", "tex", "csv")),
     }
+
+
+def test_without_evalica_the_extra_is_named(plan, votes, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "evalica", None)
+    assert run(folder, write_votes(tmp_path / "v.csv", plan, votes)) == 2
+    assert "pip install 'vmtbench[study]'" in capsys.readouterr().err
 
 
 def test_all_raters_left_out_leave_no_strengths_but_the_table_without_exclusions(
