@@ -76,7 +76,7 @@ def test_all_videos_of_a_trial_are_alike_in_size_length_and_coding(tmp_path):
             write_h264(results / cell.path / "reference.mp4", bar(20, (240, 240, 240), 80), FPS, 1)
             cells.setdefault(label, []).append(cell)
     write_plan(results, cells)
-    assert study(results, tmp_path / "study") == 0
+    assert study(results, tmp_path / "study", "--raters", "20") == 0
     plan, media = read_plan(tmp_path / "study" / "plan.json"), tmp_path / "study" / "site" / "media"
     sizes = set()
     for path in media.iterdir():
@@ -86,6 +86,7 @@ def test_all_videos_of_a_trial_are_alike_in_size_length_and_coding(tmp_path):
     # 80 pixels are enlarged by a whole number; 17 frames are the shortest video's.
     assert sizes == {("h264", 320, 320, 17)}
     assert {trial.seconds for trial in plan.trials} == {round(17 / FPS, 3)}
+    changes = set()
     for trial in plan.trials:
         if trial.question == "motion":
             shown = {
@@ -95,10 +96,12 @@ def test_all_videos_of_a_trial_are_alike_in_size_length_and_coding(tmp_path):
             true = read_video(media / trial.videos[0])[0]
             same = shown.pop("reference")
             ((change, other),) = shown.items()
+            changes.add(change)
             wanted = true[::-1] if change == "reversed" else np.repeat(true[8:9], 17, axis=0)
             assert np.abs(same.astype(float) - true).mean() < 1
             # Coding in another order differs a little.
             assert np.abs(other.astype(float) - wanted).mean() < 2 < np.abs(other.astype(float) - true).mean()
+    assert changes == {"reversed", "frozen"}
 
 
 def test_the_same_command_goes_on_and_another_study_is_kept(results, tmp_path, capsys):
