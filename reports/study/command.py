@@ -59,9 +59,7 @@ def study(arguments: Sequence[str]) -> None:
         f"{plural(each, 'trial')} a rater"
     )
     if each < given.trials:
-        tell(
-            f"fewer than {given.trials}: no rater sees a pair of methods on the same clip and prompt twice"
-        )
+        tell(f"fewer than {given.trials}: no rater sees a pair of methods on the same clip and prompt twice")
     tell(f"give each rater a link of his own: index.html#1 to index.html#{given.raters}")
     tell(f"publish {index.parent} alone: {given.out / PLAN} says which method is which")
     short = [

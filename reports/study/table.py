@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -85,7 +86,7 @@ class VoteTable(Table):
 
 
 def vote_tables(plan: StudyPlan, read: Votes, baseline: str | None = None) -> list[VoteTable]:
-    """Of each question its methods and its pairs, and both again with the raters that the rules leave out.
+    """Of each question its methods and pairs, and its methods again with the raters that the rules leave out.
 
     ``baseline``: the method that the others are set against, the plan's where it is None. InputError where it
     is none of them, and where votes do not join all methods.
@@ -109,10 +110,11 @@ def vote_tables(plan: StudyPlan, read: Votes, baseline: str | None = None) -> li
         found = (strengths(kept, plan.methods, baseline) if joined else None) if out else whole
         counted = [vote for vote in read.votes if vote.question == question and vote.rater not in out]
         notes = [READING, *_question_notes(plan, question, kept, counted, found), *_rater_notes(read, out)]
-        made += _tables(plan, question, baseline, kept, found, notes)
+        part = _Part(plan, question, baseline, kept, found)
+        made += [part.methods(notes), part.pairs()]
         if out:
-            also = ["With the raters whom the rules leave out."]
-            made.append(next(_tables(plan, question, baseline, votes, whole, also, everyone=True)))
+            part = _Part(plan, question, baseline, votes, whole, everyone=True)
+            made.append(part.methods(["With the raters whom the rules leave out."]))
     return made
 
 
@@ -137,93 +139,86 @@ class Counts(NamedTuple):
         return {column.key: Number(float(count)) for column, count in known.items()}
 
 
-def _tables(
-    plan: StudyPlan,
-    question: str,
-    baseline: str,
-    votes: pd.DataFrame,
-    found: Strengths | None,
-    notes: list[str],
-    everyone: bool = False,
-) -> Iterator[VoteTable]:
-    """The methods' table and the pairs'; ``found`` is None where votes join not all methods."""
-    of_pair = {
-        (one, other): Counts.of(votes[(votes["a"] == one) & (votes["b"] == other)])
-        for one, other in combinations(sorted(plan.methods), 2)
-    }
-    few = {
-        method: found is None
-        or any(counts.few for pair, counts in of_pair.items() if method in pair and counts.votes)
-        for method in plan.methods
-    }
+@dataclass(frozen=True)
+class _Part:
+    """One question's votes of some raters; ``found`` is None where they join not all methods."""
 
-    def table(
-        of: str,
-        columns: tuple[Column, ...],
-        rows: dict[str, dict[str, Number]],
-        mark: dict[str, str],
-        notes: list[str],
-    ) -> VoteTable:
-        blank = {column.key: Number() for column in columns}
-        # A row without clips that count says why in place of its numbers.
-        numbers = {label: {**blank, COUNT.key: Number(0.0), **of_row} for label, of_row in rows.items()}
-        marked = {label: dict.fromkeys(blank, "") for label in rows}
-        for label, text in mark.items():
-            marked[label][STRENGTH.key] = text
-        failed = {
-            label: Counter([] if len(of_row) > len(Counts._fields) else [TOO_FEW])
-            for label, of_row in rows.items()
+    plan: StudyPlan
+    question: str
+    baseline: str
+    votes: pd.DataFrame
+    found: Strengths | None
+    everyone: bool = False
+
+    def methods(self, notes: list[str]) -> VoteTable:
+        """The methods, by the lower end of their strength."""
+        kinds = sorted(set(self.votes["kind"])) if self.votes["kind"].nunique() > 1 else []
+        of_kind = {
+            kind: Column(key=f"won_{kind}", label=f"Won, {kind}", digits=3, interval=False, read=_unread)
+            for kind in kinds
         }
+        beats = Column(key="beats", label=f"Beats {self.baseline}", digits=3, read=_unread)
+        found, methods, rows = self.found, list(self.plan.methods), {}
+        few = {one for pair, counts in self._pairs.items() if counts.votes and counts.few for one in pair}
+        if found is not None:
+            methods.sort(key=lambda method: -found.logs[method].low)
+        for method in methods:
+            own = self.votes[(self.votes["a"] == method) | (self.votes["b"] == method)]
+            rows[method] = Counts.of(own).numbers
+            if found is not None and method not in few:
+                rows[method] |= {
+                    RANK.key: Number(float(found.rank(method))),
+                    STRENGTH.key: found.logs[method],
+                    WON.key: found.won[method],
+                    beats.key: found.beats.get(method, Number()),
+                    **{one.key: _won(own[own["kind"] == kind], method) for kind, one in of_kind.items()},
+                }
+        columns = (RANK, STRENGTH, WON, beats, *of_kind.values(), VOTES, RATERS, CLIPS)
+        made = self._table("methods", columns, rows, notes)
+        lows = {method: row[STRENGTH.key].low for method, row in rows.items() if STRENGTH.key in row}
+        if found is not None and len(lows) > 1:
+            for method, mark in marks(lows, True, found.told).items():
+                made.marks[method][STRENGTH.key] = mark
+        return made
+
+    def pairs(self) -> VoteTable:
+        """The pairs, by name."""
+        rows = {}
+        for (one, other), counts in self._pairs.items():
+            row = rows[f"{one} over {other}"] = counts.numbers
+            if self.found is not None and not counts.few:
+                row[WON.key] = self.found.rates[one, other]
+                row[P.key] = Number(self.found.p[one, other])
+        return self._table("pairs", (WON, P, VOTES, RATERS, CLIPS), rows, [PAIRS])
+
+    @cached_property
+    def _pairs(self) -> dict[tuple[str, str], Counts]:
+        votes = self.votes
+        return {
+            (one, other): Counts.of(votes[(votes["a"] == one) & (votes["b"] == other)])
+            for one, other in combinations(sorted(self.plan.methods), 2)
+        }
+
+    def _table(
+        self, of: str, columns: tuple[Column, ...], rows: dict[str, dict[str, Number]], notes: list[str]
+    ) -> VoteTable:
+        """A row of counts alone has too few votes: it says so in place of numbers."""
+        few = {label for label, row in rows.items() if len(row) == len(Counts._fields)}
+        # ``COUNT``, which is not shown, tells whether a row without a number failed.
+        blank = {column.key: Number() for column in columns} | {COUNT.key: Number(0.0)}
         return VoteTable(
-            backbone=plan.backbone,
-            dataset=plan.dataset,
+            backbone=self.plan.backbone,
+            dataset=self.plan.dataset,
             columns=columns,
-            numbers=numbers,
-            marks=marked,
+            numbers={label: blank | row for label, row in rows.items()},
+            marks={label: dict.fromkeys(blank, "") for label in rows},
             notes=notes,
             config_ids=("",) * len(rows),
-            failed=failed,
-            question=question,
+            failed={label: Counter([TOO_FEW] if label in few else []) for label in rows},
+            question=self.question,
             of=of,
-            everyone=everyone,
+            everyone=self.everyone,
         )
-
-    kinds = sorted(set(votes["kind"])) if votes["kind"].nunique() > 1 else []
-    of_kind = {
-        kind: Column(key=f"won_{kind}", label=f"Won, {kind}", digits=3, interval=False, read=_unread)
-        for kind in kinds
-    }
-    beats = Column(key="beats", label=f"Beats {baseline}", digits=3, read=_unread)
-    rows = {}
-    for method in _ordered(plan, found):
-        own = votes[(votes["a"] == method) | (votes["b"] == method)]
-        rows[method] = Counts.of(own).numbers
-        if found is not None and not few[method]:
-            rows[method] |= {
-                RANK.key: Number(float(found.rank(method))),
-                STRENGTH.key: found.logs[method],
-                WON.key: found.won[method],
-                beats.key: found.beats.get(method, Number()),
-                **{of_kind[kind].key: _won(own[own["kind"] == kind], method) for kind in kinds},
-            }
-    clear = {method: found.logs[method].low for method in plan.methods if found and not few[method]}
-    mark = marks(clear, True, found.told) if found is not None and len(clear) > 1 else {}
-    columns = (RANK, STRENGTH, WON, beats, *of_kind.values(), VOTES, RATERS, CLIPS)
-    yield table("methods", columns, rows, mark, notes)
-    pairs = {}
-    for (one, other), counts in of_pair.items():
-        label = f"{one} over {other}"
-        pairs[label] = counts.numbers
-        if found is not None and not counts.few:
-            pairs[label] |= {WON.key: found.rates[one, other], P.key: Number(found.p[one, other])}
-    yield table("pairs", (WON, P, VOTES, RATERS, CLIPS), pairs, {}, [PAIRS])
-
-
-def _ordered(plan: StudyPlan, found: Strengths | None) -> list[str]:
-    """The methods by the lower end of their strength, the best first."""
-    if found is None:
-        return list(plan.methods)
-    return sorted(plan.methods, key=lambda method: -found.logs[method].low)
 
 
 def _won(votes: pd.DataFrame, method: str) -> Number:
