@@ -56,7 +56,7 @@ def study(arguments: Sequence[str]) -> None:
     each = len(plan.slots[0])
     tell(
         f"{index}: {plural(len(plan.methods), 'method')}, {plural(len(plan.clips), 'clip')}, "
-        f"{plural(each, 'trial')} a rater"
+        f"{plural(each, 'trial')} a rater, plan {plan.hash}"
     )
     if each < given.trials:
         tell(f"fewer than {given.trials}: no rater sees a pair of methods on the same clip and prompt twice")
