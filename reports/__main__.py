@@ -1,4 +1,7 @@
-"""``python -m reports results``: tables, and what else is made of plans and records."""
+"""``python -m reports results``: tables, and what else is made of plans and records.
+
+``python -m reports study`` and ``votes`` ask people (``reports.study``).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m reports", description="Tables from a results folder's plans and records."
+        prog="python -m reports",
+        description="Tables from a results folder's plans and records.",
+        epilog="`python -m reports study --help` and `votes --help`: a blind study of people's votes.",
     )
     made.add_argument("results", type=Path, help="the results folder of `python -m harness`")
     made.add_argument(
@@ -88,8 +93,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0; 1 when W&B took no mirror; 2 after one line on standard error for bad input."""
     escape_output()
-    given = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if words[:1] in (["study"], ["votes"]):
+            _people(words)
+            return 0
+        given = parser().parse_args(words)
         plans = find_plans(given.results, given.plan, given.experiment)
         if given.to is not None:
             return _to_wandb(given, plans)
@@ -122,6 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {line}")
         return 2
     return 0
+
+
+def _people(words: Sequence[str]) -> None:
+    """The commands of a study of people's votes."""
+    from reports.study.command import study, votes
+
+    {"study": study, "votes": votes}[words[0]](words[1:])
+    sys.stdout.flush()
 
 
 def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Table]) -> None:

@@ -31,6 +31,8 @@ from reports.rows import Group, Row, groups, own_size
 from reports.tables import Table
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from harness.records.record import Plan, PlannedCell, Record
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -167,7 +169,7 @@ def write_page(
     them. A page that is there already is replaced, and the media it no longer needs are removed.
     InputError when ``out`` holds anything else, or cannot be written.
     """
-    _check_ours(out)
+    check_ours(out)
     media = _Media(out)
     of_group = {(table.backbone, table.dataset): table for table in made}
     sections: list[dict[str, Any]] = []
@@ -189,7 +191,7 @@ def write_page(
                 files = [path.name for path in save(plot, out / MEDIA)]
                 media.taken.update((name, out / MEDIA / name) for name in files)
                 drawn.append({"svg": inline_svg(plot), "caption": plot.caption, "files": files})
-            sections.append({"table": _grid(table), "plots": drawn, "missing": missing})
+            sections.append({"table": grid(table), "plots": drawn, "missing": missing})
             takes += takes_of(results, group, table, media)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
             name = f"tables.{suffix}"
@@ -311,7 +313,7 @@ def _values(record: Record, columns: Sequence[Column]) -> Iterator[Value]:
             yield Value(column.key, column.label, text, number)
 
 
-def _grid(table: Table) -> dict[str, Any]:
+def grid(table: Table) -> dict[str, Any]:
     """A table for the template: headings, and rows of entries."""
     return {
         "title": table.title,
@@ -330,25 +332,16 @@ def _html(
     made: Sequence[Table],
     blocks: Sequence[Block],
 ) -> str:
-    import jinja2
-
-    style, script = ((TEMPLATES / name).read_text() for name in ("page.css", "page.js"))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Names may hold control characters. Markup, a kind of str, is ours and stays.
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
+    style, clock, script = ((TEMPLATES / name).read_text() for name in ("page.css", "clock.js", "page.js"))
+    script = clock + script
     metrics = {value.key: value.label for take in takes for shot in take.shots for value in shot.values}
     lower = {column.key for table in made for column in table.columns if column.higher_is_better is False}
-    return environment.get_template("page.html").render(
+    template = environment().get_template("page.html")
+    return template.render(
         generator=GENERATOR,
         style=style,
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
         plans=plans,
         sections=sections,
         takes=takes,
@@ -364,7 +357,27 @@ def _html(
     )
 
 
-def _check_ours(out: Path) -> None:
+def environment() -> Environment:
+    """jinja2's, for the templates: all that is put in is escaped."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Names may hold control characters. Markup, a kind of str, is ours and stays.
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+
+
+def script_hash(script: str) -> str:
+    """By which a content security policy knows a page's own script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def check_ours(out: Path) -> None:
     """InputError unless ``out`` is free, empty or a page of ours: nobody's files are removed or replaced."""
     if not out.exists():
         return

@@ -24,7 +24,7 @@
     return null;
   };
 
-  // The clock: one time for all videos. A video follows it, and is only as free as its decoder needs.
+  // The clock: one time for all videos.
   const clock = {
     time: 0,
     speed: 1,
@@ -59,28 +59,6 @@
     }
   }, { rootMargin: "25% 0px" });
 
-  function follow(video, time, take) {
-    if (video.readyState < HTMLMediaElement.HAVE_METADATA || video.seeking) return;
-    const half = 0.5 / take.fps;
-    // The middle of the last frame: a video shorter than its reference waits there.
-    const end = Math.max(0, video.duration - half);
-    if (!clock.playing || time >= end) {
-      if (!video.paused) video.pause();
-      const middle = Math.min(end, (Math.floor(time * take.fps + 1e-6) + 0.5) / take.fps);
-      const allowed = clock.playing ? 2 * half : 0.2 * half;
-      if (Math.abs(video.currentTime - middle) > allowed) video.currentTime = middle;
-      return;
-    }
-    const ahead = video.currentTime - time;
-    if (Math.abs(ahead) > Math.max(0.12, 3 * half) * Math.max(1, clock.speed)) {
-      video.currentTime = time;
-    }
-    // Small differences are made up for by speed, which does not show; a seek does.
-    const rate = clock.speed * Math.min(1.5, Math.max(0.5, 1 - 3 * ahead / clock.speed));
-    if (Math.abs(video.playbackRate - rate) > 0.03 * clock.speed) video.playbackRate = rate;
-    if (video.paused) video.play().catch(() => {});
-  }
-
   function tick(now) {
     if (clock.playing && clock.last !== null) {
       clock.time = (clock.time + (now - clock.last) / 1000 * clock.speed) % length();
@@ -88,7 +66,7 @@
     clock.last = now;
     for (const take of near) {
       const time = clock.time % take.seconds;
-      for (const video of videosOf(take)) follow(video, time, take);
+      for (const video of videosOf(take)) follow(video, time, take.fps, clock);
     }
     show();
     requestAnimationFrame(tick);

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
+import numpy as np
 import pytest
+import scipy.stats
 from reports_world import metric, write_plan, write_record
+from study_world import simulate, source, write_votes
 
 from datasets.errors import InputError
+from harness.records.store import write_json
 from reports.agreement import agreement, main
 from reports.rows import find_plans, groups
+from reports.study.plan import make_plan
+from reports.study.source import Source
 
 
 def world(results, values):
@@ -76,3 +85,73 @@ def test_records_without_the_truth_are_refused(tmp_path, capsys):
         agreement(group)
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def people(results, scores, asked=("motion",)):
+    """A study of the results in which every rater prefers the higher score, and its files of votes."""
+    plan = make_plan(Source("sprites", "sprites", "a", tuple("abc"), takes(len(scores["a"]))), raters=6)[0]
+    plan = plan.model_copy(update={"questions": {key: key for key in asked}})
+
+    def rater(trial, question, chance):
+        if trial.kind == "catch":
+            return trial.answer
+        clip = int(trial.clip)
+        return "left" if scores[trial.left][clip] > scores[trial.right][clip] else "right"
+
+    write_json(results / "study" / "plan.json", plan.model_dump(mode="json"))
+    votes = write_votes(results / "votes.csv", plan, simulate(plan, [rater] * 6))
+    return ["--votes", str(results / "study"), str(votes)]
+
+
+def takes(count):
+    return tuple(
+        dataclasses.replace(take, clip=str(index), prompt="a red square")
+        for index, take in enumerate(source(("a", "b", "c"), count).takes)
+    )
+
+
+def test_metrics_are_set_against_what_people_prefer(tmp_path, capsys):
+    """One metric orders each clip's videos as people do, its level differs by clip; the other is reversed."""
+    chance = np.random.default_rng(0)
+    scores = {label: chance.permutation(8) + 0.1 * place for place, label in enumerate("abc")}
+    values = {
+        (label, str(clip)): (float(scores[label][clip]), 0.5, float(100 * clip + scores[label][clip]))
+        for label in scores
+        for clip in range(8)
+    }
+    world(tmp_path, values)
+    words = people(tmp_path, scores)
+    assert main([str(tmp_path), *words]) == 0
+    out = capsys.readouterr().out
+    table = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for cells in (line.split("|") for line in out.splitlines() if line.startswith("|"))
+    }
+    assert table[""] == ["motion", "motion, Kendall", "motion, within clips", "cells"]
+    assert "direction_cosine" not in table, "it varies nowhere"
+    assert table["position_error"][2].startswith("-1.00") and table["motion_fidelity"][3] == "24"
+    # Wilson's interval of eight in eight.
+    assert table["motion_fidelity"][2] == "1.00 [.68, 1.00]"
+    # Independently: share of pairs won within a clip, and ranks over all cells.
+    share = {
+        (label, clip): sum(scores[label][clip] > scores[other][clip] for other in scores) / 2
+        for label in scores
+        for clip in range(8)
+    }
+    fidelity = [values[label, str(clip)][2] for label, clip in share]
+    rho = scipy.stats.spearmanr(fidelity, list(share.values())).statistic
+    tau = scipy.stats.kendalltau(fidelity, list(share.values())).statistic
+    for cell, wanted in zip(table["motion_fidelity"][:2], (rho, tau), strict=True):
+        found, low, high = (float(part) for part in re.findall(r"-?\d*\.\d+", cell))
+        assert found == pytest.approx(wanted, abs=0.006) and low <= found <= high
+
+
+def test_votes_on_other_results_are_refused(tmp_path, capsys):
+    scores = {"a": [3.0] * 8, "b": [2.0] * 8, "c": [1.0] * 8}
+    words = people(tmp_path, scores)
+    world(tmp_path, {("x", "y"): (1.0, 0.9, 0.2), ("z", "y"): (2.0, 0.5, 0.1)})
+    assert main([str(tmp_path), *words]) == 2
+    assert "fewer than three cells have votes" in capsys.readouterr().err
+    assert main([str(tmp_path), *words[:2]]) == 2
+    said = capsys.readouterr().err
+    assert "name files of votes too" in said and said.count("\n") == 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_world import NEEDS_BROWSER, open_browser, press, until
 from reports_world import FPS, HOSTILE, LENGTH, gallery
 
 from harness.records import store
@@ -17,20 +17,7 @@ from harness.records.record import Plan
 from reports.page import write_page
 from reports.tables import tables
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-try:
-    from selenium import webdriver
-except ImportError:
-    webdriver = None
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (BROWSER and DRIVER and webdriver),
-        reason="needs chromium and chromedriver on PATH, and the extra `browser` (selenium)",
-    ),
-]
+pytestmark = NEEDS_BROWSER
 
 ROWS = ["none", "fastvmt", "full_attention", HOSTILE]
 CLIPS = 50
@@ -50,36 +37,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, Path]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    driver.set_script_timeout(120)
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 @pytest.fixture
 def page(browser: Any, world: tuple[Path, Plan, Path]) -> Any:
     browser.get(world[2].as_uri())
     return browser
-
-
-def until(driver: Any, condition: str, seconds: float = 120) -> Any:
-    """Wait until a JavaScript expression is true, and give its value."""
-    stop = time.monotonic() + seconds
-    while not (found := driver.execute_script(f"return {condition}")):
-        assert time.monotonic() < stop, f"never true: {condition}"
-        time.sleep(0.1)
-    return found
-
-
-def press(driver: Any, *keys: str) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
-
-    ActionChains(driver).send_keys(*keys).perform()
 
 
 def choose(driver: Any, id_: str, value: str) -> None:

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_module
 from harness import __main__ as command_line
 from harness.records.store import load_plan
 from reports.__main__ import main, parser
+from reports.study.command import study_parser, votes_parser
 
 ROOT = Path(command_line.__file__).resolve().parent.parent
 MEASURED = ROOT / "reports" / "measured"
@@ -73,7 +74,12 @@ def test_every_reports_command_is_one_that_the_parser_knows() -> None:
     of_reports = [words for words in COMMANDS if words[:3] == ["python", "-m", "reports"]]
     assert len(of_reports) > 10
     for words in of_reports:
-        parser().parse_args(arguments(words))
+        given = arguments(words)
+        people = {"study": study_parser, "votes": votes_parser}.get(given[0])
+        if people is None:
+            parser().parse_args(given)
+        else:
+            people().parse_args(given[1:])
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["name"])
