@@ -34,7 +34,8 @@ class Folder(Footage, kind="folder"):
     A clip's name is its file's without the suffix, or its sub-folder's. Pictures follow each other as
     ``datasets.frame_files`` says, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the
     header ``clip,prompt`` and, optionally, ``caption`` (what the clip shows), ``kind`` (caption, subject,
-    scene or target), ``stride`` and ``fps`` (this clip's, before the dataset's); a clip may have several rows.
+    scene or target), ``stride`` and ``fps`` (this clip's, before the dataset's). A clip may have several
+    rows.
     ``prompt`` gives one prompt for all clips and takes the place of those in ``prompts.csv``.
     ``<clip>_mask.png`` marks the object in the first frame used (any pixel above
     0), so that the other frames' masks are empty; one that shows nothing after cropping counts as none.
