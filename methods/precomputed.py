@@ -133,15 +133,24 @@ class Precomputed(VideoMethod, kind="precomputed"):
 
     def _find(self, clip: str, prompt: str, seed: int) -> Entry | None:
         """The row of a cell; one without a prompt is for the clip's only one."""
-        entries, name = self._entries(), clip_name(clip)
-        return entries.get((name, same_text(prompt), seed)) or entries.get((name, "", seed))
+        entries = self._entries()
+        for name in (clip_name(clip), self._otherwise(clip)):
+            for text in (same_text(prompt), ""):
+                if (name, text, seed) in entries:
+                    return entries[name, text, seed]
+        return None
+
+    def _otherwise(self, clip: str) -> str:
+        """The name of a clip that differs from a row's only in case."""
+        name = clip_name(clip)
+        return next((key[0] for key in self._entries() if key[0].casefold() == name.casefold()), name)
 
     def _why_missing(self, entry: Entry | None, clip: str, prompt: str, seed: int) -> str | None:
         if entry is None:
             entries = self._entries()
             name = clip_name(clip)
             close = difflib.get_close_matches(clip, {key[0] for key in entries}, n=1)
-            near = [row for key, row in entries.items() if key[0] in (name, *close)]
+            near = [row for key, row in entries.items() if key[0] in (name, self._otherwise(clip), *close)]
             near.sort(
                 key=lambda row: (clip_name(row.row["clip"]) == name, row.row["prompt"] == prompt),
                 reverse=True,

@@ -16,6 +16,7 @@ def footage_notes(rows: Sequence[Row]) -> Iterator[str]:
     """At what size and length clips were compared, what of finished videos, and prompts that were cut."""
     yield from _size_notes(rows)
     yield from _length_notes(rows)
+    yield from _rate_notes(rows)
     yield from _beside_notes(rows)
     yield from _prompt_notes(rows)
 
@@ -85,6 +86,15 @@ def _length_notes(rows: Sequence[Row]) -> Iterator[str]:
     if lengths:
         ends = " to ".join(map(str, dict.fromkeys((min(lengths), max(lengths)))))
         yield f"Clips of {ends} frames, each its longest 4k+1 (frames=auto)."
+
+
+def _rate_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Clips that are not all at one rate."""
+    rates = sorted(
+        {one.reference.fps for row in rows for one in row.finished if one.reference and one.reference.fps}
+    )
+    if len(rates) > 1:
+        yield f"Clips at {rates[0]:.4g} to {rates[-1]:.4g} frames a second (dataset.fps brings them to one)."
 
 
 def _prompt_notes(rows: Sequence[Row]) -> Iterator[str]:

@@ -183,8 +183,9 @@ def _cells(job: Job, common: dict[str, Any], clips: Sequence[ClipInfo]) -> tuple
 def _missing(job: Job, clip: ClipInfo, prompt: Prompt, seed: int) -> str | None:
     reason = job.method.missing(clip.name, prompt.text, seed)
     if reason is None and len(clip.prompts) > 1:
-        listed = {(name, text) for name, text, one in job.method.listed() if one == seed}
-        if (clip.name, "") in listed and (clip.name, same_text(prompt.text)) not in listed:
+        listed = {(name.casefold(), text) for name, text, one in job.method.listed() if one == seed}
+        name = clip.name.casefold()
+        if (name, "") in listed and (name, same_text(prompt.text)) not in listed:
             return f"its row names no prompt, and there are {len(clip.prompts)}; write which it shows"
     return reason
 
@@ -379,7 +380,8 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
         listed = tuple(job.method.listed())
         known = wanted.setdefault(listed, set())
         for cell in (cell for one in plan.variants for cell in one.cells):
-            known |= {(clip_name(cell.clip), text, cell.seed) for text in ("", same_text(cell.prompt))}
+            name = clip_name(cell.clip).casefold()
+            known |= {(name, text, cell.seed) for text in ("", same_text(cell.prompt))}
         out = {(left.clip, left.reason) for left in plan.left_out}
         # A row whose file is missing is told as left out.
         known |= {
@@ -389,7 +391,7 @@ def unmatched(jobs: Sequence[tuple[Job, records.Plan]]) -> list[str]:
         }
     lines: list[str] = []
     for listed, known in wanted.items():
-        rest = [row for row in listed if row not in known]
+        rest = [row for row in listed if (row[0].casefold(), *row[1:]) not in known and row not in known]
         if rest:
             clip, prompt, seed = rest[0]
             lines.append(

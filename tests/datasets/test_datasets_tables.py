@@ -126,7 +126,7 @@ def test_a_clip_is_the_same_in_another_unicode_form_or_case(root):
     assert [clip.name for clip in asked.listing().clips] == [COMPOSED]
 
 
-MANIFEST = "clip,prompt,seed,file\n{}.mkv,a  dog,0.0,out\\{}.mkv\nwalk.v1.mkv,,,gone.mkv\n"
+MANIFEST = "clip,prompt,seed,file\n{}.mkv,a  dog,0.0,out\\{}.mkv\nwalk.V1.mkv,,,gone.mkv\n"
 
 
 def test_a_manifest_matches_the_plan_whatever_form_its_names_have(root):
