@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 SETTINGS: dict[str, Callable[[Record], Any]] = {
     "steps": lambda record: _chosen(record, "steps"),
-    "frames": lambda record: (
-        record.compared.frames if record.compared else record.dataset.config.get("frames")
-    ),
+    "frames": lambda record: _frames(record),
     "frame size": lambda record: (
         "the references' own"
         if own_size(record)
@@ -48,6 +46,11 @@ SETTINGS: dict[str, Callable[[Record], Any]] = {
 """What rows must share before their numbers are compared; the last four are of the videos as they came."""
 
 OUTDATED = "scored by another version of the metric than newer values: action=score scores it anew"
+
+
+def _frames(record: Record) -> Any:
+    asked = record.dataset.config.get("frames")
+    return record.compared.frames if record.compared else None if asked == "auto" else asked
 
 
 def _threads(record: Record) -> Any:
