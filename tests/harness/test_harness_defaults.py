@@ -78,7 +78,10 @@ def test_clips_have_the_backbone_s_size_and_footage_its_own_length(
     shared = {"height": size[0], "width": size[1]}
     # 49 frames: CogVideoX's length, and what 78 of DAVIS' 90 sequences have.
     footage = {
-        **shared,
+        "height": None,
+        "width": None,
+        "fps": None,
+        "most_frames": None,
         "root": None,
         "names": None,
         "frames": 49,
@@ -143,7 +146,8 @@ def test_metrics_that_see_no_motion_have_their_definitions_values(dataset: str, 
 def test_a_plug_in_is_called_what_its_file_or_key_is_called() -> None:
     for group in ("action", "backbone", "dataset", "method", "tracker"):
         for path in (CONF / group).glob("*.yaml"):
-            assert OmegaConf.load(path).name == path.stem
+            node = OmegaConf.load(path)
+            assert node.get("action", node).name == path.stem
     for name, metric in composed()["metrics"]["metrics"].items():
         assert metric["name"] == name
     # One worker a device; a cell that ends its process or runs out of memory is tried once more.
@@ -167,5 +171,35 @@ def test_a_plug_in_is_called_what_its_file_or_key_is_called() -> None:
 @pytest.mark.parametrize("path", sorted((CONF / "action").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_action_s_yaml_makes_that_action(path: Any) -> None:
     _, action = make_job({**composed(f"action={path.stem}"), "device": "cpu"})
-    named = {"run": "Run", "score": "Score"}.get(path.stem, f"Print{path.stem.capitalize()}")
+    named = {"run": "Run", "score": "Score", "verify": "Verify"}.get(
+        path.stem, f"Print{path.stem.capitalize()}"
+    )
     assert type(action).__name__ == named
+
+
+@pytest.mark.parametrize("dataset", ["davis", "folder"])
+@pytest.mark.parametrize("backbone, size", SIZES.items())
+def test_footage_has_the_backbone_s_size_unless_the_method_has_none(
+    backbone: str, size: tuple[int, int], dataset: str
+) -> None:
+    def sides(*words: str) -> tuple[int | None, int | None]:
+        made = make_job({**composed(backbone, f"dataset={dataset}", *words), "device": "cpu"})[0].dataset
+        return made.height, made.width
+
+    assert sides("method=none") == size
+    assert sides("method=none", "dataset.height=32") == (32, size[1])
+    for method in ("precomputed", "external"):
+        assert sides(f"method={method}") == (None, None)
+        assert sides(f"method={method}", "dataset.height=32", "dataset.width=48") == (32, 48)
+
+
+def test_clips_of_any_length_end_at_the_backbone_s_longest() -> None:
+    longest = {"sprites": 17, "wan2.1-1.3b": 81, "cogvideox-2b": 49}
+    for backbone, frames in longest.items():
+        job, _ = make_job(
+            {
+                **composed(f"backbone={backbone}", "dataset=davis", "frames=auto", "method=none"),
+                "device": "cpu",
+            }
+        )
+        assert job.auto_frames and job.frames == frames == job.dataset.most_frames
