@@ -378,6 +378,7 @@ def wan(name: str, model: str, heads: int, ffn: int, blocks: int) -> Node:
         "vae_tiling": False,
         "cpu_offload": False,
         "own_world_only": False,
+        "most_frames": 81,
         "architecture": {
             "transformer": {
                 "patch_size": [1, 2, 2],
@@ -429,6 +430,7 @@ def cogvideox(
         "vae_tiling": False,
         "cpu_offload": False,
         "own_world_only": False,
+        "most_frames": 49,
         "architecture": {
             "transformer": {
                 "num_attention_heads": heads,
@@ -489,6 +491,7 @@ BACKBONE: dict[str, Node] = {
         "compile": False,
         "checkpoint": False,
         "own_world_only": True,
+        "most_frames": 17,
         "architecture": None,
     },
 }
