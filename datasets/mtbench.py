@@ -92,7 +92,8 @@ def clusters(tracks: Tracks, seed: int = 0) -> int:
 
     points = tracks[..., :2].transpose(1, 0, 2).reshape(tracks.shape[1], -1).astype(float)
     apart = cdist(points, points)
-    scores = {k: _silhouette(apart, _k_means(points, k, seed)) for k in CLUSTERS if k < len(points)}
+    most = min(len(np.unique(points, axis=0)), len(points) - 1)
+    scores = {k: _silhouette(apart, _k_means(points, k, seed)) for k in CLUSTERS if k <= most}
     best = max(scores, key=lambda k: scores[k], default=1)
     return best if scores.get(best, 0.0) > FLOOR else 1
 
