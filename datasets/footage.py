@@ -152,6 +152,10 @@ class Footage(Dataset):
         """Frames (T, H, W, 3) at the dataset's size, or their own."""
         return images.resize_crop(frames, *self._size(frames))
 
+    def read_mask(self, path: Path) -> images.Mask:
+        """A mask (H, W) as the dataset has it: what is not 0."""
+        return images.read_mask(path)
+
     def _size(self, frames: images.Frames) -> tuple[int, int]:
         return self.height or frames.shape[1], self.width or frames.shape[2]
 
@@ -164,7 +168,7 @@ class Footage(Dataset):
         """
         masks = np.zeros((len(frames), *self._size(frames)), bool)
         for frame, path in paths.items():
-            mask = images.read_mask(path)
+            mask = self.read_mask(path)
             if not images.proportional(mask.shape, frames.shape[1:3]):
                 sizes = [f"{shape[1]}x{shape[0]}" for shape in (mask.shape, frames.shape[1:3])]
                 raise InputError(f"{path}: is {sizes[0]}, its clip {sizes[1]}; give it the clip's size")

@@ -193,17 +193,49 @@ def read_mask(path: Path | str) -> Mask:
     return np.asarray((pixels > 0).any(axis=2))
 
 
+def palette_ids(path: Path) -> frozenset[int] | None:
+    """Ids above 0 in a picture of palette indices, as DAVIS numbers its objects; None of other pictures."""
+    with suppress(InputError):
+        image = _open_image(path)
+        if image.mode == "P":
+            return frozenset(index for _, index in image.getcolors(256) if index)
+    return None
+
+
 def proportional(one: Sequence[int], other: Sequence[int]) -> bool:
     """Whether two sizes (H, W) are one picture's, up to rounding to a pixel at the smaller of them."""
     small, large = sorted((tuple(one), tuple(other)))
     return abs(small[1] - large[1] * small[0] / large[0]) < 1
 
 
+def crop_box(rows: int, columns: int, height: int, width: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the largest centred rectangle with the proportions of a target.
+
+    Of a picture of ``rows`` x ``columns`` pixels, for one of ``height`` x ``width``; in pixels from the
+    picture's corner.
+    """
+    scale = min(rows / height, columns / width)
+    top, left = (rows - scale * height) / 2, (columns - scale * width) / 2
+    return max(left, 0.0), max(top, 0.0), min(columns - left, columns), min(rows - top, rows)
+
+
+def resize_crop_points(
+    points: NDArray[np.float32], size: tuple[int, int], height: int, width: int
+) -> NDArray[np.float32]:
+    """Where points (..., 2) of pictures of ``size`` (H, W) are after ``resize_crop``: x, y in pixels.
+
+    Whole numbers are centres of pixels, as in trackers. Points of what was cropped away lie outside.
+    """
+    left, top, right, bottom = crop_box(*size, height, width)
+    scale = np.array([width / (right - left), height / (bottom - top)])
+    return np.asarray((points + 0.5 - [left, top]) * scale - 0.5, np.float32)
+
+
 def resize_crop(frames: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Bring frames (T, H, W, 3) uint8, or one mask (H, W) bool, to ``height`` x ``width``.
 
     The rule: take the largest centred rectangle of the source that has the
-    target's aspect ratio (so the picture is scaled alike in both directions,
+    target's aspect ratio (``crop_box``; so the picture is scaled alike in both directions,
     covers the target and loses the same amount on either side), and resample it
     to the target in one step: bicubic, antialiased when shrinking (Pillow's), for
     frames; nearest neighbour for masks. The right size comes back unchanged.
@@ -214,9 +246,7 @@ def resize_crop(frames: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     rows, columns = frames.shape[:2] if mask else frames.shape[1:3]
     if (rows, columns) == (height, width):
         return frames
-    scale = min(rows / height, columns / width)
-    top, left = (rows - scale * height) / 2, (columns - scale * width) / 2
-    box = (max(left, 0.0), max(top, 0.0), min(columns - left, columns), min(rows - top, rows))
+    box = crop_box(rows, columns, height, width)
 
     def fit(image: NDArray[np.uint8], filter_: Image.Resampling) -> NDArray[np.uint8]:
         return np.asarray(Image.fromarray(image).resize((width, height), filter_, box))

@@ -67,7 +67,9 @@ class Clip:
     ``frames``: (T, H, W, 3) uint8 RGB. ``masks``: (T, H, W) bool of the objects, or None; a frame without
     an annotation has an empty one. ``times``: (T,) float64 seconds since the first frame, or None where
     nothing says when the frames were taken. ``truth``: what only a rendered world knows (for sprites a
-    ``datasets.sprites.world.Truth``), or None.
+    ``datasets.sprites.world.Truth``), or None. ``tracks``: (T, N, 3) float32 of points that a benchmark
+    comes with: x and y in pixels of ``frames`` (whole numbers are centres), and 1 where the point is seen
+    in them, else 0; or None.
     """
 
     info: ClipInfo
@@ -75,6 +77,7 @@ class Clip:
     masks: NDArray[np.bool_] | None = None
     truth: Any = None
     times: NDArray[np.float64] | None = None
+    tracks: NDArray[np.float32] | None = None
 
     def at(self, frames: Sequence[int]) -> Clip:
         """The clip of these frames alone; its truth stays only where they are its first ones."""
@@ -84,6 +87,7 @@ class Clip:
             frames=self.frames[chosen],
             masks=None if self.masks is None else self.masks[chosen],
             times=None if self.times is None else self.times[chosen],
+            tracks=None if self.tracks is None else self.tracks[chosen],
             truth=self.truth if chosen == list(range(len(chosen))) else None,
         )
 
@@ -91,10 +95,12 @@ class Clip:
 class Dataset(Plugin):
     """A dataset plug-in. ``version`` changes when its code changes the frames.
 
-    ``real_footage`` is False for rendered worlds.
+    ``real_footage`` is False for rendered worlds. ``source``: whose it is and under what licence, in one
+    line, for a set that others made; it is said before a run and stands in every record.
     """
 
     real_footage: ClassVar[bool] = True
+    source: ClassVar[str] = ""
 
     @abstractmethod
     def listing(self) -> Listing:

@@ -861,6 +861,13 @@ HARNESS = (
 )
 
 DATASETS = (
+    C("datasets/mtbench.py", "> 127", "> 0", "the smooth edge of a mask is object"),
+    C("datasets/mtbench.py", "> FLOOR else 1", "> 0 else 1", "any tracks are clusters"),
+    C("datasets/tracked.py", "& inside", "", "points of what was cropped away are seen"),
+    C("datasets/images.py", "points + 0.5 - [left, top]", "points - [left, top]", "half a pixel off"),
+    C("datasets/movebench.py", 'line.partition(",")', 'line.rpartition(",")', "a caption is cut"),
+    C("datasets/ditflow50.py", "FPS / ranges()[name].step", "FPS / 1", "times of a stride"),
+    C("datasets/ditflow50.py", "return (False, True)", "return (False,)", "without test-dev"),
     C("datasets/davis.py", 'caption=row["caption"]', 'caption=row["subject"]', "the prompt as caption"),
     C(
         "datasets/davis.py",

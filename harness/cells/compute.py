@@ -244,6 +244,7 @@ def _new_record(session: Session, cell: Cell, tries: Tries) -> Record:
         seed=cell.seed,
         identity=cell.identity,
         config=job.resolved,
+        dataset_source=job.dataset.source,
         run=session.run.id,
         attempts=tries.all,
         tries=tries.here,

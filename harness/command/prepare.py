@@ -158,6 +158,7 @@ def notices(prepared: Sequence[Prepared]) -> list[str]:
         and one.job.backbone.own_world_only
     ]
     lines += [note for job, _ in planned if job.variant for note in job.variant.notes]
+    lines += [f"dataset={job.dataset.name}: {job.dataset.source}" for job, _ in planned if job.dataset.source]
     return list(dict.fromkeys([*lines, *unmatched(planned)]))
 
 

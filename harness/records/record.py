@@ -169,7 +169,8 @@ class Record(Strict):
     the videos as they came. ``masks``: what motion was read within, ``masked`` or ``whole frame``.
     ``sampler``: the backbone's. ``scored``: when it was scored last. ``run``: the id of the run
     that computed it, after ``tries`` in that run. Older records lack all these.
-    ``notes`` are lines a reader should know (resized, cut, repeats that differ).
+    ``notes`` are lines a reader should know (resized, cut, repeats that differ). ``dataset_source``: whose
+    the dataset is and its licence, empty for ours and the user's own.
     """
 
     schema_: int = Field(SCHEMA, alias="schema")
@@ -200,6 +201,7 @@ class Record(Strict):
     frames_sha256: str | None = None
     error: Failure | None = None
     notes: list[str] = Field(default_factory=list)
+    dataset_source: str = ""
     attempts: int = 1
     run: str = ""
     tries: int = 1

@@ -262,6 +262,15 @@ def test_each_frame_has_its_own_mask_and_one_without_annotation_an_empty_one(roo
     assert columns == [[4, 5, 6, 7], [], [28, 29, 30, 31]]
 
 
+def test_the_objects_of_the_first_frame_are_a_stratum_where_a_palette_tells_them_apart(root):
+    strata = {clip.name: clip.strata for clip in davis(root, start=2, frames=4, subset=None).listing().clips}
+    assert strata.pop("snowboard") == {"objects": "2"}
+    assert not any(strata.values())
+    path = root / "Annotations/480p/snowboard/00000.png"
+    Image.fromarray(np.array(Image.open(path)) * 127).save(path)
+    assert all(clip.strata == {} for clip in davis(root, subset=None).listing().clips)
+
+
 def test_masks_that_the_crop_loses_count_as_none(root):
     for path in (root / "Annotations/480p/snowboard").iterdir():
         Image.fromarray(np.zeros(SIZE, np.uint8)).save(path)

@@ -15,6 +15,7 @@ from harness.cost import cards
 from harness.records.identity import configuration
 
 CONF = HOME / "conf"
+DAVIS = {"prompt_set", "prompts", "download", "download_url"}
 FOOTAGE = {"root", "names", "fps", "clip_model", "default_frames", "most_frames"}
 BACKBONE = {
     # Where weights come from is in their own identity; methods hold what they take from here.
@@ -27,7 +28,10 @@ BACKBONE = {
 OUTSIDE: dict[str, dict[str, set[str]]] = {
     "dataset": {
         # Which clips and prompts: each cell names its own.
-        "davis": {*FOOTAGE, "split", "subset", "prompt_set", "prompts", "download", "download_url"},
+        "davis": {*FOOTAGE, *DAVIS, "split", "subset"},
+        "ditflow50": {*FOOTAGE, *DAVIS},
+        "mtbench": FOOTAGE,
+        "movebench": {*FOOTAGE, "language", "objects"},
         "folder": {*FOOTAGE, "prompt"},
         "sprites": {"clips", "first", "motions", "prompts", "default_frames", "clip_model"},
     },
