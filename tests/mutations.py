@@ -633,7 +633,19 @@ METHODS = (
         "dropout while sampling",
     ),
     # --- without a backbone
-    C("methods/precomputed.py", 'path.parent / row["file"]', 'Path(row["file"])', "from the working folder"),
+    C(
+        "methods/precomputed.py",
+        'find_file(path.parent, row["file"])',
+        'find_file(Path(), row["file"])',
+        "from the working folder",
+    ),
+    C("methods/precomputed.py", 'row["method"] != self.name', "False", "videos of another method"),
+    C(
+        "methods/precomputed.py",
+        'for text in (same_text(prompt), ""):',
+        'for text in ("", same_text(prompt)):',
+        "a row without a prompt comes first",
+    ),
     C(
         "methods/external.py",
         '"negative_prompt": self.negative_prompt',
@@ -652,8 +664,8 @@ METHODS = (
 HARNESS = (
     C(
         "harness/cells/plan.py",
-        '"clip": {"name": clip.name, "content": clip.content}',
-        '"clip": {"name": clip.name}',
+        '"clip": {"name": clip.name, "content": clip.content, **_own_frames(clip)}',
+        '"clip": {"name": clip.name, **_own_frames(clip)}',
         "clip content out of a cell's identity",
     ),
     C(
@@ -662,7 +674,25 @@ HARNESS = (
         "",
         "the prompt out of the identity",
     ),
-    C("harness/cells/plan.py", '    common["frames"] = job.frames\n', "", "frames out of the identity"),
+    C(
+        "harness/cells/plan.py",
+        'common["frames"] = "auto" if job.auto_frames else job.frames',
+        'common["frames"] = "auto"',
+        "frames out of the identity",
+    ),
+    C(
+        "harness/cells/plan.py",
+        "clip.content, **_own_frames(clip)}",
+        "clip.content}",
+        "a clip's own length out of the identity",
+    ),
+    C("harness/command/config.py", "node[key] = value", "pass", "footage at its own size on a backbone"),
+    C(
+        "harness/command/config.py",
+        "if method.uses_backbone:\n        for key",
+        "if True:\n        for key",
+        "the backbone's size for finished videos",
+    ),
     C(
         "harness/cells/plan.py",
         'common["amortise"] = named["amortise"] = True',
@@ -902,14 +932,14 @@ DATASETS = (
     C("datasets/davis.py", "our_prompts() | own", "own | our_prompts()", "our prompts win"),
     C(
         "datasets/folder.py",
-        'prompts = tuple(Prompt(row["prompt"], row["kind"]) for row in own)',
-        'prompts = tuple(Prompt(row["prompt"]) for row in own)',
+        'Prompt(row["prompt"], row["kind"] or "target")',
+        'Prompt(row["prompt"])',
         "a prompt's kind is lost",
     ),
     C(
         "datasets/folder.py",
-        "content=files_sha256(used)",
-        "content=files_sha256(used[:1])",
+        "content=self.content(files_sha256(used), taken, looks)",
+        "content=self.content(files_sha256(used[:1]), taken, looks)",
         "content of the first picture alone",
     ),
     C(
@@ -939,10 +969,26 @@ DATASETS = (
     C("datasets/davis_folder.py", 'wide or "utf-8-sig"', '"utf-8-sig"', "lists in UTF-16 are refused"),
     C(
         "datasets/footage.py",
-        "slice(self.start, self.start + (self.frames - 1) * self.stride + 1, self.stride)",
-        "slice(self.start, self.start + self.frames, self.stride)",
-        "a stride shortens the clip",
+        "int((self.start + n * self.stride) * step + 1e-6)",
+        "int((self.start + n) * step + 1e-6)",
+        "a stride that is none",
     ),
+    C("datasets/footage.py", "most - (most - 1) % 4", "most - most % 4", "4k frames, not 4k+1"),
+    C(
+        "datasets/footage.py",
+        "return (self.fps or own) / self.stride",
+        "return own / self.stride",
+        "the clip's own rate",
+    ),
+    C(
+        "datasets/footage.py",
+        'own = f" at {taken.fps:g} a second" if taken.fps else ""',
+        'own = ""',
+        "a rate leaves the content",
+    ),
+    C("datasets/tables.py", '"utf-16" if wide else "utf-8-sig"', '"utf-8-sig"', "UTF-16 is refused"),
+    C("datasets/tables.py", 'replace("\\\\", "/").rstrip("/")', 'rstrip("/")', "backslashes in clips"),
+    C("datasets/tables.py", 're.sub(r"\\s+", " ", ', 're.sub(r"$^", " ", ', "spaces tell prompts apart"),
     C("datasets/decode.py", "return Display(aspect, True, c < 0, b < 0)", "return Display(aspect)", "turned"),
     C(
         "datasets/decode.py",
