@@ -18,7 +18,7 @@ VERSIONS = ("vmtbench-v1",)
 
 
 class Part(Strict):
-    """A plug-in as it stands in a cell's identity; ``weights``: of a backbone, None where they are left open."""
+    """A plug-in as a cell's identity has it; ``weights``: a backbone's, None where they are left open."""
 
     kind: str
     version: str
@@ -30,8 +30,8 @@ class Stated(Strict):
     """What a table of a protocol holds, whatever its rows: the methods.
 
     ``experiment`` makes it. ``sampling``: keys of the method's configuration. ``prompts``: their kinds.
-    ``metrics`` and ``tracker``: versions as records have them, less the identity of weights. ``clips``: names,
-    and the digest of each one's prompts (``prompts_digest``).
+    ``metrics`` and ``tracker``: versions as records have them, less the identity of weights. ``clips``:
+    names, and the digest of each one's prompts (``prompts_digest``).
     """
 
     experiment: str

@@ -18,12 +18,12 @@ from harness.protocol.stated import prompts_digest
 from harness.records.identity import WEIGHTS, of_plugin
 
 NAME = "vmtbench-v1"
-EXPERIMENTS = {NAME: None, f"{NAME}-49": NAME, f"{NAME}-light": NAME, f"{NAME}-light-49": f"{NAME}-light"}
-EXPERIMENTS[f"{NAME}-sprites"] = NAME
+EXPERIMENTS = {NAME: None, f"{NAME}-81": NAME, f"{NAME}-light": NAME, f"{NAME}-sprites": NAME}
 """Each table's experiment, and the one that it is written like."""
 
-HEAD = f"""# The protocol {NAME}: all that a table must hold to bear the name. It never changes; another version of a
-# metric makes another protocol. docs/protocol.md explains it; tests/reports/protocol_world.py printed it.
+HEAD = f"""# The protocol {NAME}: all that a table must hold to bear the name. It never changes; another
+# version of a metric makes another protocol. docs/protocol.md explains it.
+#     python tests/reports/protocol_world.py > harness/protocol/{NAME}.yaml
 """
 
 
@@ -42,9 +42,7 @@ def clips_of(job: Job) -> dict[str, list[tuple[str, str]]]:
         }
     column, value = ("ci10", "yes") if job.node("dataset")["subset"] == "ci10" else ("year", "2016")
     chosen = [
-        name
-        for name, row in sequences().items()
-        if row[column] == value and int(row["frames"]) >= job.frames
+        name for name, row in sequences().items() if row[column] == value and int(row["frames"]) >= job.frames
     ]
     return {name: [(kind, our_prompts()[name][kind]) for kind in PROMPT_SETS] for name in chosen}
 
