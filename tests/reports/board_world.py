@@ -30,11 +30,14 @@ def make(
     device: str = "Some CPU",
     ran: str = "2026-03-01T00:00:00",
     skip: int = 0,
-    rows: int = 2,
+    of: str = "",
 ) -> Plan:
-    """The plan of a command's first ``rows``, and records of their cells but the first ``skip`` of each."""
+    """The plan of a command, and records of its cells but the first ``skip`` of each row.
+
+    ``of``: an experiment that the plan says it was made by, whose other rows take too long here.
+    """
     command = [*words, f"results={results}", "action=plan", "device=cpu", "wandb=disabled"]
-    ((_, prepared),) = prepare([parts[:rows] for parts in compose(command)])
+    ((_, prepared),) = prepare(compose(command))
     for one in prepared:
         assert one.plan is not None
         for cell in one.cells[skip:]:
@@ -42,6 +45,7 @@ def make(
     plan = prepared[0].plan
     assert plan is not None
     plan.ran = plan.created = ran
+    plan.command += [f"experiment={of}"] if of else []
     store.save_plan(results, plan)
     return plan
 

@@ -29,7 +29,7 @@ HEAD = f"""# The protocol {NAME}: all that a table must hold to bear the name. I
 
 def job_of(*words: str) -> Job:
     """The job of an experiment's first variant, nothing loaded."""
-    (parts,) = compose([*words, "action=cost", "wandb=disabled"])
+    (parts,) = compose([*words, "experiment.every=null", "action=cost", "wandb=disabled"])
     return make_job(parts[0].resolved, parts[0].overrides, parts[0].variant)[0]
 
 
