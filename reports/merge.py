@@ -144,7 +144,7 @@ def _collect(results: Path, merged: Merged) -> None:
     for plan in find_plans(results):
         for variant in plan.variants:
             for cell in variant.cells:
-                _check_inside(results, cell.path)
+                check_inside(results, cell.path)
                 try:
                     record = store.load_record(results / cell.path)
                 except FileNotFoundError:
@@ -164,7 +164,7 @@ def _collect(results: Path, merged: Merged) -> None:
         merged.plans.append((results, plan))
 
 
-def _check_inside(results: Path, path: str) -> None:
+def check_inside(results: Path, path: str) -> None:
     """InputError for a cell's folder that is not under the results' own: plans may be anybody's."""
     parts = PurePosixPath(path).parts
     if parts[:1] != (store.CELLS,) or ".." in parts or "\\" in path:
@@ -232,4 +232,4 @@ def _code(record: Record) -> str | None:
     return f"{str(revision)[:10]}{changed}" if revision else None
 
 
-__all__ = ["merge", "merge_parser"]
+__all__ = ["check_inside", "merge", "merge_parser"]
