@@ -122,8 +122,9 @@ def _clips(row: Row, table: Stated) -> Iterator[str]:
         if kinds == sorted(table.prompts) and counts == {table.prompts_a_clip}:
             yield f"other prompts for {few(changed)}"
         else:
-            stated = f"{table.prompts_a_clip}, {', '.join(table.prompts)}"
-            yield f"prompts {_listed(counts)} a clip, {', '.join(kinds)} ({stated})"
+            if counts != {table.prompts_a_clip}:
+                yield f"prompts a clip {_listed(counts)} ({table.prompts_a_clip})"
+            yield from _one_or_many("kinds of prompts", kinds, table.prompts)
 
 
 def _cells(row: Row) -> Iterator[str]:

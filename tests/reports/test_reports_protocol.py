@@ -62,7 +62,7 @@ def test_a_table_of_the_protocol_says_every_point_in_which_it_departs(tmp_path: 
     (line,) = notes(tmp_path)
     assert line.startswith(f"Departs from {SPRITES} in: clips 2 of 32; ")
     for point in (
-        "prompts 1 a clip, target (3, target)",
+        "prompts a clip 1 (3)",
         "seeds 0 (0, 1, 2)",
         "frames 13 (17)",
         "backbone shift 2 (3)",
