@@ -50,6 +50,7 @@ class Standing:
     label: str
     table: Table
     departs: list[str]
+    row: Row
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _by_protocol(one: Submission) -> dict[str, list[Plan]]:
 def _standings(one: Submission, experiment: str, group: Group, table: Table) -> Iterator[Standing]:
     for row in group.rows:
         found = departures(row, stated_tables()[experiment]) if experiment else []
-        yield Standing(one.name, row.label, table, found)
+        yield Standing(one.name, row.label, table, found, row)
 
 
 def _joined(section: Section) -> Table:
@@ -215,7 +216,19 @@ def _section(section: Section) -> dict[str, Any]:
         "stated": stated,
         "columns": columns,
         "rows": rows,
+        "notes": list(_unlike(section)),
     }
+
+
+def _unlike(section: Section) -> Iterator[str]:
+    """A line for each setting that the protocol leaves open and that is not the same in all submissions."""
+    for name in ("weights", "device", "threads"):
+        values: dict[str, set[str]] = {}
+        for standing in section.standings:
+            values.setdefault(standing.submission, set()).update(standing.row.setting(SETTINGS[name]))
+        known = {one: ", ".join(sorted(found)) for one, found in values.items() if found}
+        if len(set(known.values())) > 1:
+            yield f"Not the same {name}: {'; '.join(f'{one} {text}' for one, text in known.items())}."
 
 
 def _about(one: Submission) -> dict[str, Any]:

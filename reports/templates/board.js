@@ -18,7 +18,7 @@
     const rows = [...table.tBodies[0].rows].map((row) => [value(row), row]);
     rows.sort(([a], [b]) => {
       if (a === null || b === null) return (a === null) - (b === null);
-      return typeof a === "number" ? sign * (a - b) : -sign * a.localeCompare(b);
+      return typeof a === "number" ? sign * (a - b) : sign * a.localeCompare(b);
     });
     table.tBodies[0].append(...rows.map(([, row]) => row));
   }

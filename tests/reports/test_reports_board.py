@@ -163,6 +163,13 @@ def test_what_a_table_prints_is_what_the_board_shows(packed, board) -> None:
     assert float(shown["Position err. (px) ↓"]) == pytest.approx(float(told["position_error"]))
 
 
+def test_what_the_protocol_leaves_open_is_named_where_it_differs(packed, tmp_path, board) -> None:
+    make(tmp_path / "r", "method=none", "limit=2", "seed=5", device="NVIDIA H200")
+    assert main(["submit", str(tmp_path / "r"), "--out", str(tmp_path / "fast.zip")]) == 0
+    _, page, _ = board(packed / "one.zip", tmp_path / "fast.zip")
+    assert "<li>Not the same device: one Some CPU; fast NVIDIA H200.</li>" in page
+
+
 def test_other_frames_of_a_reference_are_named(packed, tmp_path, board) -> None:
     plan = make(tmp_path / "r", "method=none", "limit=2", "seed=5")
     clip = plan.variants[0].cells[0].clip
