@@ -1,11 +1,13 @@
 """``python -m reports results``: tables, and what else is made of plans and records.
 
-``python -m reports study`` and ``votes`` ask people (``reports.study``).
+``python -m reports study`` and ``votes`` ask people (``reports.study``); ``merge``, ``submit`` and ``board``
+bring the results of several machines and groups together.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,12 +27,23 @@ if TYPE_CHECKING:
     from harness.records.record import Plan
 
 
+COMMANDS = {
+    "study": ("reports.study.command", "study"),
+    "votes": ("reports.study.command", "votes"),
+    "merge": ("reports.merge", "merge"),
+    "submit": ("reports.submit", "submit"),
+    "board": ("reports.board", "board"),
+}
+"""Commands with a command line of their own: module and function."""
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m reports",
         description="Tables from a results folder's plans and records.",
-        epilog="`python -m reports study --help` and `votes --help`: a blind study of people's votes.",
+        epilog="`python -m reports study --help` and `votes --help`: a blind study of people's votes. "
+        "`merge --help`, `submit --help`, `board --help`: results of several machines and groups.",
     )
     made.add_argument("results", type=Path, help="the results folder of `python -m harness`")
     made.add_argument(
@@ -95,9 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_output()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if words[:1] in (["study"], ["votes"]):
-            _people(words)
-            return 0
+        if words[:1] and words[0] in COMMANDS:
+            return _command(words)
         given = parser().parse_args(words)
         plans = find_plans(given.results, given.plan, given.experiment)
         if given.to is not None:
@@ -133,12 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _people(words: Sequence[str]) -> None:
-    """The commands of a study of people's votes."""
-    from reports.study.command import study, votes
-
-    {"study": study, "votes": votes}[words[0]](words[1:])
+def _command(words: Sequence[str]) -> int:
+    """One of the other commands; its exit code."""
+    module, name = COMMANDS[words[0]]
+    code = vars(importlib.import_module(module))[name](words[1:])
     sys.stdout.flush()
+    return code or 0
 
 
 def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Table]) -> None:

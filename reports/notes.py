@@ -24,6 +24,7 @@ from reports.columns import (
 )
 from reports.footage import footage_notes, remark_notes
 from reports.present import newest_first
+from reports.protocol import protocol_notes
 from reports.ranking import TIES, Ranking, difference_text
 from reports.rows import SETTINGS, Group, Row, by_row, failures, few, plural, start_of
 from reports.statistics import FEWEST
@@ -40,6 +41,7 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
     """The notes of a table, one line each; ``p_values`` says the p of each paired difference."""
     rows = body.group.rows
     return [
+        *protocol_notes(body.group),
         *_now_notes(body.group),
         *_unlike(rows),
         *_version_notes(body),

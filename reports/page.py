@@ -134,7 +134,7 @@ class _Media:
             name = f"{stem}{source.suffix}"
         if name not in self.taken:
             self.taken[name] = source
-            _link(source, self.out / MEDIA / name)
+            link(source, self.out / MEDIA / name)
         return f"{MEDIA}/{name}"
 
 
@@ -389,7 +389,7 @@ def check_ours(out: Path) -> None:
         raise InputError(f"--out {out}: holds other files; name an empty or new folder for the page")
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """A hard link, or a copy where there can be none; replaces what is there."""
     temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)

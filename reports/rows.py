@@ -214,7 +214,7 @@ def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[s
     for name in names:
         if name not in known:
             raise InputError(f"--plan {name}: no such plan in {results}; {nearest(name, known)}")
-    ran = {plan.name: _experiments(plan) for plan in found}
+    ran = {plan.name: experiments_of(plan) for plan in found}
     for name in experiments:
         if not any(name in of_plan for of_plan in ran.values()):
             every = set().union(*ran.values())
@@ -222,7 +222,8 @@ def find_plans(results: Path, names: Sequence[str] = (), experiments: Sequence[s
     return [plan for plan in found if plan.name in names or ran[plan.name] & set(experiments)]
 
 
-def _experiments(plan: Plan) -> set[str]:
+def experiments_of(plan: Plan) -> set[str]:
+    """The experiments that a plan's command names, and the plan's own name."""
     words = (word for argument in plan.command for word in argument.split())
     given = {name for word in words if word.startswith("experiment=") for name in word[11:].split(",")}
     return given | {plan.name}

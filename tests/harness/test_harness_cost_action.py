@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from test_harness_cost import FRAMES, TINY, Toy
 
 from datasets.errors import InputError
-from harness.actions.cost import print_cost
+from harness import __main__ as command_line
+from harness.actions.cost import cells_of, hours, print_cost
 from harness.cost.model import cost_report
+from harness.protocol.stated import stated_tables
 from methods.interface import Method, VideoMethod
 
 
@@ -26,7 +29,15 @@ class Video(VideoMethod):
 def job(method: Method, listing: Any) -> Any:
     dataset = SimpleNamespace(name="clips", listing=listing)
     return SimpleNamespace(
-        method=method, backbone=TINY, dataset=dataset, frames=FRAMES, seeds=[0, 1], limit=2, label=method.name
+        method=method,
+        backbone=TINY,
+        dataset=dataset,
+        frames=FRAMES,
+        seeds=[0, 1],
+        limit=2,
+        label=method.name,
+        variant=None,
+        node=lambda _: {"name": "tiny"},
     )
 
 
@@ -60,3 +71,29 @@ def test_a_dataset_that_cannot_be_listed_costs_the_number_of_cells_only(
 def test_a_method_without_a_backbone_says_why_nothing_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     print_cost(job(Video(), clips), [])
     assert capsys.readouterr().out.splitlines()[1:] == ["  nobody counts these"]
+
+
+def test_a_protocol_s_experiment_tells_its_gpu_hours_without_its_data(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Seconds from the measured table itself: ``fastvmt``'s cell at 81 frames took 89.78 s on an H200."""
+    made = job(Toy(), unlisted)
+    table = stated_tables()["vmtbench-v1-81"]
+    made.variant = SimpleNamespace(experiment="vmtbench-v1-81")
+    made.frames, made.seeds, made.limit = table.frames, table.seeds, None
+    made.node = lambda _: {"name": "wan2.1-1.3b", "dtype": "bfloat16"}
+    measured = next(
+        line.split()
+        for line in (Path(command_line.__file__).parents[1] / "reports/measured/speed_wan.txt").open()
+        if line.startswith("  fastvmt  ")
+    )
+    seconds, executed = float(measured[1]), float(measured[4]) * 1e15
+    rows = [{"stage": "total", "operation": "", "calls": None, "flops": executed, "executed_flops": executed}]
+    assert hours(made, rows) == pytest.approx(seconds / 3600)
+    assert cells_of(made) == 11 * 3 * 3
+    print_cost(made, [row | {"forward_equivalents": None} for row in rows])
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"{99 * seconds / 3600:.1f} GPU-hours")
+    made.seeds, made.limit = [0], 2
+    assert cells_of(made) == 2 * 3
+    made.frames = 33
+    assert cells_of(made) is None

@@ -14,10 +14,20 @@ from hydra import compose, initialize_config_module
 from harness import __main__ as command_line
 from harness.records.store import load_plan
 from reports.__main__ import main, parser
+from reports.board import board_parser
+from reports.merge import merge_parser
 from reports.study.command import study_parser, votes_parser
+from reports.submit import submit_parser
 
 ROOT = Path(command_line.__file__).resolve().parent.parent
 MEASURED = ROOT / "reports" / "measured"
+PARSERS = {
+    "study": study_parser,
+    "votes": votes_parser,
+    "merge": merge_parser,
+    "submit": submit_parser,
+    "board": board_parser,
+}
 DOCUMENTS = {path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
 TEXT = DOCUMENTS["reports.md"]
 # A command in its fence, a blank line, and what it wrote between two marks.
@@ -53,7 +63,7 @@ def in_a_fence(shown: str) -> str:
 
 def test_every_experiment_there_is_has_its_row() -> None:
     (table,) = re.findall(r"^\| `experiment=` \| rows \|\n\|---\|---\|\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
-    named = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    named = [name for row in table.splitlines() for name in re.findall(r"`([\w-]+)`", row.split("|")[1])]
     assert sorted(named) == sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
 
@@ -63,7 +73,7 @@ def test_every_experiment_named_is_there() -> None:
     named = {
         (document, name)
         for document, text in DOCUMENTS.items()
-        for names in re.findall(r"(?<!\w)(?:experiment=|--experiment )(\w+(?:,\w+)*)", text)
+        for names in re.findall(r"(?<!\w)(?:experiment=|--experiment )(\w[\w-]*(?:,\w[\w-]*)*)", text)
         for name in names.split(",")
     }
     assert {"main_table", "turbo_goal", "transfer"} <= {name for _, name in named}
@@ -75,11 +85,11 @@ def test_every_reports_command_is_one_that_the_parser_knows() -> None:
     assert len(of_reports) > 10
     for words in of_reports:
         given = arguments(words)
-        people = {"study": study_parser, "votes": votes_parser}.get(given[0])
-        if people is None:
+        other = PARSERS.get(given[0])
+        if other is None:
             parser().parse_args(given)
         else:
-            people().parse_args(given[1:])
+            other().parse_args(given[1:])
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["name"])

@@ -1,0 +1,1 @@
+"""Named protocols: what a table must hold to bear their name."""
