@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.plugin import Plugin
+from datasets.weights import Weight
 
 
 class MetricUnavailable(RuntimeError):
@@ -54,6 +55,10 @@ class Weighted(Plugin):
         """
         return ""
 
+    def weights(self) -> Sequence[Weight]:
+        """The weights it reads, at hand or not; ``ready`` fetches those that are not, where it can."""
+        return ()
+
 
 class Tracker(Weighted):
     """A point tracker plug-in."""
@@ -86,9 +91,10 @@ class Sample:
     """A generated video beside its reference.
 
     ``generated``, ``reference``: (T, H, W, 3) uint8 RGB of the same T (and the
-    same H, W unless the video was made elsewhere). ``masks`` and ``truth`` are the
-    reference clip's (``Clip``), masks of those same T frames. Tracks are computed once, when first asked
-    for, and kept in ``tracks`` as ``generated`` and ``reference``; who has them already puts them there.
+    same H, W unless the video was made elsewhere). ``fps``: frames of either a second. ``masks`` and
+    ``truth`` are the reference clip's (``Clip``), masks of those same T frames. Tracks are computed once,
+    when first asked for, and kept in ``tracks`` as ``generated`` and ``reference``; who has them already puts
+    them there.
     """
 
     clip: str
@@ -99,6 +105,7 @@ class Sample:
     caption: str | None = None
     masks: NDArray[np.bool_] | None = None
     truth: Any = None
+    fps: float = 24.0
     tracks: dict[str, Tracks] = field(default_factory=dict, repr=False)
 
     @property

@@ -117,6 +117,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         variants=[variant],
         left_out=[records.PlannedOut(clip=out.clip, reason=out.reason) for out in left_out],
+        columns=job.columns,
     )
     return job.hidden.plan(plan), cells
 
@@ -268,6 +269,7 @@ def together(
         variants=list(variants.values()),
         left_out=list(clips.values()),
         variants_out=left_out,
+        columns=plans[0].columns,
     )
     return job.hidden.plan(plan)
 
