@@ -25,17 +25,20 @@ BLOCK = 2**22
 
 
 class Trajectories(NamedTuple):
-    """Points (T, N, 2) float64 x, y in shares of width and height, and where they are seen, (T, N) bool."""
+    """Points (T, N, 2) float64 x, y in shares of width and height, where they are seen, (T, N) bool, and the
+    frame's ``size``, (2,) width and height in pixels.
+    """
 
     points: Floats
     visible: Bools
+    size: Floats
 
 
 def trajectories(tracks: Tracks, frames: NDArray[np.uint8]) -> Trajectories:
     """The tracks that begin in frame 0 of frames (T, H, W, 3)."""
     chosen = tracks.chosen(tracks.start == 0)
     size = np.array([frames.shape[2], frames.shape[1]], np.float64)
-    return Trajectories(chosen.points / size, chosen.visible)
+    return Trajectories(chosen.points / size, chosen.visible, size)
 
 
 def frechet(a: Floats, b: Floats) -> Floats:
@@ -90,7 +93,7 @@ def filled(one: Trajectories) -> Trajectories:
     times = np.arange(len(one.points))
     away = np.abs(times[:, None, None] - times[None, :, None])
     nearest = np.where(one.visible[None], away, len(times)).argmin(1)
-    return Trajectories(np.take_along_axis(one.points, nearest[..., None], 0), one.visible)
+    return one._replace(points=np.take_along_axis(one.points, nearest[..., None], 0))
 
 
 def ftd_legacy(generated: Trajectories, reference: Trajectories) -> tuple[float, int]:
@@ -110,7 +113,7 @@ def ftd_legacy(generated: Trajectories, reference: Trajectories) -> tuple[float,
 
 
 def _filled_as_released(one: Trajectories) -> Floats:
-    points = one.points.copy()
+    points = one.points * one.size
     for n in range(1, points.shape[1]):
         seen, hidden = np.flatnonzero(one.visible[:, n]), np.flatnonzero(~one.visible[:, n])
         if not len(seen):
@@ -118,7 +121,7 @@ def _filled_as_released(one: Trajectories) -> Floats:
         elif len(hidden):
             away = np.linalg.norm(points[hidden, n - 1][:, None] - points[seen, n][None], axis=-1)
             points[hidden, n] = points[seen[away.argmin(1)], n]
-    return points
+    return np.asarray(points / one.size)
 
 
 ALPHA = 0.5

@@ -105,9 +105,9 @@ def tables(
     """One table for each backbone and dataset of the plans, in their order.
 
     ``everything`` shows the metrics that are not primary too, ``p_values`` the p of each paired difference;
-    ``only`` names the columns to show, by key and in their order (else the plans may); ``outside`` are columns besides ours.
-    Reads records from ``results``; one that cannot be read is named in the notes. InputError for a column
-    that no table has, and for an outside one whose key is taken.
+    ``only`` names the columns to show, by key and in their order, as the plans may; ``outside`` are columns
+    besides ours. Reads records from ``results``; one that cannot be read is named in the notes. InputError
+    for a column that no table has, and for an outside one whose key is taken.
     """
     found = groups(results, plans)
     known = {column.key for group in found for column in metric_columns(group.rows)}
@@ -131,7 +131,10 @@ def _own_columns(group: Group) -> list[str]:
 def _table(
     group: Group, everything: bool, p_values: bool, only: Sequence[str], outside: Sequence[Column]
 ) -> Table:
-    made = body(group, everything, only or ([] if everything else _own_columns(group)), outside)
+    shown = only
+    if not only and not everything and (own := _own_columns(group)):
+        shown = [*own, *(column.key for column in outside)]
+    made = body(group, everything, shown, outside)
     ranking = rank(made)
     return Table(
         backbone=group.backbone,

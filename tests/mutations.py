@@ -30,11 +30,11 @@ CONF = (
         "a square world",
     ),
     C("conf/wandb/online.yaml", "mode: online", "mode: offline", "online is offline"),
-    C("conf/metrics/default.yaml", "attribute: count", "attribute: objects", "count_right reads objects"),
+    C("conf/metric/count_right.yaml", "attribute: count", "attribute: objects", "count_right reads objects"),
     C(
-        "conf/metrics/default.yaml",
-        "    _target_: metrics.consistency.WarpConsistency\n    name: warp_consistency\n    min_side: 256",
-        "    _target_: metrics.consistency.WarpConsistency\n    name: warp_consistency\n    min_side: 64",
+        "conf/metric/warp_consistency.yaml",
+        "min_side: 256",
+        "min_side: 64",
         "flow of small frames",
     ),
     # --- conf: backbones

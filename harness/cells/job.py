@@ -54,8 +54,8 @@ class Job:
     ``auto`` in a run. ``overrides`` are the command line's, in its order, and then those of the experiment's
     variant that the job is (``variant``). ``workers``: so many share the processor; ``quiet``: nothing
     is scored while a stage is timed; ``number``: the job's in the sweep. ``mask``: motion is read within the
-    clips' masks where they have some (``auto``), or never (``none``). ``columns``: of its table, by key; none for
-    those that are primary.
+    clips' masks where they have some (``auto``), or never (``none``). ``columns``: of its table, by key;
+    none for those that are primary.
     """
 
     method: Method
