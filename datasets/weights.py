@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -11,13 +12,15 @@ class Weight:
     """Weights that a plug-in reads.
 
     ``id``: what their source calls them, a hub repository or a file's name. ``size`` in bytes, ``licence`` as
-    their card says; 0 and empty where unknown. ``path``: where they lie, None while they are not at hand.
+    their source says; 0 and empty where unknown. ``path``: where they lie, None while they are not at hand.
+    ``fetch`` gets them, with a bar; None where they must be given by hand.
     """
 
     id: str
     size: int
     licence: str
     path: Path | None = None
+    fetch: Callable[[], object] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.id} ({size_text(self.size)}, {self.licence or 'licence unknown'})"

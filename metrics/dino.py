@@ -145,7 +145,8 @@ def weights_id(checkpoint: str | None = None) -> str:
 def weight(checkpoint: str | None = None) -> Weight:
     """The weights as ``Weighted.weights`` names them."""
     at_hand = weights_of(checkpoint)
-    return Weight(checkpoint or REPOSITORY, SIZE, LICENCE, at_hand[-1] if at_hand else None)
+    path = at_hand[-1] if at_hand else None
+    return Weight(checkpoint or REPOSITORY, SIZE, LICENCE, path, None if checkpoint else _fetch)
 
 
 def _fetch() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.plugin import Plugin
-from datasets.weights import Weight
 
 
 class MetricUnavailable(RuntimeError):
@@ -54,10 +53,6 @@ class Weighted(Plugin):
         It becomes part of the plug-in's version.
         """
         return ""
-
-    def weights(self) -> Sequence[Weight]:
-        """The weights it reads, at hand or not; ``ready`` fetches those that are not, where it can."""
-        return ()
 
 
 class Tracker(Weighted):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,7 +90,7 @@ class UsesRaft(Metric):
         """Identity of RAFT's weights; empty while they are not at hand."""
         return files_id([_file(self.checkpoint)])
 
-    def weights(self) -> Sequence[Weight]:
+    def needed_weights(self) -> Sequence[Weight]:
         """RAFT's."""
         return (_weight(self.checkpoint),)
 
@@ -127,7 +127,8 @@ def _file(checkpoint: str | None) -> Path:
 
 def _weight(checkpoint: str | None) -> Weight:
     path = _file(checkpoint)
-    return Weight(checkpoint or FILE, SIZE, LICENCE, path if path.is_file() else None)
+    fetch = None if checkpoint else partial(_fetch, path)
+    return Weight(checkpoint or FILE, SIZE, LICENCE, path if path.is_file() else None, fetch)
 
 
 def _fetch(path: Path) -> None:

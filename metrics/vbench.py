@@ -61,7 +61,7 @@ class SubjectConsistency(Metric, kind="subject_consistency"):
         """Identity of DINO's weights; empty while they are not at hand."""
         return dino.weights_id(self.checkpoint)
 
-    def weights(self) -> Sequence[Weight]:
+    def needed_weights(self) -> Sequence[Weight]:
         """DINO's."""
         return (dino.weight(self.checkpoint),)
 
@@ -229,7 +229,7 @@ class MotionSmoothness(Metric, kind="motion_smoothness"):
             "let an external scorer run VBench, or read motion_smoothness_dis"
         )
 
-    def weights(self) -> Sequence[Weight]:
+    def needed_weights(self) -> Sequence[Weight]:
         """AMT-S's, never at hand."""
         return (self.WEIGHT,)
 

@@ -335,7 +335,7 @@ def test_weights_that_are_not_there_are_one_line_with_id_size_licence_and_remedy
             with pytest.raises(MetricUnavailable) as raised:
                 ask()
             assert "\n" not in str(raised.value) and all(word in str(raised.value) for word in words)
-        (weight,) = metric.weights()
+        (weight,) = metric.needed_weights()
         assert weight.path is None and weight.licence in str(raised.value) and metric.weights_id() == ""
 
 
@@ -351,7 +351,7 @@ def test_the_weights_are_part_of_the_version(vit, flows):
         assert metric.weights_id().startswith("sha256:")
         version = metric_version(metric, None)
         assert metric.weights_id() in version and "checkpoint" not in version
-        assert metric.weights()[0].path.is_file()
+        assert metric.needed_weights()[0].path.is_file()
 
 
 def test_a_frozen_video_wins_what_says_so(vit):
