@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
 from datasets.weights import Weight
+from metrics.interface import Metric
 from metrics.weights import files_id, reachable, unavailable
 
 if TYPE_CHECKING:
@@ -89,6 +91,35 @@ class Dino:
             ]
             features = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
         return cast("NDArray[np.float32]", features.numpy())
+
+
+@pydantic.dataclasses.dataclass(config={"extra": "forbid"})
+class UsesDino(Metric):
+    """What every metric that reads frames through DINO has in common.
+
+    ``checkpoint``: a local copy of the hub's folder ``facebook/dino-vitb16``.
+    """
+
+    name: str
+    checkpoint: str | None = None
+
+    outside_id: ClassVar[Sequence[str]] = ("checkpoint",)
+
+    def dino(self) -> Dino:
+        """The network, loaded. Raises as ``load_dino`` does."""
+        return load_dino(self.checkpoint)
+
+    def ready(self) -> None:
+        """Raises MetricUnavailable when the weights are not to be had."""
+        self.dino()
+
+    def weights_id(self) -> str:
+        """Identity of DINO's weights; empty while they are not at hand."""
+        return weights_id(self.checkpoint)
+
+    def needed_weights(self) -> Sequence[Weight]:
+        """DINO's."""
+        return (weight(self.checkpoint),)
 
 
 def load_dino(checkpoint: str | None = None) -> Dino:

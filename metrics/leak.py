@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -11,11 +12,46 @@ from pydantic.dataclasses import dataclass
 
 from metrics.chance import mismatched
 from metrics.clip_model import UsesClip
-from metrics.interface import Column, Details, MetricUnavailable, Sample, Score
+from metrics.dino import UsesDino
+from metrics.interface import Column, Details, Metric, MetricUnavailable, Sample, Score
+
+Read = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class ComparesLooks(Metric):
+    """What leakage by any features has in common."""
+
+    column = Column("Leak", higher_is_better=False, primary=False, beside_motion=True)
+
+    @abstractmethod
+    def reader(self) -> tuple[str, Read]:
+        """The network's id, and frames (T, H, W, 3) uint8 RGB to unit vectors (T, D); MetricUnavailable."""
+
+    def score(self, sample: Sample) -> Score:
+        """Mean over the frames that both have; ``per_frame`` their cosines."""
+        model, read = self.reader()
+        cosines = _cosines(read(sample.generated), read(sample.reference))
+        details: Details = {"model": model}
+        return Score(float(cosines.mean()), per_frame=tuple(cosines.tolist()), details=details)
+
+    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
+        """``chance``: mean value against references of other clips; ``true``: 1, the reference itself."""
+        generations: list[tuple[str, NDArray[np.float32]]] = []
+        references: dict[str, NDArray[np.float32]] = {}
+        try:
+            _, read = self.reader()
+        except MetricUnavailable:
+            return {}
+        for sample in samples:
+            generations.append((sample.clip, read(sample.generated)))
+            if sample.clip not in references:
+                references[sample.clip] = read(sample.reference)
+        values = [float(_cosines(g, r).mean()) for g, r in mismatched(generations, references)]
+        return {"chance": float(np.mean(values)), "pairs": float(len(values)), "true": 1.0} if values else {}
 
 
 @dataclass(config={"extra": "forbid"})
-class Leak(UsesClip, kind="leak"):
+class Leak(ComparesLooks, UsesClip, kind="leak"):
     """Mean over frames of the cosine between a generated frame's and the reference frame's CLIP features.
 
     Lower is better, down to chance: what generations have with the references of other clips. 1 where the
@@ -24,29 +60,24 @@ class Leak(UsesClip, kind="leak"):
     """
 
     version: ClassVar[str] = "1"
-    column = Column("Leak", higher_is_better=False, primary=False, beside_motion=True)
 
-    def score(self, sample: Sample) -> Score:
-        """Mean over the frames that both have; ``per_frame`` their cosines."""
+    def reader(self) -> tuple[str, Read]:
+        """The CLIP's."""
         clip = self.clip()
-        cosines = _cosines(clip.image_features(sample.generated), clip.image_features(sample.reference))
-        details: Details = {"model": clip.id}
-        return Score(float(cosines.mean()), per_frame=tuple(cosines.tolist()), details=details)
+        return clip.id, clip.image_features
 
-    def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
-        """``chance``: mean value against references of other clips; ``true``: 1, the reference itself."""
-        generations: list[tuple[str, NDArray[np.float32]]] = []
-        references: dict[str, NDArray[np.float32]] = {}
-        try:
-            clip = self.clip()
-        except MetricUnavailable:
-            return {}
-        for sample in samples:
-            generations.append((sample.clip, clip.image_features(sample.generated)))
-            if sample.clip not in references:
-                references[sample.clip] = clip.image_features(sample.reference)
-        values = [float(_cosines(g, r).mean()) for g, r in mismatched(generations, references)]
-        return {"chance": float(np.mean(values)), "pairs": float(len(values)), "true": 1.0} if values else {}
+
+@dataclass(config={"extra": "forbid"})
+class LeakDino(ComparesLooks, UsesDino, kind="leak_dino"):
+    """The same with DINO's features, which see layout where CLIP's see content. Fields as in ``UsesDino``."""
+
+    version: ClassVar[str] = "1"
+    column = Column("Leak (DINO)", higher_is_better=False, primary=False, beside_motion=True)
+
+    def reader(self) -> tuple[str, Read]:
+        """DINO's."""
+        model = self.dino()
+        return model.id, model.features
 
 
 def _cosines(generated: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,8 +18,8 @@ from pydantic.dataclasses import dataclass
 
 from datasets.flow import RAFT_SIDE, Floats, enlarged
 from datasets.weights import Weight
-from metrics import dino
 from metrics.clip_model import SPRITES, UsesClip
+from metrics.dino import UsesDino
 from metrics.interface import Column, Details, Metric, MetricUnavailable, Sample, Score
 from metrics.raft import Raft, UsesRaft
 
@@ -40,36 +40,20 @@ def consistency(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 @dataclass(config={"extra": "forbid"})
-class SubjectConsistency(Metric, kind="subject_consistency"):
+class SubjectConsistency(UsesDino, kind="subject_consistency"):
     """VBench's subject consistency: ``consistency`` of DINO ViT-B/16 features of whole frames.
 
-    ``checkpoint``: a local copy of the hub's folder ``facebook/dino-vitb16``.
+    Fields as in ``UsesDino``.
     """
-
-    name: str
-    checkpoint: str | None = None
 
     version: ClassVar[str] = "1"
     column = Column("Subject cons.", beside_motion=True)
-    outside_id: ClassVar[Sequence[str]] = ("checkpoint",)
-
-    def ready(self) -> None:
-        """Raises MetricUnavailable when the weights are not to be had."""
-        dino.load_dino(self.checkpoint)
-
-    def weights_id(self) -> str:
-        """Identity of DINO's weights; empty while they are not at hand."""
-        return dino.weights_id(self.checkpoint)
-
-    def needed_weights(self) -> Sequence[Weight]:
-        """DINO's."""
-        return (dino.weight(self.checkpoint),)
 
     def score(self, sample: Sample) -> Score:
         """Mean over frames but the first; ``per_frame`` has T - 1 values."""
         if len(sample.generated) < 2:
             return Score(None, ONE_FRAME)
-        model = dino.load_dino(self.checkpoint)
+        model = self.dino()
         return _aggregate(model.features(sample.generated), {"model": model.id, "resize": "vbench"})
 
 

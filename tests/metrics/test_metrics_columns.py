@@ -24,6 +24,7 @@ COLUMNS = {
     "count_right": Column("Count right", primary=False),
     "temporal_flicker": Column("Flicker (VBench)", primary=False, beside_motion=True),
     "leak": Column("Leak", higher_is_better=False, primary=False, beside_motion=True),
+    "leak_dino": Column("Leak (DINO)", higher_is_better=False, primary=False, beside_motion=True),
     "ftd": Column("FTD", higher_is_better=False, primary=False, sees_motion=True),
     "ftd_legacy": Column("FTD (legacy)", higher_is_better=False, primary=False, sees_motion=True),
     "mf_hybrid": Column("Motion fid. (DeT paper)", primary=False, sees_motion=True),

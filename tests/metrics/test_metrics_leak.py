@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from networks import tiny_dino
 from torch.nn.functional import cosine_similarity
 
 from datasets.sprites.world import HELD_OUT, draw, paint
 from metrics.clip_model import load_clip
+from metrics.dino import load_dino, vbench_images
 from metrics.interface import Sample
-from metrics.leak import Leak
+from metrics.leak import Leak, LeakDino
 
 
 def clip(seed: int, frames: int = 5) -> np.ndarray:
@@ -43,6 +45,24 @@ def test_the_reference_itself_leaks_all_and_another_scene_less():
     assert metric.score(sample(clip(0), clip(0))).value == pytest.approx(1)
     assert metric.score(sample(clip(1), clip(0))).value < 0.9
     assert metric.column.beside_motion and not metric.column.higher_is_better
+
+
+def test_dinos_leak_equals_its_second_implementation(tmp_path):
+    """Frame by frame, on a tiny network of the class; the other way of reading is checked beside VBench."""
+    folder = tiny_dino(tmp_path)
+    model = load_dino(folder)
+    generated, reference = clip(0), clip(1)
+    cosines = []
+    for g, r in zip(generated, reference, strict=True):
+        with torch.no_grad():
+            features = [
+                model.model(vbench_images(frame[None]), interpolate_pos_encoding=True)[0][0, 0]
+                for frame in (g, r)
+            ]
+        cosines.append(cosine_similarity(*features, dim=0).item())
+    score = LeakDino("leak_dino", folder).score(sample(generated, reference))
+    assert score.value == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert LeakDino("leak_dino", folder).score(sample(reference, reference)).value == pytest.approx(1)
 
 
 def test_chance_is_over_the_references_of_other_clips():
