@@ -15,7 +15,7 @@ from metrics.interface import MetricUnavailable
 
 
 @dataclass
-class ListWeights(Action):
+class PrintWeights(Action):
     """Prints a line for each; ``fetch`` gets those that are not here, where they can be had from here."""
 
     name: str
@@ -72,4 +72,4 @@ def fetch_all(missing: Sequence[Weight]) -> int:
     return code
 
 
-__all__ = ["ListWeights"]
+__all__ = ["PrintWeights"]
