@@ -39,7 +39,7 @@ def test_each_weight_is_listed_once_with_all_that_need_it(capsys, offline):
     assert run_command([*command, "dataset=davis", "dataset.root=/nowhere"]) == 0
     lines = {line.partition(":")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "Apache-2.0, not here (backbone)" in lines["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"]
-    assert "343 MB, Apache-2.0, not here (subject_consistency)" in lines["facebook/dino-vitb16"]
+    assert "343 MB, Apache-2.0, not here (leak_dino, subject_consistency)" in lines["facebook/dino-vitb16"]
     raft = lines["raft_large_C_T_V1-22a6c225.pth"]
     assert all(name in raft for name in ("dynamic_degree", "motion_smoothness_raft", "flow_fidelity"))
     assert "(tracker)" in lines["bootstapnext_ckpt.npz"]
