@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from datasets.errors import InputError
 from datasets.weights import Weight
+from metrics.features import KeptFeatures
 from metrics.interface import Metric, MetricUnavailable
 from metrics.weights import files_id, reachable
 
@@ -176,9 +177,13 @@ class ClipModel:
     tokenize: Callable[[list[str]], Tensor]
     encode: Callable[[str], list[int]]
     context_length: int
+    _kept: KeptFeatures = field(init=False, default_factory=KeptFeatures, compare=False, repr=False)
 
     def image_features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Unit vectors (T, D) float32 of frames (T, H, W, 3) uint8 RGB."""
+        """Unit vectors (T, D) float32 of frames (T, H, W, 3) uint8 RGB, kept by content."""
+        return self._kept.of(frames, self._read)
+
+    def _read(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():

@@ -8,7 +8,7 @@ LayerNorm has an epsilon of 1e-12, not 1e-6, and it resizes the table of positio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from datasets.errors import InputError
 from datasets.weights import Weight
+from metrics.features import KeptFeatures
 from metrics.interface import Metric
 from metrics.weights import files_id, reachable, unavailable
 
@@ -77,9 +78,13 @@ class Dino:
 
     id: str
     model: Any
+    _kept: KeptFeatures = field(init=False, default_factory=KeptFeatures, compare=False, repr=False)
 
     def features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Unit vectors (T, D) float32 of frames (T, H, W, 3) uint8 RGB: the class token's."""
+        """Unit vectors (T, D) float32 of frames (T, H, W, 3) uint8 RGB: class tokens, kept by content."""
+        return self._kept.of(frames, self._read)
+
+    def _read(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():

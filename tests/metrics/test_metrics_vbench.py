@@ -138,7 +138,7 @@ def test_subject_consistency_equals_its_second_implementation(vit, height, width
     assert len(score.per_frame) == 2 and np.mean(score.per_frame) == pytest.approx(score.value)
     own = dino.load_dino(vit).features(frames)
     torch.testing.assert_close(
-        torch.from_numpy(own), F.normalize(torch.stack(features), dim=-1), atol=2e-5, rtol=0
+        torch.tensor(own), F.normalize(torch.stack(features), dim=-1), atol=2e-5, rtol=0
     )
 
 
