@@ -126,6 +126,8 @@ def _filled_as_released(one: Trajectories) -> Floats:
 
 ALPHA = 0.5
 """Weight of place against direction in DeT's hybrid."""
+RESTS = 1e-5
+"""A step shorter than this share of the frame is a rounding error of the tracker's, no motion."""
 
 
 def mf_hybrid(generated: Trajectories, reference: Trajectories) -> tuple[float, int]:
@@ -136,7 +138,7 @@ def mf_hybrid(generated: Trajectories, reference: Trajectories) -> tuple[float, 
     track meets all, and where nothing moves there is no direction. So steps at which both rest are left out,
     one against a rest counts 0, tracks that rest throughout are left out, and where all do the value is 0.
     """
-    moving = (np.diff(generated.points, axis=0) != 0).any((0, 2))
+    moving = (np.linalg.norm(np.diff(generated.points, axis=0), axis=-1) > RESTS).any(0)
     g, r = (points.transpose(1, 0, 2) for points in (generated.points[:, moving], reference.points))
     if not len(g):
         return 0.0, 0
@@ -163,9 +165,10 @@ def _mean_cosines(g: Floats, r: Floats) -> Floats:
     for paths in (g, r):
         steps = np.diff(paths, axis=1)
         lengths = np.linalg.norm(steps, axis=-1, keepdims=True)
-        unit = np.divide(steps, lengths, out=np.zeros_like(steps), where=lengths > 0)
+        moves = lengths > RESTS
+        unit = np.divide(steps, lengths, out=np.zeros_like(steps), where=moves)
         units.append(unit.reshape(len(paths), -1))
-        rests.append((lengths[..., 0] == 0).astype(np.float64))
+        rests.append((~moves[..., 0]).astype(np.float64))
     counted = g.shape[1] - 1 - rests[0] @ rests[1].T
     return np.asarray(units[0] @ units[1].T / counted)
 
