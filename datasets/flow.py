@@ -62,6 +62,15 @@ def bilinear(field: NDArray[np.floating], places: Floats) -> Floats:
     return np.stack(channels, -1)
 
 
+def remapped(field: Floats, places: Floats) -> Floats:
+    """As ``bilinear``, by OpenCV's remap: fast, places rounded to 1/32 of a pixel."""
+    import cv2
+
+    # Any: OpenCV's stub does not know that the second map may be None.
+    remap: Any = cv2.remap
+    return np.asarray(remap(field, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
 def inconsistent(forward: Floats, backward: Floats) -> NDArray[np.bool_]:
     """The check that fails: |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5, in pixels, over the last axis."""
     error = _square(forward + backward)

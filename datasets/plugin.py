@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from datasets.weights import Weight
+
 
 class Plugin(ABC):
     """A plug-in: a pydantic dataclass whose fields are the keys of its YAML.
@@ -26,6 +28,10 @@ class Plugin(ABC):
     def __init_subclass__(cls, kind: str = "", **keys: Any) -> None:
         super().__init_subclass__(**keys)
         cls.plugin_kind = kind
+
+    def needed_weights(self) -> Sequence[Weight]:
+        """The weights it reads, at hand or not: what ``action=weights`` lists and fetches."""
+        return ()
 
     @property
     @abstractmethod

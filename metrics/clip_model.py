@@ -21,8 +21,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -31,8 +31,10 @@ import pydantic
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
+from datasets.weights import Weight
+from metrics.features import KeptFeatures
 from metrics.interface import Metric, MetricUnavailable
-from metrics.weights import files_id
+from metrics.weights import files_id, reachable
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,12 @@ SPRITES = "sprites"
 SPRITES_FOLDER = Path(__file__).parent / "checkpoints" / "sprites_clip"
 
 _TINY_FILES = ("config.json", "vocabulary.json", "model.safetensors")
+KNOWN = {
+    "ViT-B-32-quickgelu/openai": (605_000_000, "MIT"),
+    "ViT-L-14-quickgelu/openai": (1_710_000_000, "MIT"),
+}
+"""Bytes and licence (``openai/CLIP``) of published models, by name."""
+
 _BATCH = 32
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 
@@ -169,9 +177,13 @@ class ClipModel:
     tokenize: Callable[[list[str]], Tensor]
     encode: Callable[[str], list[int]]
     context_length: int
+    _kept: KeptFeatures = field(init=False, default_factory=KeptFeatures, compare=False, repr=False)
 
     def image_features(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Unit vectors (T, D) float32 of frames (T, H, W, 3) uint8 RGB."""
+        """Unit vectors (T, D) float32 of frames (T, H, W, 3) uint8 RGB, kept by content."""
+        return self._kept.of(frames, self._read)
+
+    def _read(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():
@@ -239,6 +251,10 @@ class UsesClip(Metric):
         """Identity of the CLIP's weights; empty while they are not at hand."""
         return weights_id(self.model, self.checkpoint)
 
+    def needed_weights(self) -> Sequence[Weight]:
+        """The CLIP's."""
+        return (weight(self.model, self.checkpoint),)
+
 
 def load_clip(name: str, checkpoint: str | None = None) -> ClipModel:
     """Load a CLIP by name, once per process, unless its weights change.
@@ -278,6 +294,22 @@ def weights_id(name: str, checkpoint: str | None = None) -> str:
     # The hub's cache names large files by their sha256.
     blob = cached.resolve().name
     return f"sha256:{blob[:16]}" if re.fullmatch("[0-9a-f]{64}", blob) else files_id([cached])
+
+
+def weight(name: str, checkpoint: str | None = None) -> Weight:
+    """A CLIP's weights as a plug-in names them. Arguments as for ``load_clip``. Fetches nothing."""
+    if name == SPRITES:
+        own = _tiny_folder(checkpoint) / _TINY_FILES[-1]
+        return Weight("CLIP of sprites", own.stat().st_size if own.is_file() else 0, "Apache-2.0", own)
+    size, licence = KNOWN.get(name, (0, ""))
+    if checkpoint is not None:
+        return Weight(checkpoint, size, licence, Path(checkpoint) if Path(checkpoint).is_file() else None)
+    import open_clip
+
+    architecture, _, tag = name.partition("/")
+    published = open_clip.get_pretrained_cfg(architecture, tag) or {}
+    fetch = partial(_fetch_weights, name, None)
+    return Weight(f"CLIP {name}", size, licence, _cached_weights(published), fetch)
 
 
 def _tiny_folder(checkpoint: str | None) -> Path:
@@ -393,7 +425,7 @@ def _hub_weights(name: str, published: dict[str, Any]) -> Path:
     if cached is not None:
         return cached
     remedy = f"connect once to fetch {repository}, or give the metric's checkpoint key a local file"
-    if not _hub_reachable(constants.ENDPOINT):
+    if not reachable(constants.ENDPOINT):
         raise MetricUnavailable(
             f"weights of CLIP {name} are not in the hub cache and there is no network: {remedy}"
         )
@@ -401,15 +433,3 @@ def _hub_weights(name: str, published: dict[str, Any]) -> Path:
         return Path(open_clip.download_pretrained(published))
     except Exception as error:
         raise MetricUnavailable(f"weights of CLIP {name} could not be fetched ({error}): {remedy}") from error
-
-
-@lru_cache(maxsize=1)
-def _hub_reachable(endpoint: str) -> bool:
-    """One request without retries: the hub client itself retries for half a minute, once per file."""
-    from huggingface_hub import get_session
-
-    try:
-        get_session().head(endpoint, timeout=3)
-    except Exception:
-        return False
-    return True

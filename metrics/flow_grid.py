@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.flow import Floats, Grey, colour_planes, dis_medium, inconsistent, outside, pixel_grid
+from datasets.flow import Floats, Grey, colour_planes, dis_medium, inconsistent, outside, pixel_grid, remapped
 
 SIDE = 256
 """Shorter side, in pixels, at which flow is computed, whatever the video's own size."""
@@ -141,17 +140,8 @@ def _flow(before: Grey, after: Grey) -> Floats:
     forward, backward = dis(before, after, None), dis(after, before, None)
     height, width = before.shape
     there = pixel_grid(height, width) + forward
-    failed = inconsistent(forward, _at(backward, there)) | outside(there, height, width)
+    failed = inconsistent(forward, remapped(backward, there)) | outside(there, height, width)
     return np.where(failed[..., None], np.float32(np.nan), forward)
-
-
-def _at(field: Floats, places: Floats) -> Floats:
-    """Bilinear values of a field (H, W, C) at places (H, W, 2) x, y; beyond the border, the border's."""
-    import cv2
-
-    # Any: OpenCV's stub does not know that the second map may be None.
-    remap: Any = cv2.remap
-    return np.asarray(remap(field, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _slopes(image: Grey, rows: int, columns: int) -> Floats:

@@ -86,9 +86,10 @@ class Sample:
     """A generated video beside its reference.
 
     ``generated``, ``reference``: (T, H, W, 3) uint8 RGB of the same T (and the
-    same H, W unless the video was made elsewhere). ``masks`` and ``truth`` are the
-    reference clip's (``Clip``), masks of those same T frames. Tracks are computed once, when first asked
-    for, and kept in ``tracks`` as ``generated`` and ``reference``; who has them already puts them there.
+    same H, W unless the video was made elsewhere). ``fps``: frames of either a second. ``masks`` and
+    ``truth`` are the reference clip's (``Clip``), masks of those same T frames. Tracks are computed once,
+    when first asked for, and kept in ``tracks`` as ``generated`` and ``reference``; who has them already puts
+    them there.
     """
 
     clip: str
@@ -99,6 +100,7 @@ class Sample:
     caption: str | None = None
     masks: NDArray[np.bool_] | None = None
     truth: Any = None
+    fps: float = 24.0
     tracks: dict[str, Tracks] = field(default_factory=dict, repr=False)
 
     @property

@@ -26,6 +26,18 @@ SPEED = (
 )
 
 
+COLUMNS = (
+    "clip_t",
+    "motion_fidelity_legacy",
+    "clip_f",
+    "time",
+    "subject_consistency",
+    "motion_smoothness",
+)
+"""What the columns of its table are here, by key: those that ``metrics=paper`` shows, in its order."""
+SAME = f"metrics=paper shows the same columns of ours: {', '.join(COLUMNS)}."
+
+
 @dataclass(frozen=True)
 class Block:
     """One published table: headings (the first empty, for the row's name), rows of text, notes."""
@@ -65,6 +77,6 @@ def blocks() -> list[Block]:
     for name, lines in found.items():
         headings = [heading for heading in list(lines[0])[2:] if any(line[heading] for line in lines)]
         rows = [[line["method"], *(line[heading] or "-" for heading in headings)] for line in lines]
-        notes = [WHERE, SPEED] if name == "methods" else [WHERE]
+        notes = [WHERE, SPEED, SAME] if name == "methods" else [WHERE]
         made.append(Block(TITLES[name], ["", *headings], rows, notes))
     return made

@@ -110,9 +110,9 @@ def tables(
     """One table for each backbone and dataset of the plans, in their order.
 
     ``everything`` shows the metrics that are not primary too, ``p_values`` the p of each paired difference;
-    ``only`` names the columns to show, by key and in their order; ``outside`` are columns besides ours.
-    Reads records from ``results``; one that cannot be read is named in the notes. InputError for a column
-    that no table has, and for an outside one whose key is taken.
+    ``only`` names the columns to show, by key and in their order, as the plans may; ``outside`` are columns
+    besides ours. Reads records from ``results``; one that cannot be read is named in the notes. InputError
+    for a column that no table has, and for an outside one whose key is taken.
     """
     found = groups(results, plans)
     known = {column.key for group in found for column in metric_columns(group.rows)}
@@ -127,10 +127,19 @@ def tables(
     return [_table(group, everything, p_values, only, outside) for group in found]
 
 
+def _own_columns(group: Group) -> list[str]:
+    """The columns that the plans name, where all name the same; those that no record has are left out."""
+    named = [plan.columns for plan in group.plans]
+    return named[0] if named and all(columns == named[0] for columns in named) else []
+
+
 def _table(
     group: Group, everything: bool, p_values: bool, only: Sequence[str], outside: Sequence[Column]
 ) -> Table:
-    made = body(group, everything, only, outside)
+    shown = only
+    if not only and not everything and (own := _own_columns(group)):
+        shown = [*own, *(column.key for column in outside)]
+    made = body(group, everything, shown, outside)
     ranking = rank(made)
     return Table(
         backbone=group.backbone,

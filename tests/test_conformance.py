@@ -34,7 +34,7 @@ CONTRACTS: dict[str, type] = {
 }
 CONF = HOME / "conf"
 NAMED = [(group, path.stem) for group in CONTRACTS for path in sorted((CONF / group).glob("*.yaml"))]
-METRICS = sorted(OmegaConf.load(CONF / "metrics" / "default.yaml").metrics)
+METRICS = [path.stem for path in sorted((CONF / "metric").glob("*.yaml"))]
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def plugin(group: str, name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def metrics() -> dict[str, Metric]:
-    nodes = composed()["metrics"]["metrics"]
+    nodes = composed("metrics=all")["metrics"]["metrics"]
     return {name: build(node, name, Metric) for name, node in nodes.items()}
 
 

@@ -55,7 +55,8 @@ class Job:
     command line's, in its order, and then those of the experiment's variant that the job is (``variant``).
     ``workers``: so many share the processor; ``quiet``: nothing is scored while a stage is timed;
     ``number``: the job's in the sweep. ``mask``: motion is read within the
-    clips' masks where they have some (``auto``), or never (``none``).
+    clips' masks where they have some (``auto``), or never (``none``). ``columns``: of its table, by key;
+    none for those that are primary.
     """
 
     method: Method
@@ -87,6 +88,7 @@ class Job:
     amortise: bool = False
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
+    columns: list[str] = field(default_factory=list)
     hidden: Hidden = field(default_factory=Hidden)
     nodes: dict[str, Any] = field(default_factory=dict, repr=False)
 

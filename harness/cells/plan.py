@@ -127,6 +127,7 @@ def make_plan(job: Job) -> tuple[records.Plan, list[Cell]]:
             for name, remarks in {cell.clip.name: cell.clip.remarks for cell in cells}.items()
             for remark in remarks
         ],
+        columns=job.columns,
     )
     return job.hidden.plan(plan), cells
 
@@ -295,6 +296,7 @@ def together(
         left_out=list(clips.values()),
         remarks=list(remarks.values()),
         variants_out=left_out,
+        columns=plans[0].columns,
     )
     return job.hidden.plan(plan)
 

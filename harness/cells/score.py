@@ -119,7 +119,15 @@ def sample_of(
         caption=clip.info.caption,
         masks=beside.masks if job.mask == "auto" else None,
         truth=beside.truth,
+        fps=_rate(beside),
     )
+
+
+def _rate(clip: Clip) -> float:
+    """Frames of a clip a second, by their times where these are known."""
+    if clip.times is None or len(clip.times) < 2 or clip.times[-1] <= clip.times[0]:
+        return clip.info.fps
+    return float((len(clip.times) - 1) / (clip.times[-1] - clip.times[0]))
 
 
 def kept_tracks(job: Job, cell: Cell, sample: Sample, metrics: Iterable[Metric]) -> KeptTracks | None:

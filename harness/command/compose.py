@@ -112,7 +112,7 @@ def _parsed(words: Sequence[str], loader: ConfigLoader) -> list[Override]:
         if key.partition("/")[0].partition(".")[0] == "hydra":
             _check_hydra(one, shown)
         elif options := loader.get_group_options(key):
-            _check_group(one, shown, [path.stem for path in (HOME / "conf" / key).glob("*.yaml")] or options)
+            _check_group(one, shown, options)
         place = f"{key}@{one.package}" if one.package else key
         if seen.setdefault(place, word) != word:
             raise InputError(f"{without_secrets(seen[place])} {shown}: {key} is given twice; drop one")
@@ -130,11 +130,18 @@ def _check_hydra(one: Override, shown: str) -> None:
     raise InputError(f"{shown}: Hydra only composes here, of its keys hydra.searchpath alone counts; drop it")
 
 
-def _check_group(one: Override, shown: str, options: Sequence[str]) -> None:
-    """InputError for a group that is given no option."""
+def _check_group(one: Override, shown: str, known: Sequence[str]) -> None:
+    """InputError for a group that is given no option, or several of which it has not all (``known``)."""
+    options = [path.stem for path in (HOME / "conf" / one.key_or_group).glob("*.yaml")] or known
     if one.is_delete():
         return
     values: list[Any] = list(one.sweep_iterator()) if one.is_sweep_override() else [one.value()]
+    if one.is_add() and isinstance(values[0], list) and values[0]:
+        # What is added may be several: +metric=[ftd,leak].
+        values = values[0]
+        for name in values:
+            if name not in known:
+                raise InputError(f"{shown}: no such option {name!r}; {nearest(str(name), options)}")
     if all(isinstance(value, str) and value for value in values):
         return
     if values == [None] and one.key_or_group == "experiment":

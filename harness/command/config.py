@@ -56,6 +56,7 @@ class _Motion(_Keys):
 
 class _Metrics(_Keys):
     required: list[str] = []
+    columns: list[str] = []
     metrics: dict[str, Node | None]
 
 
@@ -223,6 +224,7 @@ def make_job(
         metrics=metrics,
         tracker=tracker,
         required=root.metrics.required,
+        columns=root.metrics.columns,
         # Nothing else needs a device, so it may speak of one that is not here.
         device=_device(root.device, action, engine),
         seeds=list(dict.fromkeys(root.seed)),

@@ -267,11 +267,13 @@ class VariantOut(Strict):
 class Plan(Strict):
     """Ordered variants and what was left out. ``baseline`` is a variant's label.
 
-    ``ran``: when its command was last run or scored, empty where it was only planned.
+    ``ran``: when its command was last run or scored, empty where it was only planned. ``columns``: of its
+    table, by key and in their order; none for those that are primary.
     """
 
     schema_: int = Field(SCHEMA, alias="schema")
     name: str
+    columns: list[str] = Field(default_factory=list)
     command: list[str] = Field(default_factory=list)
     created: str = ""
     ran: str = ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from datasets.weights import Weight
 from methods.backbones.interface import Backbone, BackboneConfig, Grid
 from methods.backbones.loading import (
     build_networks,
@@ -199,6 +200,10 @@ class DiffusersConfig(BackboneConfig):
         Raises InputError when ``model`` names a local folder that is missing or incomplete.
         """
         return self._weights().folder()
+
+    def needed_weights(self) -> Sequence[Weight]:
+        """Those of all networks; none with ``weights: random``."""
+        return () if self.untrained else (self._weights().listed(),)
 
     def load(self, device: str) -> Backbone:
         """Load the networks onto ``device``, in evaluation mode, with frozen weights.

@@ -10,10 +10,19 @@ from typing import Any
 
 from datasets.errors import InputError
 from datasets.hashing import named_files_sha256
+from datasets.weights import Weight
 
 SHIPPED = Path(__file__).parent / "checkpoints"
 WEIGHTED = ("text_encoder", "transformer", "vae")
 COMPONENTS = ("tokenizer", *WEIGHTED)
+_LICENCES = {
+    "sprites": "Apache-2.0",
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "Apache-2.0",
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": "Apache-2.0",
+    "THUDM/CogVideoX-2b": "Apache-2.0",
+    "THUDM/CogVideoX-5b": "CogVideoX LICENSE",
+}
+"""By model, where the hub cannot be asked."""
 HUB_TIMEOUT = 5.0  # seconds for the one question whether the hub answers
 
 
@@ -130,6 +139,16 @@ class Weights:
             ) from error
         return folder
 
+    def listed(self) -> Weight:
+        """As ``action=weights`` lists them; size and licence are the hub's where it can be asked."""
+        folder = self.folder()
+        if folder is not None:
+            files = [path for part in self.parts for path in (folder / part).rglob("*") if path.is_file()]
+            size = sum(path.stat().st_size for path in files)
+            return Weight(self.model, size, _LICENCES.get(self.model, ""), folder)
+        size, licence = _of_hub(self.model, self.revision, self.parts)
+        return Weight(self.model, size, licence or _LICENCES.get(self.model, ""), None, self.fetch)
+
     def config(self, folder: Path, part: str) -> dict[str, Any]:
         """A part's configuration in ``folder``; InputError when it cannot be read."""
         path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
@@ -155,6 +174,20 @@ def _missing(folder: Path) -> list[str]:
         if not shards and not any((folder / part).glob("*.safetensors")):
             missing.append(f"{part}/*.safetensors")
     return missing
+
+
+@lru_cache(maxsize=8)
+def _of_hub(model: str, revision: str, parts: tuple[str, ...]) -> tuple[int, str]:
+    """Bytes and licence that the hub tells of a model's parts; 0 and empty where it cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        told = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT, files_metadata=True)
+    except Exception:  # the HTTP client's own exceptions change between versions
+        return 0, ""
+    files = [one for one in told.siblings or () if one.rfilename.partition("/")[0] in parts]
+    licence = told.card_data.license if told.card_data else None
+    return sum(one.size or 0 for one in files), str(licence or "")
 
 
 @lru_cache(maxsize=8)

@@ -17,12 +17,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from datasets.hashing import file_sha256
+from datasets.weights import Weight
 from metrics.interface import MetricUnavailable, Tracker, Tracks
 from metrics.trackers.starts import start_points
 from metrics.weights import files_id
 
 HUB = "facebookresearch/co-tracker"
 WEIGHTS_URL = "https://huggingface.co/facebook/cotracker3/resolve/main/scaled_offline.pth"
+SIZE, LICENCE = 101_900_000, "CC BY-NC 4.0"
 WEIGHTS_SHA256 = "2670d4562ed69326dda775a26e54883925cd11b6fc9b24cb7aa9f8078bce7834"
 
 
@@ -63,6 +65,12 @@ class CoTracker3(Tracker, kind="cotracker3"):
         clone = Path(self.repository)
         code = files_id([clone / "hubconf.py", *sorted(clone.glob("cotracker/**/*.py"))])
         return f"{weights} code {code}" if code else ""
+
+    def needed_weights(self) -> Sequence[Weight]:
+        """Those of the offline model."""
+        path = Path(self.checkpoint) if self.checkpoint else _file()
+        fetch = None if self.checkpoint else _fetch
+        return (Weight("facebook/cotracker3", SIZE, LICENCE, path if path.is_file() else None, fetch),)
 
     def track(self, frames: NDArray[np.uint8], masks: NDArray[np.bool_] | None = None) -> Tracks:
         """See ``Tracker.track``. Raises MetricUnavailable when code or weights cannot be had."""
@@ -118,12 +126,17 @@ def _load(commit: str, repository: str | None, checkpoint: str | None, device: s
         return f"tracker cotracker3 cannot be loaded ({type(error).__name__}: {error}): {remedy}"
 
 
+def _file() -> Path:
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / "scaled_offline.pth"
+
+
 def _fetch() -> Path:
     import torch
 
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / "scaled_offline.pth"
+    path = _file()
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(WEIGHTS_URL, str(path), progress=sys.stderr.isatty())
     return path

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from datasets.weights import Weight
 from metrics.interface import MetricUnavailable, Tracker, Tracks
 from metrics.trackers.starts import start_points
 from metrics.weights import files_id
@@ -60,6 +61,12 @@ class TapNext(Tracker, kind="tapnext"):
         weights = files_id([Path(self.checkpoint)]) if self.checkpoint else ""
         found = files_id(code) if code else ""
         return f"{weights} code {found}" if weights and found else ""
+
+    def needed_weights(self) -> Sequence[Weight]:
+        """Those of BootsTAPNext, to be given by hand."""
+        path = Path(self.checkpoint) if self.checkpoint else None
+        at_hand = path if path is not None and path.is_file() else None
+        return (Weight("bootstapnext_ckpt.npz", 0, "Apache-2.0", at_hand),)
 
     def track(self, frames: NDArray[np.uint8], masks: NDArray[np.bool_] | None = None) -> Tracks:
         """See ``Tracker.track``. Raises MetricUnavailable when code or weights are not at hand."""

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
+from metrics.clip_model import UsesClip
 from metrics.interface import MetricUnavailable
+from metrics.position import BackgroundFlowError
 from metrics.trackers.cotracker3 import CoTracker3
 from metrics.trackers.dis import Dis
 from metrics.trackers.tapnext import TapNext
@@ -52,13 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="each object at half the speed it was drawn with, not all at the same",
     )
+    parser.add_argument("--metrics", nargs="+", default=(), metavar="NAME", help="only these (default: all)")
     parser.set_defaults(command=_metrics)
     actions = parser.add_subparsers(metavar="footage | tracker | overlay")
     footage = actions.add_parser("footage", parents=[common], help="motion metrics on pairs of real videos")
     footage.add_argument("pairs", type=Path, help="CSV: scene, reference, generated (paths relative to it)")
-    footage.add_argument(
-        "--metrics", nargs="+", metavar="NAME", help="only these (default: all that see motion)"
-    )
+    footage.add_argument("--metrics", nargs="+", default=(), metavar="NAME", help="only these (default: all)")
     footage.add_argument("--json", type=Path, help="write AUC, interval and n by metric and perturbation")
     footage.add_argument("--csv", type=Path, help="also write all single values to this file")
     footage.add_argument("--picture", type=Path, help="PNG to write: the motion of the worst pairs")
@@ -89,7 +90,7 @@ def _world(common: argparse.ArgumentParser, frames: int | None, side: int | None
 def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
     from metrics.validate import pairs, ranking
 
-    metrics = ranking.motion_metrics()
+    metrics = ranking.chosen(options.metrics, ranking.motion_metrics())
     numbers = range(options.first, options.first + options.clips)
     speed = None if options.drawn_speed else pairs.SPEED
     made = (
@@ -114,33 +115,40 @@ def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
     from metrics.validate import footage, ranking, separation
 
     pairs = footage.read_pairs(options.pairs)
-    known = {
-        metric.name: metric
+    known = [
+        metric
         for metric in ranking.motion_metrics()
-        if metric.column.sees_motion and not metric.column.truth
-    }
-    for name in options.metrics or ():
-        if name not in known:
-            raise InputError(f"--metrics {name}: no such metric; there are: {', '.join(known)}")
-    metrics = [known[name] for name in options.metrics or known]
+        if not metric.column.truth and not isinstance(metric, UsesClip | BackgroundFlowError)
+    ]
+    metrics = ranking.chosen(options.metrics, known)
     values = footage.measure(pairs, metrics, tracker)
     found = {metric.name: values[values["metric"] == metric.name] for metric in metrics}
     scenes = len({pair.scene for pair in pairs})
-    for title, table in separation.tables(found).items():
-        _print(table, f"{title} ({len(pairs)} pairs of {scenes} scenes)")
-    for name, rows in found.items():
-        worst = separation.worst(rows).set_index("generated")
-        if len(worst):
-            _print(worst, f"{name}: the pairs that most wrong values reach")
+    seeing = {
+        metric.name: separation.oriented(found[metric.name], metric)
+        for metric in metrics
+        if metric.column.sees_motion
+    }
+    for title, table in separation.tables(found, seeing).items():
+        if len(table):
+            _print(table, f"{title} ({len(pairs)} pairs of {scenes} scenes)")
+    worst = {name: separation.worst(rows) for name, rows in seeing.items()}
+    for metric in metrics:
+        if len(worst.get(metric.name, ())):
+            negated = "" if metric.column.higher_is_better else ", negated"
+            title = f"{metric.name}{negated}: the pairs that most wrong values reach"
+            _print(worst[metric.name].set_index("generated"), title)
     if options.json is not None:
         shares = {
             name: {kind: share._asdict() for kind, share in separation.shares(rows).items()}
-            for name, rows in found.items()
+            for name, rows in seeing.items()
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(shares, indent=2) + "\n")
     if options.picture is not None:
-        footage.picture(pairs, list(separation.worst(found[metrics[0].name])["generated"]), options.picture)
+        if not worst:
+            raise InputError("--picture: shows a metric that sees motion; name one with --metrics")
+        footage.picture(pairs, list(next(iter(worst.values()))["generated"]), options.picture)
     _keep(values, options.csv)
 
 

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datasets.errors import InputError
 from metrics.consistency import ClipF, WarpConsistency
 from metrics.interface import Metric, Tracker
+from metrics.leak import Leak
 from metrics.motion_fidelity import MotionFidelity
 from metrics.motion_legacy import MotionFidelityLegacy
 from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
+from metrics.smoothness import MotionSmoothnessDis
+from metrics.trajectories import DetMf, Ftd, FtdLegacy, MfHybrid
 from metrics.validate.pairs import Errors, Pair
+from metrics.vbench import BackgroundConsistency, TemporalFlicker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,12 +31,16 @@ ELSEWHERE = ("shifted",)
 choice, no truth."""
 DRAWS = 20
 """Random orders averaged for it."""
+GENERATION_ALONE = (ClipF, WarpConsistency, TemporalFlicker, MotionSmoothnessDis, BackgroundConsistency)
 SHIFTS = 4
 """A generation meets the references of this many other clips of its kind for the chance level."""
 
 
 def motion_metrics() -> tuple[Metric, ...]:
-    """Every motion and consistency metric, with the options of ``conf/metrics/default.yaml``."""
+    """Every metric of motion, consistency or leakage that needs no weights from outside, as ``conf`` has it.
+
+    Those that read frames through a CLIP take the rendered world's.
+    """
     return (
         MotionFidelity("motion_fidelity"),
         MotionFidelityLegacy("motion_fidelity_legacy"),
@@ -40,12 +49,29 @@ def motion_metrics() -> tuple[Metric, ...]:
         BackgroundFlowError("background_flow_error"),
         ClipF("clip_f", "sprites"),
         WarpConsistency("warp_consistency"),
+        Ftd("ftd"),
+        FtdLegacy("ftd_legacy"),
+        MfHybrid("mf_hybrid"),
+        DetMf("det_mf"),
+        TemporalFlicker("temporal_flicker"),
+        MotionSmoothnessDis("motion_smoothness_dis"),
+        BackgroundConsistency("background_consistency", "sprites"),
+        Leak("leak", "sprites"),
     )
+
+
+def chosen(names: Sequence[str], metrics: Sequence[Metric]) -> list[Metric]:
+    """The metrics of these names, in their order, or all; InputError for a name that none has."""
+    known = {metric.name: metric for metric in metrics}
+    for name in names:
+        if name not in known:
+            raise InputError(f"--metrics {name}: no such metric; there are: {', '.join(known)}")
+    return [known[name] for name in names or known]
 
 
 def reads_reference(metric: Metric) -> bool:
     """Consistency metrics look at the generation alone, so that no reference is the wrong one."""
-    return not isinstance(metric, ClipF | WarpConsistency)
+    return not isinstance(metric, GENERATION_ALONE)
 
 
 def measure(pairs: Iterable[Pair], metrics: Sequence[Metric], tracker: Tracker) -> pd.DataFrame:

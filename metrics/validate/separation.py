@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metrics.interface import Metric
 from metrics.validate.footage import COPIES, MATCHED, MISMATCHED, REFERENCES
 
 if TYPE_CHECKING:
@@ -112,11 +113,20 @@ def worst(values: pd.DataFrame, count: int = 5) -> pd.DataFrame:
     return found[["scene", "generated", "reference", "value", "reached"]].head(count)
 
 
-def tables(found: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """What is printed, by title: a row a metric. ``found``: each metric's rows."""
+def oriented(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """A metric's rows with values of which the higher is the better."""
+    return rows if metric.column.higher_is_better else rows.assign(value=-rows["value"])
+
+
+def tables(found: dict[str, pd.DataFrame], seeing: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """What is printed, by title: a row a metric.
+
+    ``found``: each metric's rows; ``seeing``: those, ``oriented``, of metrics that see motion, which
+    alone are asked to tell references apart.
+    """
     import pandas as pd
 
-    told = {name: shares(rows) for name, rows in found.items()}
+    told = {name: shares(rows) for name, rows in seeing.items()}
     return {
         "AUC of the own reference against wrong ones, with 95 % intervals over scenes": pd.DataFrame(
             {

@@ -18,6 +18,8 @@ NAMED = [(f"{group}={value}", group, "name one of its options") for group in GRO
     [
         *NAMED,
         ("method=[none,smm]", "method", "name one of its options"),
+        ("+metric=[]", "metric", "name one of its options"),
+        ("+metric=[ftd_legacy,ftdd]", "metric", "no such option 'ftdd'"),
         ("method={}", "method", "name one of its options"),
         ("+method=null", "method", "name one of its options"),
         ("-m method=none,null", "method", "name one of its options"),

@@ -901,6 +901,36 @@ def test_published_numbers_stand_apart_as_they_were_printed(world):
     assert [row[0] for row in blocks()[1].rows][-1] == "full"
 
 
+def test_a_plan_may_name_its_tables_columns(world):
+    results, plan, _ = world
+    named = plan.model_copy(update={"columns": ["time", "clip_t", "of no record"]})
+    (table,) = tables(results, [named])
+    assert [column.key for column in table.columns] == ["time", "clip_t", "n"]
+    (asked,) = tables(results, [named], only=["clip_f"])
+    assert [column.key for column in asked.columns] == ["clip_f", "n"]
+    (everything,), (plain,) = tables(results, [named], everything=True), tables(results, [plan])
+    assert len(everything.columns) > len(plain.columns) > 3
+    other = named.model_copy(update={"name": "other", "columns": []})
+    (together,) = tables(results, [named, other])
+    assert [column.key for column in together.columns] == [column.key for column in plain.columns]
+
+
+def test_the_papers_columns_are_those_of_its_set_of_metrics():
+    from omegaconf import OmegaConf
+
+    from harness.command.terminal import HOME
+    from reports.published import COLUMNS
+
+    paper = OmegaConf.load(HOME / "conf" / "metrics" / "paper.yaml")
+    assert tuple(paper.columns) == COLUMNS
+    measured = {entry.removeprefix("/metric/") for entry in paper.defaults}
+    assert set(COLUMNS) - {"time"} <= measured
+    # Text sim., Motion fid., Temp. cons., Time, Subject cons., Motion smooth.
+    printed = [heading.split()[0] for heading in blocks()[0].headings[1:]]
+    assert printed == ["Text", "Motion", "Temp.", "Time", "Subject", "Motion"]
+    assert len(printed) == len(COLUMNS)
+
+
 def test_variants_that_did_not_fit_are_named(world):
     results, plan, _ = world
     out = [VariantOut(label="window 21", reason="larger than the grid")]
