@@ -309,7 +309,7 @@ def test_videoscore_is_asked_its_own_question_and_gives_the_aspect(
 def test_trajan_scores_what_its_autoencoder_gives_back(
     videos: list[Stored], tmp_path: Path, stand_ins: Any
 ) -> None:
-    np.save(tmp_path / "tapir.npy", {"params": {"w": 1}, "state": {}}, allow_pickle=True)  # type: ignore[arg-type]
+    np.save(tmp_path / "tapir.npy", {"params": {"w": 1}, "state": {}}, allow_pickle=True)
     np.savez(tmp_path / "trajan.npz", **{"a/b": np.array(1.0), "a/c": np.array(2.0)})
     found, _ = scores(
         videos,
