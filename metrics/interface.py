@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -117,6 +118,28 @@ class Sample:
         return self.tracks[name]
 
 
+WAITS = "waits for its program, which scores all videos at once"
+"""The reason of a value that ``score_all`` has not given yet."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A cell's video as a file, for a program to read.
+
+    ``video``: its lossless frames; ``reference``: those it is compared with, lossless too, as many and of
+    the same rate. ``fps``: that rate.
+    """
+
+    id: str
+    video: Path
+    reference: Path
+    prompt: str
+    caption: str | None
+    clip: str
+    seed: int
+    fps: float
+
+
 @dataclass(frozen=True)
 class Column:
     """How a metric stands in tables.
@@ -142,11 +165,13 @@ class Metric(Weighted):
 
     ``quality`` metrics are null for ``weights=random``. ``uses_tracks`` makes the tracker part of its
     version. ``uses_masks``: it is scored anew where masks change, as one that uses tracks always is.
+    ``together``: it scores all videos of a job at once, by ``score_all``, when they are there.
     """
 
     uses_tracks: ClassVar[bool] = False
     uses_masks: ClassVar[bool] = False
     quality: ClassVar[bool] = True
+    together: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -156,6 +181,13 @@ class Metric(Weighted):
     @abstractmethod
     def score(self, sample: Sample) -> Score:
         """The value of one video."""
+
+    def score_all(self, videos: Sequence[Stored], folder: Path, device: str) -> dict[str, Score]:
+        """The value of each video, by its id, of a metric that scores them ``together``.
+
+        ``folder`` is empty, of this call alone, and stays. ``device``: ``cpu``, ``cuda`` or ``cuda:N``.
+        """
+        raise NotImplementedError(f"{self.name} scores one video at a time")
 
     def levels(self, samples: Iterable[Sample]) -> dict[str, float]:
         """Levels to read the values against, from all finished cells of one variant.
@@ -171,9 +203,11 @@ __all__ = [
     "Column",
     "Details",
     "Metric",
+    "WAITS",
     "MetricUnavailable",
     "Sample",
     "Score",
+    "Stored",
     "Tracker",
     "Tracks",
     "Weighted",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from harness.cells.batch import score_together
 from harness.cells.job import Needs
-from harness.cells.score import rescore
+from harness.cells.score import Outcome, rescore
 from harness.command.interface import Action, Ended, Prepared, plans_of
 from harness.command.terminal import say, say_left_out
 from harness.records import store
@@ -29,7 +31,13 @@ class Score(Action):
         ended: list[Ended] = []
         for one in prepared:
             if one.plan is not None:
-                outcome = rescore(one.job, one.plan, one.cells, everything=not one.job.resume, note=say)
+                began = datetime.now(UTC).isoformat(timespec="microseconds")
+                everything = not one.job.resume
+                outcome = rescore(one.job, one.plan, one.cells, everything, note=say)
+                changed = score_together(one.job, one.cells, say, again=True, everything=everything)
+                records = [changed.get(record.id, record) for record in outcome.records]
+                rescored = sum(record.scored >= began for record in records)
+                outcome = Outcome(records, reused=len(records) - rescored, rescored=rescored)
                 ended.append((one.job, one.plan, outcome))
         if ended:
             from reports.outcome import show

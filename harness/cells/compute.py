@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -35,6 +36,12 @@ class Ended(NamedTuple):
 
     record: Record
     how: Literal["computed", "rescored", "reused"]
+
+    def after(self, changed: Mapping[str, Record]) -> Ended:
+        """As it is once records, by id, were ``changed``."""
+        if self.record.id not in changed:
+            return self
+        return Ended(changed[self.record.id], "rescored" if self.how == "reused" else self.how)
 
 
 def settle(session: Session, cell: Cell) -> Ended:

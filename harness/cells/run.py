@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from datasets.errors import InputError
 from harness.cells import score
+from harness.cells.batch import score_together
 from harness.cells.compute import Ended, score_video, settle, unsettled
 from harness.cells.generate import Loaded, Session
 from harness.cells.locks import POLL, CellLock, Locks, Lost, Queue, busy
@@ -231,7 +232,8 @@ def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = Non
     with Progress() as progress:
         worker = Worker(Run(job.results, job.engine.retries), progress, loaded=loaded or Loaded())
         ended = worker.work(items(job, cells))
-        outcome = outcome_of(ended)
+        changed = score_together(job, cells, progress.note)
+        outcome = outcome_of([(item, done.after(changed)) for item, done in ended])
         score.store_levels(job, plan, cells, progress.note)
     return outcome
 

@@ -23,7 +23,7 @@ from harness.records import store
 from harness.records.identity import WEIGHTS, configuration, same_version
 from harness.records.record import CUT, Compared, Failure, MetricValue, Plan, Record
 from metrics.flow_grid import keep_in
-from metrics.interface import Metric, MetricUnavailable, Sample, Score, Tracker
+from metrics.interface import WAITS, Metric, MetricUnavailable, Sample, Score, Tracker
 
 if TYPE_CHECKING:
     from datasets.interface import Clip, ClipInfo
@@ -90,6 +90,11 @@ def masks_of(job: Job, clip: ClipInfo) -> str:
     return clip.masks if job.mask == "auto" else ""
 
 
+def _alone(job: Job) -> dict[str, Metric]:
+    """The metrics that score one video at a time."""
+    return {name: metric for name, metric in job.metrics.items() if not metric.together}
+
+
 def _reads_masks(metric: Metric) -> bool:
     return metric.uses_tracks or metric.uses_masks
 
@@ -139,7 +144,8 @@ def kept_tracks(job: Job, cell: Cell, sample: Sample, metrics: Iterable[Metric])
     return kept
 
 
-def _value(metric: Metric, version: str, score: Score, masks: str) -> MetricValue:
+def value_of(metric: Metric, version: str, score: Score, masks: str) -> MetricValue:
+    """A score as a record has it."""
     value, reason = score.value, score.reason
     if value is not None and not math.isfinite(value):
         value, reason = None, reason or f"the metric gave {score.value}"
@@ -174,7 +180,7 @@ def _score(metric: Metric, sample: Sample) -> Score:
         )
 
 
-def _means_nothing(job: Job, metric: Metric) -> bool:
+def means_nothing(job: Job, metric: Metric) -> bool:
     """Quality of an untrained backbone's videos is not worth a number."""
     return job.method.uses_backbone and job.backbone.untrained and metric.quality
 
@@ -200,8 +206,8 @@ def score_cell(
     kept = kept_tracks(job, cell, sample, metrics.values())
     values: dict[str, MetricValue] = {}
     for name, metric in metrics.items():
-        score = Score(None, reason=UNTRAINED) if _means_nothing(job, metric) else _score(metric, sample)
-        values[name] = _value(metric, metric_version(metric, job.tracker), score, masks)
+        score = Score(None, reason=UNTRAINED) if means_nothing(job, metric) else _score(metric, sample)
+        values[name] = value_of(metric, metric_version(metric, job.tracker), score, masks)
     if kept is not None:
         kept.keep()
     return values
@@ -239,8 +245,14 @@ def settle_required(job: Job, record: Record) -> None:
 
 
 def lacks_required(job: Job, record: Record) -> list[str]:
-    """The required metrics that have no value."""
-    return [name for name in job.required if _missing(record, name)]
+    """The required metrics that have no value, but for those whose turn comes when all videos are there."""
+    return [name for name in job.required if _missing(record, name) and not waits(job, record, name)]
+
+
+def waits(job: Job, record: Record, name: str) -> bool:
+    """Whether a metric that scores all videos together has not had its turn."""
+    asked = name in record.metrics and record.metrics[name].reason != WAITS
+    return job.metrics[name].together and not asked
 
 
 def save_if_settled(job: Job, cell: Cell, record: Record) -> None:
@@ -268,9 +280,10 @@ def stale(job: Job, cell: Cell, record: Record) -> list[str]:
     """The job's metrics that a record lacks, has in another version or within other masks, or has null though
     required.
 
-    Other null values wait for ``action=score``: a second run shall compute nothing.
+    Other null values wait for ``action=score``: a second run shall compute nothing. Metrics that score all
+    videos together are ``harness/cells/batch.py``'s.
     """
-    versions = {name: metric_version(metric, job.tracker) for name, metric in job.metrics.items()}
+    versions = {name: metric_version(metric, job.tracker) for name, metric in _alone(job).items()}
     masks = masks_of(job, cell.clip)
     return [
         name
@@ -346,7 +359,7 @@ def rescore(
             say(f"{cell.path}: has not run, so there is nothing to score (action=run runs it)")
             continue
         outcome.records.append(record)
-        names = list(job.metrics) if everything else _to_rescore(job, cell, record)
+        names = list(_alone(job)) if everything else _to_rescore(job, cell, record)
         if record.frames_sha256 is None or not (names or record.status == "unscored"):
             save_if_settled(job, cell, record)
             outcome.reused += 1
@@ -372,7 +385,7 @@ def _to_rescore(job: Job, cell: Cell, record: Record) -> list[str]:
         name for name in null if record.metrics[name].reason == UNTRAINED or not record.metrics[name].applies
     }
     old = stale(job, cell, record)
-    return [name for name in job.metrics if name in null or name in old]
+    return [name for name in _alone(job) if name in null or name in old]
 
 
 def store_levels(job: Job, plan: Plan, cells: Sequence[Cell], note: Note | None = None) -> None:

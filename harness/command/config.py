@@ -149,14 +149,18 @@ def _check_secrets(secrets: Mapping[Key, str], plugins: Mapping[Key, Plugin]) ->
         where = ".".join(map(str, key))
         named = [part for part in key if isinstance(part, str)]
         in_version = any(
-            key[: len(at)] == at and ".".join(map(str, key[len(at) :])) not in plugin.outside_id
-            for at, plugin in plugins.items()
+            key[: len(at)] == at and not _outside(key[len(at) :], plugin) for at, plugin in plugins.items()
         )
         if named[-1] in SHOWN or in_version:
             raise InputError(
                 f"{where}: stands in records and tables, which show no value of ${{oc.env:...}} or "
                 f"environment; let the shell fill it in: {where}=$NAME"
             )
+
+
+def _outside(key: Key, plugin: Plugin) -> bool:
+    """Whether the key of a plug-in, or one that holds it, is ``outside_id``."""
+    return any(".".join(map(str, key[:length])) in plugin.outside_id for length in range(1, len(key) + 1))
 
 
 def _not_finite(value: Any, where: str = "") -> Iterator[tuple[str, float]]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.cells import score
+from harness.cells.batch import score_together
 from harness.cells.compute import finished
 from harness.cells.job import Job
 from harness.cells.plan import Cell
@@ -55,7 +56,12 @@ def work(
             orders.file.unlink(missing_ok=True)
             for one in planned:
                 one.job.hidden.scrub(orders.run.folder)
-        ended = [(one.job, one.plan, _outcome(one, orders)) for one in planned if one.plan is not None]
+        changed: set[str] = set()
+        for one in planned:
+            changed |= set(score_together(one.job, one.cells, progress.note, engine.locks))
+        ended = [
+            (one.job, one.plan, _outcome(one, orders, changed)) for one in planned if one.plan is not None
+        ]
         for one in planned:
             assert one.plan is not None
             score.store_levels(one.job, one.plan, one.cells, progress.note)
@@ -149,15 +155,15 @@ def _until_done(engine: WorkerEngine, orders: Orders, watch: Watch) -> list[int]
     return engine.codes()
 
 
-def _outcome(one: Prepared, orders: Orders | None) -> Outcome:
+def _outcome(one: Prepared, orders: Orders | None, changed: set[str]) -> Outcome:
     """One job's records in the plan's order, and how many this run computed or rescored."""
     found = [store.read_record(one.job.results / cell.path) for cell in one.cells]
     records = [record for record in found if record is not None]
-    computed = sum(orders is not None and record.run == orders.id for record in records)
+    others = [record for record in records if orders is None or record.run != orders.id]
     rescored = sum(
-        orders is not None and record.run != orders.id and record.scored >= orders.began for record in records
+        record.id in changed or (orders is not None and record.scored >= orders.began) for record in others
     )
-    return Outcome(records, computed, len(records) - computed - rescored, rescored)
+    return Outcome(records, len(records) - len(others), len(others) - rescored, rescored)
 
 
 class Watch:

@@ -1,8 +1,8 @@
 """Where things lie in a results folder: the one file that knows file names.
 
 ``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
-``tracks/``; ``flow/``; ``locks/``; ``runs/``. A finished cell of another device stands beside its own as
-``<clip>-<id>@<device>``, what this version must not touch as ``<clip>-<id>.aside``.
+``tracks/``; ``flow/``; ``scorers/``; ``locks/``; ``runs/``. A finished cell of another device stands beside
+its own as ``<clip>-<id>@<device>``, what this version must not touch as ``<clip>-<id>.aside``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ATTEMPTS = "attempts"
 """In a cell's folder while it runs: how often it was begun."""
 
 PLANS, CELLS, LEVELS, LOCKS, RUNS = "plans", "cells", "levels", "locks", "runs"
-REFERENCE_TRACKS, FLOW = "tracks", "flow"
+REFERENCE_TRACKS, FLOW, SCORERS = "tracks", "flow", "scorers"
 
 Note = Callable[[str], None]
 

@@ -16,7 +16,8 @@ import pytest
 
 from datasets.errors import InputError
 from datasets.files import Unwritable
-from methods.external import External, ProgramFailed, ProgramTimeout
+from datasets.program import ProgramFailed, ProgramTimeout
+from methods.external import External
 from methods.interface import VideoMethod, VideoRequest
 from methods.precomputed import Precomputed
 
