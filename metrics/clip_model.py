@@ -272,8 +272,12 @@ def load_clip(name: str, checkpoint: str | None = None) -> ClipModel:
 @lru_cache(maxsize=2)
 def _load(name: str, checkpoint: str | None, weights: str) -> ClipModel:
     if name == SPRITES:
-        return _load_tiny(_tiny_folder(checkpoint), weights)
-    return _load_open_clip(name, _fetch_weights(name, checkpoint), weights)
+        clip = _load_tiny(_tiny_folder(checkpoint), weights)
+    else:
+        clip = _load_open_clip(name, _fetch_weights(name, checkpoint), weights)
+    # Not in the constructor: a copy that shows frames otherwise must not share them.
+    clip._kept.network = clip.id if weights else ""
+    return clip
 
 
 def weights_id(name: str, checkpoint: str | None = None) -> str:

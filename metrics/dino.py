@@ -149,7 +149,9 @@ def _load(checkpoint: str | None, weights: str) -> Dino:
     )
     inside = model.embeddings
     inside.interpolate_pos_encoding = partial(positions, inside.position_embeddings, inside.patch_size)
-    return Dino(f"{REPOSITORY if checkpoint is None else 'DINO'} {weights}", model.float().eval())
+    dino = Dino(f"{REPOSITORY if checkpoint is None else 'DINO'} {weights}", model.float().eval())
+    dino._kept.network = f"DINO {weights}" if weights else ""
+    return dino
 
 
 def weights_of(checkpoint: str | None) -> Sequence[Path]:

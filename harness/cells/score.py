@@ -22,7 +22,7 @@ from harness.cells.tracks import KeptTracks
 from harness.records import store
 from harness.records.identity import WEIGHTS, configuration, same_version
 from harness.records.record import CUT, Compared, Failure, MetricValue, Plan, Record
-from metrics.flow_grid import keep_in
+from metrics import features, flow_grid
 from metrics.interface import WAITS, Metric, MetricUnavailable, Sample, Score, Tracker
 
 if TYPE_CHECKING:
@@ -185,6 +185,12 @@ def means_nothing(job: Job, metric: Metric) -> bool:
     return job.method.uses_backbone and job.backbone.untrained and metric.quality
 
 
+def _share(job: Job) -> None:
+    """Flow and features of videos are computed once, whichever worker needs them first."""
+    flow_grid.keep_in(job.results / store.FLOW)
+    features.keep_in(job.results / store.FEATURES)
+
+
 def score_cell(
     job: Job,
     cell: Cell,
@@ -200,7 +206,7 @@ def score_cell(
     reason; so does every quality metric of an untrained backbone.
     """
     metrics = {name: metric for name, metric in job.metrics.items() if names is None or name in names}
-    keep_in(job.results / store.FLOW)
+    _share(job)
     sample = sample_of(job, cell, clip, generated, compared)
     masks = masks_of(job, clip.info)
     kept = kept_tracks(job, cell, sample, metrics.values())
@@ -455,7 +461,7 @@ def _scored(job: Job, cells: Sequence[Cell]) -> tuple[list[tuple[Cell, Record]],
 
 def _samples(job: Job, scored: Sequence[tuple[Cell, Record]], metric: Metric) -> Iterator[Sample]:
     load = lru_cache(maxsize=1)(job.dataset.load)
-    keep_in(job.results / store.FLOW)
+    _share(job)
     for cell, record in scored:
         frames = kept_frames(job, cell, record)
         if frames is not None:

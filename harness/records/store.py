@@ -35,7 +35,7 @@ ATTEMPTS = "attempts"
 """In a cell's folder while it runs: how often it was begun."""
 
 PLANS, CELLS, LEVELS, LOCKS, RUNS = "plans", "cells", "levels", "locks", "runs"
-REFERENCE_TRACKS, FLOW, SCORERS = "tracks", "flow", "scorers"
+REFERENCE_TRACKS, FLOW, FEATURES, SCORERS = "tracks", "flow", "features", "scorers"
 
 Note = Callable[[str], None]
 

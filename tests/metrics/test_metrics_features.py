@@ -48,3 +48,41 @@ def test_another_way_of_showing_frames_to_a_network_has_features_of_its_own():
     dark = replace(clip, preprocess=lambda frames: 0 * clip.preprocess(frames))
     assert not np.allclose(dark.image_features(frames), own)
     assert clip.image_features(frames) is own
+
+
+def test_a_named_network_shares_features_with_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_folder", None)
+    features.keep_in(tmp_path / "features")
+    read: list[str] = []
+
+    def reader(name):
+        def read_frames(frames):
+            read.append(name)
+            return np.random.default_rng(len(name)).random((len(frames), 3), np.float32)
+
+        return read_frames
+
+    frames = np.full((2, 4, 4, 3), 7, np.uint8)
+    first = KeptFeatures("a").of(frames, reader("a"))
+    assert np.array_equal(KeptFeatures("a").of(frames, reader("again")), first) and read == ["a"]
+    other = KeptFeatures("bb").of(frames, reader("bb"))
+    assert not np.array_equal(other, first) and read == ["a", "bb"]
+    KeptFeatures().of(frames, reader("nameless"))
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    for path in (tmp_path / "features").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert np.array_equal(KeptFeatures("a").of(frames, reader("a")), first) and read[-1] == "a"
+
+
+def test_a_clip_that_shows_frames_otherwise_does_not_share_them(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from metrics.clip_model import load_clip
+
+    monkeypatch.setattr(features, "_folder", tmp_path)
+    clip = load_clip("sprites")
+    frames = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    own = clip.image_features(frames)
+    dark = replace(clip, preprocess=lambda frames: 0 * clip.preprocess(frames))
+    assert not np.allclose(dark.image_features(frames), own)
+    assert len(list(tmp_path.iterdir())) == 1
