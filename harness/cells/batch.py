@@ -130,13 +130,15 @@ class _Batch:
         return self._write(due, scores)
 
     def _scores(self, unscored: Sequence[tuple[Cell, Record]]) -> dict[str, Score]:
-        folder = self.job.results / store.SCORERS / store.safe(self.name) / secrets.token_hex(4)
+        # The program may run elsewhere.
+        results = self.job.results.absolute()
+        folder = results / store.SCORERS / store.safe(self.name) / secrets.token_hex(4)
         references = folder / "references"
         references.mkdir(parents=True)
         try:
             videos, scores = self._videos(unscored, references)
             if videos:
-                where = folder.relative_to(self.job.results)
+                where = folder.relative_to(results)
                 self.say(f"{self.name}: its program scores {len(videos)} videos ({where} has its log)")
                 given = self.metric.score_all(videos, folder, self.job.device)
                 ids = [video.id for video in videos]
@@ -181,7 +183,7 @@ class _Batch:
                     missing[record.id] = Score(None, reason=f"its clip cannot be read: {error}")
                     continue
                 beside = score.sample_of(self.job, cell, clip, frames, record.compared).reference
-                written[key] = references.absolute() / f"{len(written)}.mkv"
+                written[key] = references / f"{len(written)}.mkv"
                 video.write_ffv1(written[key], beside, fps)
             videos.append(
                 Stored(

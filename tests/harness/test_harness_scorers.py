@@ -136,6 +136,19 @@ for video in job["videos"]:
         assert not Path(told["reference"]).exists(), "references take room"
 
 
+def test_a_program_in_a_folder_of_its_own_finds_what_lies_in_a_relative_results_folder(
+    rig, tmp_path, monkeypatch
+):
+    rig.write(
+        "assert all(os.path.exists(one[key]) for one in job['videos'] for key in ('video', 'reference'))"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    rig.results = Path("results")
+    rig.go(rig.scorer(folder="elsewhere"))
+    assert [value["value"] for value in rig.values()] == [1.0, 2.0, 3.0]
+
+
 def test_seeds_of_a_clip_share_a_reference(rig):
     rig.go(seeds=[0, 1], dataset=Squares(clips=2))
     (path,) = rig.results.glob("scorers/quality/*/job.json")
@@ -389,6 +402,14 @@ def test_a_cell_that_another_process_holds_is_waited_for(rig):
     changed = batch.score_together(rig.job(), cells, note)
     assert set(changed) == {cell.id for cell in cells} and any("waiting" in line for line in lines)
     assert all(value["value"] is not None for value in rig.values())
+
+
+def test_leases_hold_where_there_are_no_locks(rig):
+    one = make_job(rig.results, metrics={"likeness": Likeness()})
+    _, cells = planned(one)
+    run.run(one, *planned(one))
+    assert len(batch.score_together(rig.job(), cells, lambda _: None, locks="lease")) == 3
+    assert [value["value"] for value in rig.values()] == [1.0, 2.0, 3.0]
 
 
 def test_a_cell_made_anew_while_the_program_runs_is_not_given_the_old_video_s_value(rig):

@@ -105,14 +105,15 @@ def check(root):
     assert made.values.loc["crisp", "sharpness"] > 10 * made.values.loc["soft", "sharpness"]
 
 
-@pytest.mark.parametrize("engine", ["here", "local"])
-def test_a_scorer_is_added_on_the_command_line(root, run, engine):
-    code, out, err = run(WORDS, f"execute={engine}")
+@pytest.mark.parametrize("words", [["execute=here"], ["execute=local", "measure.quiet=false"]])
+def test_a_scorer_is_added_on_the_command_line(root, run, words):
+    """Here, and by workers with a process of their own for the other metrics."""
+    code, out, err = run(WORDS, *words)
     assert code == 0, err
     assert "Sharpness" in out
     check(root)
     assert err.count("sharpness: its program scores 2 videos") == 2, "once a job: each method is one"
-    code, _, err = run(WORDS, f"execute={engine}")
+    code, _, err = run(WORDS, *words)
     assert code == 0 and "its program scores" not in err
 
 
