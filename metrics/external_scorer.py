@@ -129,7 +129,7 @@ class ExternalScorer(Metric, kind="external"):
             self._program.run(job, log)
             answers = self._answers(output, log)
         except (InputError, ProgramFailed, ProgramTimeout) as error:
-            failed = Score(None, reason=str(error), details=details)
+            failed = Score(None, reason=str(error), details=details, fault=True)
             return {video.id: failed for video in videos}
         return {name: _score(answer, details) for name, answer in answers.items()}
 
@@ -155,10 +155,11 @@ def _score(answer: Any, details: dict[str, float | int | str]) -> Score:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         reason = f"its program's answer cannot be used: {where}: {first['msg']} (it gave {answer!r:.80})"
-        return Score(None, reason=reason, details=details)
+        return Score(None, reason=reason, details=details, fault=True)
     if read.value is None:
-        reason = read.reason or "its program gave no value and no reason"
-        return Score(None, reason=" ".join(reason.split()), details={**read.details, **details})
+        reason = " ".join((read.reason or "").split())
+        told = reason or "its program gave no value and no reason"
+        return Score(None, reason=told, details={**read.details, **details}, fault=not reason)
     per_frame = None if read.per_frame is None else tuple(read.per_frame)
     return Score(read.value, per_frame=per_frame, details={**read.details, **details})
 

@@ -72,7 +72,8 @@ class Score:
     """One metric's result. ``value`` is None only with a ``reason``.
 
     ``applies`` is False where the metric has no meaning for the clip (it needs a truth that only rendered
-    clips have, say), so that there is nothing to mend.
+    clips have, say), so that there is nothing to mend. ``fault``: a program of the user's did not give what
+    it should, which the command's exit code tells.
     """
 
     value: float | None
@@ -80,6 +81,7 @@ class Score:
     per_frame: tuple[float, ...] | None = None
     details: Details = field(default_factory=dict)
     applies: bool = True
+    fault: bool = False
 
 
 @dataclass

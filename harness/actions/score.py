@@ -34,16 +34,18 @@ class Score(Action):
                 began = datetime.now(UTC).isoformat(timespec="microseconds")
                 everything = not one.job.resume
                 outcome = rescore(one.job, one.plan, one.cells, everything, note=say)
-                changed = score_together(one.job, one.cells, say, again=True, everything=everything)
-                records = [changed.get(record.id, record) for record in outcome.records]
+                together = score_together(one.job, one.cells, say, again=True, everything=everything)
+                records = [together.changed.get(record.id, record) for record in outcome.records]
                 rescored = sum(record.scored >= began for record in records)
-                outcome = Outcome(records, reused=len(records) - rescored, rescored=rescored)
+                reused = len(records) - rescored
+                outcome = Outcome(records, reused=reused, rescored=rescored, fault=together.fault)
                 ended.append((one.job, one.plan, outcome))
         if ended:
             from reports.outcome import show
 
             show(ended)
-        return max((int(bool(outcome.failed)) for _, _, outcome in ended), default=0)
+        codes = [2 if outcome.fault else int(bool(outcome.failed)) for _, _, outcome in ended]
+        return max(codes, default=0)
 
 
 __all__ = ["Score"]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.cells import score
 from harness.cells.locks import POLL, CellLock, Locks, Queue, busy
@@ -29,6 +29,13 @@ GONE = "its frames were not kept (keep_frames=true keeps them)"
 NOTHING = "its program gave no score for it"
 
 
+class Together(NamedTuple):
+    """The records that were changed, by id, and whether a program did not give what it should."""
+
+    changed: dict[str, Record]
+    fault: bool
+
+
 def score_together(
     job: Job,
     cells: Sequence[Cell],
@@ -36,8 +43,8 @@ def score_together(
     locks: Locks = "auto",
     again: bool = False,
     everything: bool = False,
-) -> dict[str, Record]:
-    """Put the values of the metrics that score ``together`` into the cells' records; those changed, by id.
+) -> Together:
+    """Put the values of the metrics that score ``together`` into the cells' records.
 
     Scored are cells with a video whose value is missing or of another version; ``again``: or null;
     ``everything``: all. Videos are read from ``frames.mkv``; a line by ``note`` for each reason that some
@@ -48,13 +55,15 @@ def score_together(
         note(job.hidden.secrets(line))
 
     changed: dict[str, Record] = {}
+    fault = False
     for name, metric in job.metrics.items():
         if metric.together:
             batch = _Batch(job, name, metric, locks, say, again, everything)
             if batch.due(cells):
                 with _turn(job.results, name, locks, say):
                     changed |= batch.settle(cells)
-    return changed
+                fault = fault or batch.fault
+    return Together(changed, fault)
 
 
 @contextlib.contextmanager
@@ -88,6 +97,7 @@ class _Batch:
     def __post_init__(self) -> None:
         self.version = score.metric_version(self.metric, self.job.tracker)
         self.untrained = score.means_nothing(self.job, self.metric)
+        self.fault = False
 
     def due(self, cells: Sequence[Cell]) -> list[tuple[Cell, Record]]:
         """The cells whose record is to change, with their records."""
@@ -130,18 +140,21 @@ class _Batch:
         return self._write(due, scores)
 
     def _scores(self, unscored: Sequence[tuple[Cell, Record]]) -> dict[str, Score]:
-        folder = self.job.results / store.SCORERS / store.safe(self.name) / secrets.token_hex(4)
+        # The program may run elsewhere.
+        results = self.job.results.absolute()
+        folder = results / store.SCORERS / store.safe(self.name) / secrets.token_hex(4)
         references = folder / "references"
         references.mkdir(parents=True)
         try:
             videos, scores = self._videos(unscored, references)
             if videos:
-                where = folder.relative_to(self.job.results)
+                where = folder.relative_to(results)
                 self.say(f"{self.name}: its program scores {len(videos)} videos ({where} has its log)")
                 given = self.metric.score_all(videos, folder, self.job.device)
                 ids = [video.id for video in videos]
-                scores |= {one: given.get(one, Score(None, reason=NOTHING)) for one in ids}
+                scores |= {one: given.get(one, Score(None, reason=NOTHING, fault=True)) for one in ids}
                 unknown = [one for one in given if one not in ids]
+                self.fault = bool(unknown) or any(one.fault for one in scores.values())
                 if unknown:
                     self.say(
                         f"{self.name}: its program gave {len(unknown)} scores of videos that it was not "
@@ -181,7 +194,7 @@ class _Batch:
                     missing[record.id] = Score(None, reason=f"its clip cannot be read: {error}")
                     continue
                 beside = score.sample_of(self.job, cell, clip, frames, record.compared).reference
-                written[key] = references.absolute() / f"{len(written)}.mkv"
+                written[key] = references / f"{len(written)}.mkv"
                 video.write_ffv1(written[key], beside, fps)
             videos.append(
                 Stored(

@@ -232,8 +232,9 @@ def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = Non
     with Progress() as progress:
         worker = Worker(Run(job.results, job.engine.retries), progress, loaded=loaded or Loaded())
         ended = worker.work(items(job, cells))
-        changed = score_together(job, cells, progress.note)
-        outcome = outcome_of([(item, done.after(changed)) for item, done in ended])
+        together = score_together(job, cells, progress.note)
+        outcome = outcome_of([(item, done.after(together.changed)) for item, done in ended])
+        outcome.fault = together.fault
         score.store_levels(job, plan, cells, progress.note)
     return outcome
 
@@ -241,8 +242,9 @@ def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = Non
 def outcome_of(ended: Sequence[tuple[Item, Ended]]) -> Outcome:
     """One job's records in the plan's order, and how many were computed, rescored, reused."""
     by_place = sorted(ended, key=lambda pair: pair[0].place)
-    counts = {how: sum(done.how == how for _, done in ended) for how in ("computed", "rescored", "reused")}
-    return Outcome([done.record for _, done in by_place], **counts)
+    how = Counter(done.how for _, done in ended)
+    records = [done.record for _, done in by_place]
+    return Outcome(records, computed=how["computed"], reused=how["reused"], rescored=how["rescored"])
 
 
 __all__ = ["Item", "Scorer", "Shows", "Worker", "items", "label", "outcome_of", "run"]

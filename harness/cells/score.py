@@ -40,13 +40,15 @@ class Outcome:
     """What became of a plan's cells. ``records`` are in the plan's order.
 
     ``computed`` cells were generated (or failed trying), ``rescored`` ones only
-    scored again from their frames, ``reused`` ones left as they were.
+    scored again from their frames, ``reused`` ones left as they were. ``fault``: an external scorer did not
+    give what it should.
     """
 
     records: list[Record]
     computed: int = 0
     reused: int = 0
     rescored: int = 0
+    fault: bool = False
 
     @property
     def failed(self) -> list[Record]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.cells import score
-from harness.cells.batch import score_together
+from harness.cells.batch import Together, score_together
 from harness.cells.compute import finished
 from harness.cells.job import Job
 from harness.cells.plan import Cell
@@ -56,12 +56,11 @@ def work(
             orders.file.unlink(missing_ok=True)
             for one in planned:
                 one.job.hidden.scrub(orders.run.folder)
-        changed: set[str] = set()
+        ended: list[Ended] = []
         for one in planned:
-            changed |= set(score_together(one.job, one.cells, progress.note, engine.locks))
-        ended = [
-            (one.job, one.plan, _outcome(one, orders, changed)) for one in planned if one.plan is not None
-        ]
+            assert one.plan is not None
+            together = score_together(one.job, one.cells, progress.note, engine.locks)
+            ended.append((one.job, one.plan, _outcome(one, orders, together)))
         for one in planned:
             assert one.plan is not None
             score.store_levels(one.job, one.plan, one.cells, progress.note)
@@ -84,6 +83,8 @@ def _unfinished(planned: Sequence[Prepared], progress: Progress, remote: bool) -
 
 def _code(one: Prepared, outcome: Outcome) -> int:
     missing = len(one.cells) - len(outcome.records)
+    if outcome.fault:
+        return 2
     return 1 if outcome.failed or (missing and one.job.engine.on_error != "stop") else 0
 
 
@@ -155,15 +156,17 @@ def _until_done(engine: WorkerEngine, orders: Orders, watch: Watch) -> list[int]
     return engine.codes()
 
 
-def _outcome(one: Prepared, orders: Orders | None, changed: set[str]) -> Outcome:
+def _outcome(one: Prepared, orders: Orders | None, together: Together) -> Outcome:
     """One job's records in the plan's order, and how many this run computed or rescored."""
     found = [store.read_record(one.job.results / cell.path) for cell in one.cells]
     records = [record for record in found if record is not None]
     others = [record for record in records if orders is None or record.run != orders.id]
     rescored = sum(
-        record.id in changed or (orders is not None and record.scored >= orders.began) for record in others
+        record.id in together.changed or (orders is not None and record.scored >= orders.began)
+        for record in others
     )
-    return Outcome(records, len(records) - len(others), len(others) - rescored, rescored)
+    computed = len(records) - len(others)
+    return Outcome(records, computed, len(others) - rescored, rescored, together.fault)
 
 
 class Watch:

@@ -39,6 +39,7 @@ class Here(Engine):
                 continue
             store.save_plan(one.job.results, one.plan)
             ended.append((one.job, one.plan, outcome))
+            code = 2 if outcome.fault else code
             if outcome.failed:
                 code = max(code, 1)
                 if self.on_error == "stop":

@@ -136,6 +136,19 @@ for video in job["videos"]:
         assert not Path(told["reference"]).exists(), "references take room"
 
 
+def test_a_program_in_a_folder_of_its_own_finds_what_lies_in_a_relative_results_folder(
+    rig, tmp_path, monkeypatch
+):
+    rig.write(
+        "assert all(os.path.exists(one[key]) for one in job['videos'] for key in ('video', 'reference'))"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    rig.results = Path("results")
+    rig.go(rig.scorer(folder="elsewhere"))
+    assert [value["value"] for value in rig.values()] == [1.0, 2.0, 3.0]
+
+
 def test_seeds_of_a_clip_share_a_reference(rig):
     rig.go(seeds=[0, 1], dataset=Squares(clips=2))
     (path,) = rig.results.glob("scorers/quality/*/job.json")
@@ -216,7 +229,8 @@ def test_another_label_or_direction_calls_no_program_and_stands_in_the_records(r
 )
 def test_an_answer_that_cannot_be_used_is_null_and_said_and_the_others_stay(rig, capsys, body, reason):
     rig.write(body)
-    assert rig.go().ok
+    outcome = rig.go()
+    assert outcome.ok and outcome.fault == ("short" not in body)
     first, second, third = rig.values()
     assert (first["value"], second["value"], third["value"]) == (1.0, None, 3.0)
     assert reason in second["reason"] and "\n" not in second["reason"]
@@ -226,7 +240,7 @@ def test_an_answer_that_cannot_be_used_is_null_and_said_and_the_others_stay(rig,
 
 def test_a_score_of_a_video_that_was_not_given_is_said_and_left_out(rig, capsys):
     rig.write("scores['0123456789abcdef'] = 5.0")
-    rig.go()
+    assert rig.go().fault
     assert [value["value"] for value in rig.values()] == [1.0, 2.0, 3.0]
     err = " ".join(capsys.readouterr().err.split())
     assert "gave 1 scores of videos that it was not given, the first of '0123456789abcdef'" in err
@@ -255,7 +269,7 @@ def test_what_a_program_says_besides_the_value_is_kept(rig):
 def test_a_program_that_fails_gives_no_value_and_names_its_log(rig, capsys, body, end, keys, reason):
     rig.write(body, end)
     outcome = rig.go(rig.scorer(**keys))
-    assert outcome.ok, "the videos are good"
+    assert outcome.ok and outcome.fault, "the videos are good"
     (attempt,) = (rig.results / "scorers" / "quality").iterdir()
     for value in rig.values():
         assert value["value"] is None and reason in value["reason"]
@@ -386,9 +400,18 @@ def test_a_cell_that_another_process_holds_is_waited_for(rig):
             assert rig.values()[0] is None
             lock.release()
 
-    changed = batch.score_together(rig.job(), cells, note)
+    changed = batch.score_together(rig.job(), cells, note).changed
     assert set(changed) == {cell.id for cell in cells} and any("waiting" in line for line in lines)
     assert all(value["value"] is not None for value in rig.values())
+
+
+def test_leases_hold_where_there_are_no_locks(rig):
+    one = make_job(rig.results, metrics={"likeness": Likeness()})
+    _, cells = planned(one)
+    run.run(one, *planned(one))
+    together = batch.score_together(rig.job(), cells, lambda _: None, locks="lease")
+    assert len(together.changed) == 3 and not together.fault
+    assert [value["value"] for value in rig.values()] == [1.0, 2.0, 3.0]
 
 
 def test_a_cell_made_anew_while_the_program_runs_is_not_given_the_old_video_s_value(rig):
@@ -405,7 +428,7 @@ def test_a_cell_made_anew_while_the_program_runs_is_not_given_the_old_video_s_va
             record.frames_sha256 = "another"
             store.save_record(folder, record)
 
-    changed = batch.score_together(rig.job(), cells, note)
+    changed = batch.score_together(rig.job(), cells, note).changed
     assert set(changed) == {cell.id for cell in cells[1:]}
     assert rig.values()[0] is None and any("made anew meanwhile" in line for line in lines)
 

@@ -105,14 +105,15 @@ def check(root):
     assert made.values.loc["crisp", "sharpness"] > 10 * made.values.loc["soft", "sharpness"]
 
 
-@pytest.mark.parametrize("engine", ["here", "local"])
-def test_a_scorer_is_added_on_the_command_line(root, run, engine):
-    code, out, err = run(WORDS, f"execute={engine}")
+@pytest.mark.parametrize("words", [["execute=here"], ["execute=local", "measure.quiet=false"]])
+def test_a_scorer_is_added_on_the_command_line(root, run, words):
+    """Here, and by workers with a process of their own for the other metrics."""
+    code, out, err = run(WORDS, *words)
     assert code == 0, err
     assert "Sharpness" in out
     check(root)
     assert err.count("sharpness: its program scores 2 videos") == 2, "once a job: each method is one"
-    code, _, err = run(WORDS, f"execute={engine}")
+    code, _, err = run(WORDS, *words)
     assert code == 0 and "its program scores" not in err
 
 
@@ -131,6 +132,29 @@ def test_action_score_adds_one_to_videos_that_are_there(root, run):
     assert code == 0, err
     assert "Sharpness" in out and "its program scores 2 videos" in err
     check(root)
+
+
+WRONG = """
+import json, sys
+job = json.load(open(sys.argv[-1]))
+scores = {video["id"]: 1.0 if video["clip"] == "one" else float("nan") for video in job["videos"]}
+json.dump({**scores, "0123456789abcdef": 2.0}, open(job["output"], "w"))
+"""
+
+
+@pytest.mark.parametrize("words", [["execute=here"], ["execute=local"], ["action=score"]])
+def test_a_program_that_answers_wrongly_is_exit_code_2_and_nothing_is_lost(root, run, words):
+    if words == ["action=score"]:
+        assert run("method.name=crisp")[0] == 0
+    (root / "wrong.py").write_text(WRONG)
+    keys = f"{TARGET},name:wrong,label:Wrong,command:['{sys.executable}','{root / 'wrong.py'}']"
+    code, out, err = run(f"+metrics.metrics.wrong={{{keys}}}", "method.name=crisp", *words)
+    assert code == 2 and "Wrong" in out
+    (nan,) = [line for line in err.splitlines() if "without a value" in line]
+    (unknown,) = [line for line in err.splitlines() if "not given" in line]
+    assert "two-" in nan and "it gave nan" in nan and "0123456789abcdef" in unknown
+    assert {one["clip"]: one["metrics"]["wrong"]["value"] for one in records(root)} == {"one": 1, "two": None}
+    assert {one["status"] for one in records(root)} == {"ok"}
 
 
 def test_a_wrong_key_of_a_scorer_is_bad_input(run):
@@ -164,7 +188,7 @@ def test_secrets_of_a_scorer_stand_in_nothing_that_is_written(root, run, monkeyp
         "+metrics.metrics.login.options={key:'${oc.env:KEY}'}",
         "method.name=crisp",
     )
-    assert code == 0, err
+    assert code == (2 if fails else 0), err
     assert "login" in err and TOKEN not in out + err and KEY not in out + err
     written = {path: path.read_bytes() for path in (root / "r").rglob("*") if path.is_file()}
     assert any(path.name == "log.txt" and b"options: " in text for path, text in written.items())
