@@ -14,7 +14,8 @@ from harness.records import store
 from reports.tables import tables
 
 SIZES = {"short": (9, 48, 64), "mid": (18, 64, 48), "long": (26, 48, 80)}
-BRIEF = ("wandb=disabled", "execute=here", "~metrics.metrics.motion_fidelity_legacy")
+SLOW = ("motion_fidelity_legacy", "warp_consistency", "ftd")
+BRIEF = ("wandb=disabled", "execute=here", *(f"~metrics.metrics.{name}" for name in SLOW))
 
 
 def moving(frames, height, width, seed=0, step=1):

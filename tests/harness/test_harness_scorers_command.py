@@ -71,6 +71,8 @@ def run(root, monkeypatch, capsys):
                 "~metrics.metrics.motion_fidelity_legacy",
                 "~metrics.metrics.clip_t",
                 "~metrics.metrics.clip_f",
+                "~metrics.metrics.warp_consistency",
+                "~metrics.metrics.ftd",
             ),
             *(() if any(word.startswith("execute=") for word in words) else ("execute=here",)),
         ]
