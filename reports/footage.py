@@ -50,7 +50,7 @@ def _beside(record: Record) -> Iterator[str]:
         yield f"{own}, the clip {its}: {compared.frames} frames compared by time"
     elif ours.frames != theirs.frames:
         yield f"{own}, the clip {its}: the first {compared.frames} of both compared"
-    elif ours.fps != theirs.fps:
+    elif own != its:
         yield f"{own}, the clip {its}: compared frame by frame"
     if (ours.width, ours.height) != (theirs.width, theirs.height):
         size = "its reference's size" if own_size(record) else f"{theirs.width}x{theirs.height}"

@@ -21,6 +21,8 @@ MOMENTS = ("plans/*.json", "cells/*/*/*/video.mp4", "cells/*/*/*/record.json")
 def start(results: Path) -> subprocess.Popen[bytes]:
     words = [
         "limit=2",
+        "~metrics.metrics.ftd",
+        "~metrics.metrics.warp_consistency",
         "frames=9",
         "backbone.steps=3",
         "method.optimiser.iterations=2",

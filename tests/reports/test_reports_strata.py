@@ -18,7 +18,14 @@ SLOW = ("motion_fidelity", "motion_fidelity_legacy", "warp_consistency", "backgr
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strata")
-    words = ["method=none", "backbone.steps=1", f"results={folder}", "wandb=disabled", "execute=here"]
+    words = [
+        "method=none",
+        "backbone.steps=1",
+        "frames=5",
+        f"results={folder}",
+        "wandb=disabled",
+        "execute=here",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["harness", *words, *(f"~metrics.metrics.{name}" for name in SLOW)])
         assert cli.main() == 0
