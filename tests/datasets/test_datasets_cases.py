@@ -19,7 +19,11 @@ from datasets import video
 from datasets.davis import Davis
 from datasets.errors import InputError
 from datasets.folder import Folder
+from datasets.images import resize_crop
 from harness import __main__ as cli
+from metrics.interface import Sample
+from metrics.motion_fidelity import MotionFidelity
+from metrics.trackers.dis import Dis
 
 CASES = Path(os.environ.get("VMTBENCH_CASES") or "no folder named")
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="VMTBENCH_CASES names no folder of cases")
@@ -180,3 +184,20 @@ def test_videos_of_another_length_or_rate_are_said_to_be(run, name, says):
     assert any(says in note for note in record["notes"])
     assert record["compared"]["by"] == ("time" if name == "g_half.mp4" else "frame")
     assert "compared" in " ".join(out.split())
+
+
+def fidelity(generated, reference):
+    sample = Sample("clip", generated, reference, "", Dis("dis"))
+    return MotionFidelity("motion_fidelity").score(sample).value
+
+
+def test_what_once_fooled_motion_fidelity_no_longer_does():
+    """Its own mirror image scored .893, played backwards .872; a still with one moving dot .91."""
+    (path,) = (CASES / "motion").glob("2_car-turn_ref.*")
+    reference, _ = video.read_video(path, count=17)
+    assert fidelity(reference, reference) > 0.99
+    assert fidelity(reference[:, :, ::-1].copy(), reference) < 0.5
+    assert fidelity(reference[::-1].copy(), reference) < 0.5
+    dotted, _ = video.read_video(CASES / "motion/9_dot_lucia_gen.mp4", count=17)
+    beside = resize_crop(reference[: len(dotted)], *dotted.shape[1:3])
+    assert fidelity(dotted, beside) < 0.3
