@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import difflib
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pydantic.dataclasses import dataclass
 
 from datasets import images, video
 from datasets.errors import InputError
 from datasets.footage import FPS, Footage, Taken
-from datasets.frame_files import frame_files, junk
+from datasets.frame_files import FrameFiles, frame_files, junk
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
 from datasets.tables import Row, clip_name, find_file, read_table
@@ -25,6 +24,26 @@ COLUMNS = ("clip", "prompt")
 MORE = ("caption", "kind", "stride", "fps")
 KINDS = ("caption", "subject", "scene", "target")
 MASK = "_mask.png"
+
+
+class Source(NamedTuple):
+    """Where a clip lies; ``pictures``: those of a frame folder, None for a video."""
+
+    path: Path
+    pictures: FrameFiles | None = None
+
+    def available(self, taken: Taken) -> int:
+        """Frames at the rate wanted. Raises InputError where they cannot be counted."""
+        if self.pictures is None:
+            return video.count_frames(self.path, taken.fps)
+        return taken.available(len(self.pictures.frames), FPS)
+
+    def used(self, count: int, taken: Taken) -> list[Path]:
+        """The files that hold ``count`` frames."""
+        if self.pictures is None:
+            return [self.path]
+        frames = self.pictures.frames
+        return [frames[place] for place in taken.places(count, FPS) if place < len(frames)]
 
 
 @dataclass(config={"extra": "forbid"})
@@ -80,15 +99,15 @@ class Folder(Footage, kind="folder"):
         source, rows = sources[name], self._table(root, sources).get(name, [])
         taken = self._taken(rows)
         info = self._info(root, name, source, rows)
-        count = self.frames if self.frames != "auto" else self.count(_available(source, taken), taken)
+        count = self.frames if self.frames != "auto" else self.count(source.available(taken), taken)
         times = None
-        if source.is_dir():
-            frames = images.read_images(_used(source, count, taken))
+        if source.pictures is not None:
+            frames = images.read_images(source.used(count, taken))
         else:
-            frames, times, fps = video.read_timed(source, taken.start, count, taken.stride, taken.fps)
+            frames, times, fps = video.read_timed(source.path, taken.start, count, taken.stride, taken.fps)
             info = replace(info, fps=fps)
         if len(frames) < count:
-            raise InputError(f"{source}: only {len(frames)} of {count} frames can be decoded")
+            raise InputError(f"{source.path}: only {len(frames)} of {count} frames can be decoded")
         masks = self.resized_masks(_masks(root, name), frames)
         return Clip(info, self.resized(frames), masks, times=times)
 
@@ -97,31 +116,35 @@ class Folder(Footage, kind="folder"):
             raise InputError("dataset.root: not set; name a folder of videos (mp4, gif) or of frame folders")
         return Path(self.root).expanduser()
 
-    def _sources(self, root: Path) -> tuple[dict[str, Path], list[LeftOut]]:
+    def _sources(self, root: Path) -> tuple[dict[str, Source], list[LeftOut]]:
         """Videos and frame folders by clip name, and the folders that are none."""
         if not root.is_dir():
             raise InputError(f"dataset.root={root}: no such folder; name a folder of videos")
-        shown = [path for path in sorted(root.iterdir()) if not junk(path)]
-        found = [path for path in shown if path.is_file() and path.suffix.lower() in video.VIDEO_SUFFIXES]
+        found: dict[str, Source] = {}
         left_out = []
-        for folder in (path for path in shown if path.is_dir()):
-            reason = frame_files(folder).reason
-            if reason is None:
-                found.append(folder)
-            elif self.names is None or folder.name in self.names:
-                left_out.append(LeftOut(folder.name, reason))
+        for path in sorted(root.iterdir()):
+            if path.is_dir() and not junk(path):
+                source = Source(path, frame_files(path))
+            elif path.suffix.lower() in video.VIDEO_SUFFIXES and not junk(path):
+                source = Source(path)
+            else:
+                continue
+            name = _name_of(path)
+            reason = source.pictures.reason if source.pictures else None
+            if reason is not None:
+                if self.names is None or name in self.names:
+                    left_out.append(LeftOut(name, reason))
+            elif name in found:
+                raise InputError(f"{path}: another clip of the folder has this name; rename one")
+            else:
+                found[name] = source
         if not found:
             reasons = "".join(f"; {out.clip} {out.reason}" for out in left_out[:3])
             raise InputError(
                 f"dataset.root={root}: no clip there; put videos ({', '.join(video.VIDEO_SUFFIXES)}) or "
                 f"folders of pictures into it{reasons}"
             )
-        found.sort()
-        names = Counter(_name_of(path) for path in found)
-        for path in found:
-            if names[_name_of(path)] > 1:
-                raise InputError(f"{path}: another clip of the folder has this name; rename one")
-        return {_name_of(path): path for path in found}, left_out
+        return found, left_out
 
     def _table(self, root: Path, sources: Iterable[str]) -> dict[str, list[Row]]:
         """Rows of prompts.csv by clip, checked; those of a name that differs only in case are its clip's."""
@@ -158,7 +181,7 @@ class Folder(Footage, kind="folder"):
         return self.taken(None if stride is None else int(stride), fps)
 
     def _unusable(
-        self, root: Path, name: str, sources: Mapping[str, Path], table: Mapping[str, Sequence[Row]]
+        self, root: Path, name: str, sources: Mapping[str, Source], table: Mapping[str, Sequence[Row]]
     ) -> str | None:
         if name not in sources:
             return _absent(root, name, sources)
@@ -169,27 +192,26 @@ class Folder(Footage, kind="folder"):
             return f"has no prompt: add a row to {root / 'prompts.csv'}, or set dataset.prompt{hint}"
         taken = self._taken(table.get(name, []))
         try:
-            available = _available(sources[name], taken)
+            available = sources[name].available(taken)
         except InputError:
             return None
         return None if self.count(available, taken) else self.shortfall(available, taken)
 
-    def _info(self, root: Path, name: str, source: Path, rows: Sequence[Row]) -> ClipInfo:
+    def _info(self, root: Path, name: str, source: Source, rows: Sequence[Row]) -> ClipInfo:
         taken = self._taken(rows)
         count: int | None = None if self.frames == "auto" else self.frames
-        if self.frames == "auto":
-            with contextlib.suppress(InputError):
-                count = self.count(_available(source, taken), taken)
-        used = _used(source, count or 0, taken) if source.is_dir() else [source]
-        looks: list[str] = []
+        looks: tuple[str, ...] = ()
         remarks: tuple[str, ...] = ()
+        # What cannot be read fails where it is read.
         with contextlib.suppress(InputError):
-            if source.is_dir():
-                looks = list(images.remarks(used[0])) if used else []
-                remarks = (*frame_files(source).remarks, *looks)
-            else:
-                remarks = video.remarks(source)
-                looks = [remark for remark in remarks if not remark.startswith(video.VARIABLE)]
+            if count is None:
+                count = self.count(source.available(taken), taken)
+            if source.pictures is None:
+                looks, remarks = video.looks(source.path), video.remarks(source.path)
+            elif used := source.used(count, taken):
+                looks = images.looks(used[0])
+                remarks = source.pictures.remarks + looks
+        used = source.used(count or 0, taken)
         prompts = tuple(Prompt(row["prompt"], row["kind"] or "target") for row in rows)
         return ClipInfo(
             name=name,
@@ -223,18 +245,6 @@ def _absent(root: Path, name: str, sources: Iterable[str]) -> str:
         return f"is no clip: {there[0]} is neither a video ({kinds}) nor a folder of pictures"
     near = difflib.get_close_matches(name, list(sources), n=1)
     return f"is not in {root}" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _available(source: Path, taken: Taken) -> int:
-    """Frames of a clip at the rate wanted. Raises InputError where they cannot be counted."""
-    if source.is_dir():
-        return taken.available(len(frame_files(source).frames), FPS)
-    return video.count_frames(source, taken.fps)
-
-
-def _used(folder: Path, count: int, taken: Taken) -> list[Path]:
-    pictures = frame_files(folder).frames
-    return [pictures[place] for place in taken.places(count, FPS) if place < len(pictures)]
 
 
 def _name_of(path: Path) -> str:

@@ -119,7 +119,7 @@ class Footage(Dataset):
     def content(self, sha256: str, taken: Taken, looks: Sequence[str] = ()) -> str:
         """A clip's content: what its files hold, and where it is read in a way of its own, that way.
 
-        ``looks``: remarks of what was done to its pixels.
+        ``looks``: what was done to its pixels (``datasets.video.looks``).
         """
         own = f" at {taken.fps:g} a second" if taken.fps else ""
         own += f" stride {taken.stride}" if taken.stride != self.stride else ""

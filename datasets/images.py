@@ -134,7 +134,7 @@ def _white(peaks: Iterable[float]) -> float:
     return scale if scale == 1 or 16 * peak > scale else peak
 
 
-def remarks(path: Path) -> tuple[str, ...]:
+def looks(path: Path) -> tuple[str, ...]:
     """What is done to the pixels of the folder that this picture is of; none where it cannot be read."""
     with suppress(InputError):
         image = _open_image(path)

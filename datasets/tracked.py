@@ -6,7 +6,6 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -123,20 +122,18 @@ class TrackedFootage(Footage):
     def _info(self, name: str, entry: Entry) -> ClipInfo:
         taken = self.taken()
         count: int | None = None
-        looks: list[str] = []
+        looks: tuple[str, ...] = ()
         remarks: tuple[str, ...] = ()
         strata: Mapping[str, str] = {}
-        rate = FPS
-        size = _size(entry.video)
+        rate, size = FPS, None
+        with contextlib.suppress(InputError):
+            looks, remarks = video.looks(entry.video), video.remarks(entry.video)
+            rate, size = video.frame_times(entry.video)[1], video.shown_size(entry.video)
+            if self.frames == "auto":
+                count = self.count(self._available(entry, taken), taken)
         if size is not None:
             self._check_mask(entry, size)
             strata = self.strata(entry, size)
-        with contextlib.suppress(InputError):
-            remarks = video.remarks(entry.video)
-            looks = [remark for remark in remarks if not remark.startswith(video.VARIABLE)]
-            rate = video.frame_times(entry.video)[1]
-            if self.frames == "auto":
-                count = self.count(self._available(entry, taken), taken)
         if entry.tracks is None:
             remarks += ("its tracks are missing: run without them",)
         return ClipInfo(
@@ -176,21 +173,6 @@ class TrackedFootage(Footage):
         inside = ((points >= -0.5) & (points < (width - 0.5, height - 0.5))).all(-1, keepdims=True)
         seen = (tracks[places][..., 2:] > 0.5) & inside
         return np.concatenate([points, seen.astype(np.float32)], axis=-1)
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """Height and width of a video as shown; None where it cannot be read."""
-    try:
-        stat = path.stat()
-        return _size_of(path, stat.st_size, stat.st_mtime_ns)
-    except (OSError, InputError):
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _size_of(path: Path, size: int, mtime_ns: int) -> tuple[int, int]:
-    (frame,), _ = video.read_video(path, 0, 1)
-    return frame.shape[0], frame.shape[1]
 
 
 def checked_tracks(path: Path, tracks: NDArray[np.float32]) -> Tracks:

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,6 @@ Times = NDArray[np.float64]
 
 _ROUNDED = 0.005
 """Seconds by which a steady rate's times may be off: GIF counts hundredths, Matroska thousandths."""
-
-VARIABLE = "variable frame rate"
-"""How the remark on it begins: it is no matter of pixels."""
 
 _LOSSLESS = {"level": "3", "slicecrc": "1"}
 _FOR_PEOPLE = {"preset": "medium", "movflags": "+faststart"}
@@ -135,19 +132,50 @@ def _read(
     return frames, times, rate
 
 
+class _Probe(NamedTuple):
+    """What is known of a video without decoding more than its first frame."""
+
+    packets: decode.Packets
+    rate: float
+    slack: float
+    looks: tuple[str, ...]
+    size: tuple[int, int]
+
+
+def _probed(path: Path | str) -> _Probe:
+    """Read through once, as long as the file stays as it is. Raises InputError as ``count_frames``."""
+    path = Path(path)
+    stat = path.stat() if path.is_file() else None
+    return _probe(path, *((stat.st_size, stat.st_mtime_ns) if stat else (0, 0)))
+
+
+@lru_cache(maxsize=1024)
+def _probe(path: Path, size: int, mtime_ns: int) -> _Probe:
+    with decode.opened(path) as (container, stream):
+        decoder, packets, frame = decode.decoder_of(stream), decode.Packets(), None
+        for packet in container.demux(stream):
+            packets.add(packet)
+            frame = frame or next(iter(decoder.decode(packet)), None)
+        display = decode.display_of(stream, frame) if frame else None
+        looks = _looks(frame, display) if frame and display else []
+        if decoder is not stream.codec_context:
+            looks.append("transparent: over white")
+        if stream.index != container.streams.video[0].index:
+            looks.append("its default video stream is read, not its first")
+        shown = decode.rgb(frame, display).shape if frame and display else (0, 0)
+        rate, slack = decode.rate_of(stream), decode.slack_of(stream)
+    return _Probe(packets, rate, slack, tuple(looks), (shown[0], shown[1]))
+
+
 def count_frames(path: Path | str, fps: float | None = None) -> int:
     """The number of frames of a video, counted from its packets without decoding; with ``fps``, by time.
 
     Raises InputError naming the file when its container cannot be read or is incomplete.
     """
-    with decode.opened(Path(path)) as (container, stream):
-        packets = decode.Packets()
-        for packet in container.demux(stream):
-            packets.add(packet)
-        if fps is None or not packets.count:
-            return packets.count
-        lasts = packets.lasts(decode.rate_of(stream))
-        return max(1, decode.due(lasts - 2 * decode.slack_of(stream), fps))
+    probe = _probed(path)
+    if fps is None or not probe.packets.count:
+        return probe.packets.count
+    return max(1, decode.due(probe.packets.lasts(probe.rate) - 2 * probe.slack, fps))
 
 
 def frame_times(path: Path | str) -> tuple[Times, float]:
@@ -155,43 +183,35 @@ def frame_times(path: Path | str) -> tuple[Times, float]:
 
     Raises InputError as ``count_frames``.
     """
-    with decode.opened(Path(path)) as (container, stream):
-        packets = decode.Packets()
-        for packet in container.demux(stream):
-            packets.add(packet)
-        rate = decode.rate_of(stream)
-    if not packets.times:
-        return np.arange(packets.count) / rate, rate
-    return _settled(packets.times, rate)
+    probe = _probed(path)
+    if not probe.packets.times:
+        return np.arange(probe.packets.count) / probe.rate, probe.rate
+    return _settled(probe.packets.times, probe.rate)
+
+
+def shown_size(path: Path | str) -> tuple[int, int]:
+    """Height and width of a video's frames as displayed. Raises InputError as ``count_frames``."""
+    return _probed(path).size
+
+
+def looks(path: Path | str) -> tuple[str, ...]:
+    """What is done to a video's pixels, a line each: interlaced, HDR, mirrored or transparent, not square.
+
+    Or a stream is read that is not the first. Read off the first frame. Raises InputError as
+    ``count_frames``.
+    """
+    return _probed(path).looks
 
 
 def remarks(path: Path | str) -> tuple[str, ...]:
-    """What is not plain about a video, a line each; those of a variable rate begin with ``VARIABLE``.
+    """What is not plain about a video, a line each: its ``looks``, and a rate that varies.
 
-    Interlaced, HDR, mirrored or transparent, pixels not square, a stream that is not the first. Whether it
-    is interlaced or HDR is read off its first frame, the rate off its packets' times: the file is read
-    through, but only that frame decoded. Raises InputError as ``count_frames``.
+    Raises InputError as ``count_frames``.
     """
-    path = Path(path)
-    stat = path.stat() if path.is_file() else None
-    return _remarks(path, *((stat.st_size, stat.st_mtime_ns) if stat else (0, 0)))
-
-
-@lru_cache(maxsize=1024)
-def _remarks(path: Path, size: int, mtime_ns: int) -> tuple[str, ...]:
-    with decode.opened(path) as (container, stream):
-        decoder, packets, frame = decode.decoder_of(stream), decode.Packets(), None
-        for packet in container.demux(stream):
-            packets.add(packet)
-            frame = frame or next(iter(decoder.decode(packet)), None)
-        lines = _looks(frame, decode.display_of(stream, frame)) if frame else []
-        if decoder is not stream.codec_context:
-            lines.append("transparent: over white")
-        if stream.index != container.streams.video[0].index:
-            lines.append("its default video stream is read, not its first")
-        if packets.times and (rate := _variable(packets.times, decode.slack_of(stream))):
-            lines.insert(0, rate)
-    return tuple(lines)
+    probe = _probed(path)
+    times = probe.packets.times
+    rate = _variable(times, probe.slack) if times else None
+    return ((rate,) if rate else ()) + probe.looks
 
 
 def _looks(frame: av.VideoFrame, display: decode.Display) -> list[str]:
@@ -219,7 +239,7 @@ def _variable(times: Sequence[float], slack: float) -> str | None:
     least, most = (
         f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}" for rate in (1 / gaps.max(), 1 / gaps.min())
     )
-    return f"{VARIABLE} ({least} to {most} a second)"
+    return f"variable frame rate ({least} to {most} a second)"
 
 
 def _encode(path: Path, frames: Frames, fps: float, codec: str, pixels: str, options: dict[str, str]) -> None:

@@ -79,15 +79,14 @@ class Precomputed(VideoMethod, kind="precomputed"):
 
     def content(self, clip: str, prompt: str, seed: int) -> str:
         """sha256 hex digest of the video file, its rate if told, and what is done to its pixels."""
-        from datasets.video import VARIABLE, remarks
+        from datasets.video import looks
 
         entry = self._entry(clip, prompt, seed)
         own = file_sha256(entry.file) + ("" if entry.fps is None else f" at {entry.fps:g}")
-        looks: tuple[str, ...] = ()
         # A video that cannot be read fails where it is read.
         with contextlib.suppress(InputError):
-            looks = remarks(entry.file)
-        return "; ".join([own, *(look for look in looks if not look.startswith(VARIABLE))])
+            return "; ".join([own, *looks(entry.file)])
+        return own
 
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:
         """Frames (T, H, W, 3) uint8 RGB up to the reference's end, and the seconds they took, if known."""
