@@ -11,7 +11,6 @@ splits, which of them are DAVIS-2016's 50 and their frame counts
 
 from __future__ import annotations
 
-import csv
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from datasets.footage import FPS, Footage
 from datasets.frame_files import FrameFiles
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.tables import read_table
 
 Row = dict[str, str]
 
@@ -40,17 +40,13 @@ SOURCE = (
 
 
 def _table(path: Path, columns: Sequence[str]) -> dict[str, Row]:
-    """Rows of a CSV file by their ``sequence``; InputError when it is not such a file."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    for line, row in enumerate(rows, start=2):
+    """Rows of a CSV file by their ``sequence``; InputError when one lacks a cell."""
+    rows = read_table(path, columns, ())
+    for row in rows:
         for column in columns:
-            if not (row.get(column) or "").strip():
-                raise InputError(f"{path}, line {line}: no {column}; the header is {','.join(columns)}")
-    return {row["sequence"]: row for row in rows}
+            if not row[column]:
+                raise InputError(f"{path}, line {row.line}: no {column}; the header is {','.join(columns)}")
+    return {row["sequence"]: row.cells for row in rows}
 
 
 @cache
@@ -84,7 +80,7 @@ class DavisFootage(Footage):
 
     The masks are every annotated object (id above 0) of the frames used, or None without any annotation or
     when nothing of them is left after cropping. The stratum ``objects`` is the number of objects annotated
-    in the first frame, where the annotation's palette tells them apart.
+    in the first frame used, where the annotation's palette tells them apart.
     """
 
     prompt_set: Literal["caption", "subject", "scene", "all"] = "subject"
@@ -103,7 +99,7 @@ class DavisFootage(Footage):
     remedy: ClassVar[str]
 
     @abstractmethod
-    def _tests(self) -> Sequence[bool]:
+    def _halves(self) -> Sequence[bool]:
         """Which halves of DAVIS are read: False is trainval, True test-dev."""
 
     @abstractmethod
@@ -164,7 +160,7 @@ class DavisFootage(Footage):
 
     def _folders(self) -> list[DavisFolder]:
         root = self._root()
-        found = [davis_folder.find(root, test, sequences()) for test in self._tests()]
+        found = [davis_folder.find(root, test, sequences()) for test in self._halves()]
         folders = list(dict.fromkeys(folder for folder in found if folder is not None))
         if not folders:
             if not self.download:
@@ -210,7 +206,7 @@ class DavisFootage(Footage):
             frames=len(pictures) if self.frames == "auto" else None,
             masks=self.masks_sha256(masks),
             remarks=folder.remarks + files.remarks + remarks,
-            strata=_strata(folder, name),
+            strata=_strata(masks),
         )
 
 
@@ -232,7 +228,7 @@ class Davis(DavisFootage, kind="davis"):
     source: ClassVar[str] = SOURCE
     remedy: ClassVar[str] = "Set a smaller frames, or dataset.subset=null for every sequence of the folder"
 
-    def _tests(self) -> Sequence[bool]:
+    def _halves(self) -> Sequence[bool]:
         return (self.split == "test-dev",)
 
     def _chosen(self, folders: Sequence[DavisFolder]) -> list[str]:
@@ -273,7 +269,7 @@ class Davis(DavisFootage, kind="davis"):
         )
 
     def _texts(self) -> dict[str, Row]:
-        own = _table(Path(self.prompts), ("sequence", *PROMPT_SETS)) if self.prompts else {}
+        own = _table(Path(self.prompts).expanduser(), ("sequence", *PROMPT_SETS)) if self.prompts else {}
         return our_prompts() | own
 
     def _without(self, name: str) -> str:
@@ -285,7 +281,6 @@ def _holding(folders: Sequence[DavisFolder], name: str) -> DavisFolder:
     return next((folder for folder in folders if name and (folder.frames / name).is_dir()), folders[0])
 
 
-def _strata(folder: DavisFolder, name: str) -> dict[str, str]:
-    masks, _ = folder.annotations(folder.pictures(name).frames[:1])
-    ids = images.palette_ids(masks[0]) if masks else None
+def _strata(masks: Mapping[int, Path]) -> dict[str, str]:
+    ids = images.palette_ids(masks[0]) if 0 in masks else None
     return {} if ids is None else {"objects": str(len(ids))}

@@ -74,7 +74,7 @@ class DiTFlow50(DavisFootage, kind="ditflow50"):
     )
     remedy: ClassVar[str] = "Set a smaller frames (or frames=auto)"
 
-    def _tests(self) -> Sequence[bool]:
+    def _halves(self) -> Sequence[bool]:
         return (False, True)
 
     def _chosen(self, folders: Sequence[DavisFolder]) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.files import size_text
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -23,14 +25,13 @@ class Weight:
     fetch: Callable[[], object] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.id} ({size_text(self.size)}, {self.licence or 'licence unknown'})"
+        return f"{self.id} ({self.known})"
+
+    @property
+    def known(self) -> str:
+        """Size and licence in words."""
+        size = size_text(self.size) if self.size else "size unknown"
+        return f"{size}, {self.licence or 'licence unknown'}"
 
 
-def size_text(size: int) -> str:
-    """Bytes in MB of a million, or in GB; ``size unknown`` for 0."""
-    if not size:
-        return "size unknown"
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
-
-
-__all__ = ["Weight", "size_text"]
+__all__ = ["Weight"]

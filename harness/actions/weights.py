@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from datasets.errors import InputError
+from datasets.files import size_text
 from datasets.plugin import Plugin
-from datasets.weights import Weight, size_text
+from datasets.weights import Weight
 from harness.cells.job import Job
 from harness.command.interface import Action, Prepared
 from harness.command.terminal import say, tell
@@ -34,13 +35,13 @@ class PrintWeights(Action):
             tell("no weights are needed")
         for weight, keys in needed.values():
             where = str(weight.path) if weight.path is not None else "not here"
-            licence = weight.licence or "licence unknown"
-            tell(f"{weight.id}: {size_text(weight.size)}, {licence}, {where} ({', '.join(keys)})")
+            tell(f"{weight.id}: {weight.known}, {where} ({', '.join(keys)})")
         missing = [weight for weight, _ in needed.values() if weight.path is None]
         known = sum(weight.size for weight in missing)
         if missing:
             more = "" if all(weight.size for weight in missing) else " and more"
-            tell(f"{len(missing)} of {len(needed)} are not here: {size_text(known)}{more}")
+            size = size_text(known) if known else "size unknown"
+            tell(f"{len(missing)} of {len(needed)} are not here: {size}{more}")
         return fetch_all(missing) if self.fetch else 0
 
 

@@ -227,7 +227,7 @@ def test_other_sequences_need_prompts_and_take_them_from_a_file(root, tmp_path):
     (clip,) = davis(root, prompts=str(path), names="lucia").listing().clips
     assert (clip.prompts[0].text, clip.caption) == ("e", "d")
     path.write_text("sequence,caption\nmy-own,a\n")
-    with pytest.raises(InputError, match=r"mine\.csv, line 2: no subject"):
+    with pytest.raises(InputError, match=r"mine\.csv: its first line.*names no subject, scene"):
         davis(root, prompts=str(path), **keys).listing()
 
 

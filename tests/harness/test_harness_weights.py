@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datasets.errors import InputError
-from datasets.weights import Weight, size_text
+from datasets.weights import Weight
 from harness.__main__ import run_command
 from harness.actions.weights import fetch_all
 from metrics.interface import MetricUnavailable
@@ -94,9 +94,6 @@ def test_what_is_missing_is_fetched_and_one_failure_does_not_stop_the_others(tmp
     assert fetch_all([source.weight() for source in sources[::4]]) == 0
 
 
-def test_sizes():
-    assert [size_text(size) for size in (0, 20_100_000, 1_710_000_000)] == [
-        "size unknown",
-        "20.1 MB",
-        "1.7 GB",
-    ]
+def test_size_and_licence_are_said_even_where_they_are_not_known():
+    assert Weight("a", 20_100_000, "MIT").known == "20.1 MB, MIT"
+    assert str(Weight("a", 0, "")) == "a (size unknown, licence unknown)"
