@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from datasets.files import sweep, unwritable, write_whole
+from datasets.files import unwritable
 from harness.command.terminal import escape_output, say
 from reports.formats import render
+from reports.output import emit
 from reports.outside import load_column
 from reports.rows import find_plans, groups, plural, with_baseline
 from reports.strata import by_stratum
@@ -164,14 +165,7 @@ def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Tabl
         print(*publish(given.results, plans, made, page, given.plots, given.all, shown), sep="\n")
         return
     text = render(made, given.format, given.published)
-    if given.out is None:
-        print(text, end="")
-        return
-    try:
-        sweep(given.out.parent)
-        write_whole(given.out, text.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise InputError(f"--out {given.out}: cannot be written ({error.strerror})") from error
+    emit(text, given.out)
 
 
 def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:

@@ -21,6 +21,7 @@ from harness.command.terminal import tell
 from harness.protocol.stated import stated_tables
 from reports.columns import COUNT, Column, Number
 from reports.formats import entries, headers
+from reports.output import writing
 from reports.page import GENERATOR, TEMPLATES, check_ours, environment, script_hash
 from reports.protocol import closest, departures
 from reports.rows import SETTINGS, Group, Row, groups, plural
@@ -70,13 +71,9 @@ def board(arguments: Sequence[str]) -> int:
         found = _unpack(given.files, Path(folder))
         sections = _sections(found)
         html = _html(found, sections)
-    try:
+    with writing(given.out):
         sweep(given.out)
         write_whole(given.out / "index.html", html.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise InputError(
-            f"--out {given.out}: cannot be written ({error.strerror}); name another folder"
-        ) from error
     rows = sum(len(section.standings) for section in sections)
     tell(f"{given.out / 'index.html'}: {plural(rows, 'row')} of {plural(len(found), 'submission')}")
     return 0

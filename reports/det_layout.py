@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from harness.records import store
-from reports.rows import find_plans, groups
+from reports.rows import few, find_plans, groups
 
 LONGEST = 255
 """Bytes of a file's name, on the file systems of Linux, macOS and Windows."""
@@ -33,8 +33,10 @@ def folder_name(prompt: str) -> str:
     return name
 
 
-def lay_out(results: Path, out: Path, plans: Sequence[str] = (), experiments: Sequence[str] = ()) -> int:
-    """Copy the finished videos of a results folder; returns how many.
+def lay_out(
+    results: Path, out: Path, plans: Sequence[str] = (), experiments: Sequence[str] = ()
+) -> tuple[int, list[str]]:
+    """Copy the finished videos of a results folder; how many, and the folders of cells without one.
 
     InputError before anything is written: a prompt that makes no folder's name, two clips with the same
     prompt (DeT would score each one's videos against both), several tables, no video, a folder in use.
@@ -46,10 +48,12 @@ def lay_out(results: Path, out: Path, plans: Sequence[str] = (), experiments: Se
         raise InputError(f"--out {out}: is in use, and DeT reads whatever is there; name a new folder")
     copies: dict[Path, Path] = {}
     clips: dict[str, str] = {}
+    without: list[str] = []
     for row in (row for group in found for row in group.rows):
         for cell in row.cells.values():
             video = results / cell.path / store.VIDEO
             if not video.is_file():
+                without.append(cell.path)
                 continue
             name = folder_name(cell.prompt)
             if clips.setdefault(name, cell.clip) != cell.clip:
@@ -63,7 +67,7 @@ def lay_out(results: Path, out: Path, plans: Sequence[str] = (), experiments: Se
     for target, video in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(video, target)
-    return len(copies)
+    return len(copies), without
 
 
 def main() -> int:
@@ -76,11 +80,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     try:
-        count = lay_out(given.results, given.out, given.plan, given.experiment)
+        count, without = lay_out(given.results, given.out, given.plan, given.experiment)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{count} videos in {given.out}")
+    if without:
+        print(f"left out, without a video: {len(without)} cells ({few(without)})")
     return 0
 
 

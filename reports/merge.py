@@ -16,6 +16,7 @@ from datasets.errors import InputError
 from datasets.files import write_whole
 from harness.command.terminal import tell
 from harness.records import store
+from reports.output import writing
 from reports.page import link
 from reports.rows import SETTINGS, few, find_plans, plural
 
@@ -108,10 +109,8 @@ def merge(arguments: Sequence[str]) -> int:
     merged = Merged()
     for results in ([out] if (out / MARK).exists() else []) + given.results:
         _collect(results, merged)
-    try:
+    with writing(out):
         _write(merged, out, given.videos, [str(results) for results in given.results])
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
     cells = plural(len(merged.cells), "cell")
     tell(
         f"{out}: {cells} of {plural(len(merged.plans), 'plan')}, {merged.twice} of them found more than once"

@@ -24,10 +24,11 @@ from harness.records import store
 from harness.records.printable import printable
 from reports.columns import Column
 from reports.formats import entries, headers, render
+from reports.output import writing
 from reports.plots.figures import NotDrawn, plots, write_plots
 from reports.plots.files import inline_svg, save, slug
 from reports.published import Block
-from reports.rows import Group, Row, groups, own_size
+from reports.rows import Group, Row, groups
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def write_page(
     of_group = {(table.backbone, table.dataset): table for table in made}
     sections: list[dict[str, Any]] = []
     takes: list[Take] = []
-    try:
+    with writing(out):
         index = out / "index.html"
         for folder in (out, out / MEDIA):
             sweep(folder, former=True)
@@ -201,10 +202,6 @@ def write_page(
         for path in (out / MEDIA).iterdir():
             if path.is_file() and path.name not in media.taken:
                 path.unlink()
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: cannot be written ({error.filename or out}: {error.strerror}); name another folder"
-        ) from error
     return index
 
 
@@ -246,10 +243,9 @@ def _take(
             probes.insert(0, found)
     known = probes[0] if probes else Probe(24.0, 1.0, 1, 1)
     record = next((record for row, _ in of_rows for record in row.records.values()), None)
-    own = record.reference if record and own_size(record) else None
-    sides: list[Any] = [own.width, own.height] if own else []
-    if record and not own:
-        sides = [record.backbone.config.get(side) for side in ("width", "height")]
+    sides: list[Any] = [record.backbone.config.get(side) for side in ("width", "height")] if record else []
+    if record and record.reference:
+        sides = [record.reference.width, record.reference.height]
     return Take(
         group=table.title,
         clip=any_cell.clip,

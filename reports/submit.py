@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError
-from datasets.files import size_text, sweep, write_whole
+from datasets.files import size_text, write_whole
 from harness.command.terminal import tell
 from harness.records import store
 from harness.records.hidden import Hidden, folders
 from reports.formats import render
 from reports.merge import check_inside
+from reports.output import write_out
 from reports.rows import find_plans, plural
 from reports.submission import NAME, TABLES, cell_path, incomplete, pack, to_json, unpack
 from reports.tables import tables
@@ -50,11 +51,7 @@ def submit(arguments: Sequence[str]) -> int:
     plans = find_plans(given.results, given.plan, given.experiment)
     files = _files(given.results, plans)
     data = pack(name, files | _tables(files))
-    try:
-        sweep(given.out.parent)
-        write_whole(given.out, data)
-    except OSError as error:
-        raise InputError(f"--out {given.out}: cannot be written ({error.strerror})") from error
+    write_out(data, given.out)
     with tempfile.TemporaryDirectory(prefix="vmtbench-") as folder:
         hidden = unpack(given.out, Path(folder)).hidden
     cells = sum(path.startswith(store.CELLS) for path in files)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.errors import InputError
-from datasets.files import sweep, write_whole
 from harness.command.terminal import tell
+from reports.output import emit
 from reports.rows import plural
 from reports.study.plan import make_plan, read_plan
 from reports.study.site import PLAN, write_study
@@ -60,7 +60,9 @@ def study(arguments: Sequence[str]) -> None:
     )
     if each < given.trials:
         tell(f"fewer than {given.trials}: no rater sees a pair of methods on the same clip and prompt twice")
-    tell(f"give each rater a link of his own: index.html#1 to index.html#{given.raters}")
+    for line in source.left_out:
+        tell(f"left out: {line}")
+    tell(f"give each rater a link of their own: index.html#1 to index.html#{given.raters}")
     tell(f"publish {index.parent} alone: {given.out / PLAN} says which method is which")
     short = [
         f"{have} of {need} {what}"
@@ -104,14 +106,7 @@ def votes(arguments: Sequence[str]) -> None:
     from reports.formats import render
 
     text = render(made, given.format)
-    if given.out is None:
-        print(text, end="")
-        return
-    try:
-        sweep(given.out.parent)
-        write_whole(given.out, text.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise InputError(f"--out {given.out}: cannot be written ({error.strerror})") from error
+    emit(text, given.out)
 
 
 def _publish(given: argparse.Namespace, made: Sequence[VoteTable]) -> None:

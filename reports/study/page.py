@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.errors import InputError
 from datasets.files import sweep, write_whole
 from reports.formats import render
+from reports.output import writing
 from reports.page import GENERATOR, MEDIA, TEMPLATES, check_ours, environment, grid
 from reports.plots.files import Plot, inline_svg, save
 from reports.study.table import VoteTable
@@ -19,7 +19,7 @@ def write_page(made: Sequence[VoteTable], plots: Sequence[Plot], out: Path) -> P
     A page that is there is replaced. InputError when ``out`` holds anything else, or cannot be written.
     """
     check_ours(out)
-    try:
+    with writing(out):
         sweep(out)
         drawn = [
             {
@@ -44,8 +44,4 @@ def write_page(made: Sequence[VoteTable], plots: Sequence[Plot], out: Path) -> P
             )
         )
         write_whole(out / "index.html", html.encode(errors="backslashreplace"))
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: cannot be written ({error.filename or out}: {error.strerror}); name another folder"
-        ) from error
     return out / "index.html"

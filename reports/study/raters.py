@@ -69,7 +69,7 @@ def reason(votes: Sequence[Vote]) -> str | None:
 
 
 def exclusions(votes: Sequence[Vote]) -> dict[str, str]:
-    """Rater -> why he is left out; who counts is not in it."""
+    """Rater -> why they are left out; who counts is not in it."""
     of_rater: dict[str, list[Vote]] = {}
     for vote in votes:
         of_rater.setdefault(vote.rater, []).append(vote)

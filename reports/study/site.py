@@ -10,6 +10,7 @@ from datasets.errors import InputError
 from datasets.files import sweep, write_whole
 from harness.records.printable import printable
 from harness.records.store import write_json
+from reports.output import writing
 from reports.page import TEMPLATES, environment, script_hash
 from reports.study import videos
 from reports.study.plan import StudyPlan, read_plan
@@ -26,7 +27,7 @@ def write_study(plan: StudyPlan, files: Mapping[str, Shown], out: Path) -> Path:
     """
     _check_ours(plan, out)
     media = out / SITE / MEDIA
-    try:
+    with writing(out):
         # The key first: it makes the folder known as ours.
         write_json(out / PLAN, plan.model_dump(mode="json"))
         sweep(media)
@@ -35,10 +36,6 @@ def write_study(plan: StudyPlan, files: Mapping[str, Shown], out: Path) -> Path:
                 videos.write(shown, media / name)
         index = out / SITE / "index.html"
         write_whole(index, page(plan).encode(errors="backslashreplace"))
-    except OSError as error:
-        raise InputError(
-            f"--out {out}: cannot be written ({error.filename or out}: {error.strerror}); name another folder"
-        ) from error
     return index
 
 

@@ -47,13 +47,17 @@ class Take:
 
 @dataclass(frozen=True)
 class Source:
-    """The takes of one backbone and dataset; ``methods`` are labels of rows in the tables' order."""
+    """The takes of one backbone and dataset; ``methods`` are labels of rows in the tables' order.
+
+    ``left_out``: a line for each take that cannot be shown.
+    """
 
     dataset: str
     backbone: str
     baseline: str
     methods: tuple[str, ...]
     takes: tuple[Take, ...]
+    left_out: tuple[str, ...]
 
 
 def find_source(
@@ -96,16 +100,22 @@ def _source(results: Path, group: Group, rows: Sequence[Row], limit: int | None)
     ]
     takes: dict[Pair, Take] = {}
     clips: set[str] = set()
-    for pair in finished[0]:
-        if not all(pair in of_row for of_row in finished):
-            continue
+    left_out: list[str] = []
+    for pair in dict.fromkeys(pair for of_row in finished for pair in of_row):
         if len(clips | {pair[0]}) > (limit or len(finished[0])):
+            continue
+        clip, prompt, seed = pair
+        lacking = [label for label, of_row in zip(labels, finished, strict=True) if pair not in of_row]
+        if lacking:
+            left_out.append(f'{clip}, "{prompt}", seed {seed}: no video by {", ".join(lacking)}')
             continue
         cells = {label: of_row[pair] for label, of_row in zip(labels, finished, strict=True)}
         take = _take(results, cells)
-        if take is not None:
-            takes[pair] = take
-            clips.add(pair[0])
+        if take is None:
+            left_out.append(f'{clip}, "{prompt}", seed {seed}: one of its videos cannot be read')
+            continue
+        takes[pair] = take
+        clips.add(clip)
     if not takes:
         raise InputError(
             f"{results}: no clip, prompt and seed has a video by each of {', '.join(labels)}; "
@@ -113,7 +123,7 @@ def _source(results: Path, group: Group, rows: Sequence[Row], limit: int | None)
         )
     base = group.base.label if group.base is not None else labels[0]
     baseline = base if base in labels else labels[0]
-    return Source(group.dataset, group.backbone, baseline, labels, tuple(takes.values()))
+    return Source(group.dataset, group.backbone, baseline, labels, tuple(takes.values()), tuple(left_out))
 
 
 def _is_ok(row: Row, cell: PlannedCell) -> bool:

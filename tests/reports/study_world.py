@@ -41,7 +41,7 @@ def source(
         )
         for index in range(clips)
     )
-    return Source("world", "machine", methods[-1], methods, takes)
+    return Source("world", "machine", methods[-1], methods, takes, ())
 
 
 def plan_of(methods: tuple[str, ...] = METHODS, clips: int = 12, **options: int) -> StudyPlan:

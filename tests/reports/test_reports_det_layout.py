@@ -28,7 +28,7 @@ def found_by_det(root, prompt):
 def test_every_prompt_s_video_is_where_det_looks_for_it(tmp_path):
     takes = [("dance", "A robot is dancing on the stage."), ("dance", "A chef, in white"), ("bus", "A tram.")]
     results = results_of(tmp_path / "r", takes)
-    assert lay_out(results, tmp_path / "out") == 6
+    assert lay_out(results, tmp_path / "out") == (6, [])
     for row in ("ours", "theirs"):
         for clip, prompt in takes:
             (video,) = found_by_det(tmp_path / "out" / row, prompt)
@@ -69,3 +69,10 @@ def test_a_folder_in_use_and_results_without_videos_are_refused(tmp_path):
         video.unlink()
     with pytest.raises(InputError, match="no finished video"):
         lay_out(results, tmp_path / "new")
+
+
+def test_cells_without_a_video_are_named(tmp_path):
+    results = results_of(tmp_path / "r", [("a", "A tram."), ("b", "A bus.")])
+    lost = next(results.glob("**/video.mp4"))
+    lost.unlink()
+    assert lay_out(results, tmp_path / "out") == (3, [str(lost.parent.relative_to(results))])
