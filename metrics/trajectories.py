@@ -6,7 +6,6 @@ grid and number of frames. None is put in one column with ``motion_fidelity``.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple
 
@@ -203,11 +202,8 @@ class ComparesTrajectories(Metric):
     best: ClassVar[float]
     """The value of a clip and itself."""
 
-    @property
-    @abstractmethod
-    def compare(self) -> Compare:
-        """Generated and reference trajectories to the value and the number of points it is over."""
-
+    compare: ClassVar[Compare]
+    """Generated and reference trajectories to the value and the number of points it is over."""
     by_index: ClassVar[bool] = False
     """Whether point i of one meets point i of the other, so that both must have as many."""
 
@@ -219,7 +215,7 @@ class ComparesTrajectories(Metric):
         reason = self._incomparable(generated, reference)
         if reason is not None:
             return Score(None, reason, details=details)
-        value, used = self.compare(generated, reference)
+        value, used = type(self).compare(generated, reference)
         details["used"] = used
         if np.isnan(value):
             return Score(None, self._nothing(used), details=details)
@@ -253,7 +249,7 @@ class ComparesTrajectories(Metric):
         except MetricUnavailable:
             return {}
         found = [
-            self.compare(g, r)[0]
+            type(self).compare(g, r)[0]
             for g, r in mismatched(generations, references)
             if self._incomparable(g, r) is None
         ]
@@ -279,11 +275,7 @@ class Ftd(ComparesTrajectories, kind="ftd"):
     column = Column("FTD", higher_is_better=False, primary=False, sees_motion=True)
     best: ClassVar[float] = 0.0
     by_index: ClassVar[bool] = True
-
-    @property
-    def compare(self) -> Compare:
-        """``ftd``."""
-        return ftd
+    compare: ClassVar[Compare] = staticmethod(ftd)
 
 
 @dataclass(config={"extra": "forbid"})
@@ -299,11 +291,7 @@ class FtdLegacy(ComparesTrajectories, kind="ftd_legacy"):
     column = Column("FTD (legacy)", higher_is_better=False, primary=False, sees_motion=True)
     best: ClassVar[float] = 0.0
     by_index: ClassVar[bool] = True
-
-    @property
-    def compare(self) -> Compare:
-        """``ftd_legacy``."""
-        return ftd_legacy
+    compare: ClassVar[Compare] = staticmethod(ftd_legacy)
 
 
 @dataclass(config={"extra": "forbid"})
@@ -315,11 +303,7 @@ class MfHybrid(ComparesTrajectories, kind="mf_hybrid"):
     version: ClassVar[str] = "1"
     column = Column("Motion fid. (DeT paper)", primary=False, sees_motion=True)
     best: ClassVar[float] = 1.0
-
-    @property
-    def compare(self) -> Compare:
-        """``mf_hybrid``."""
-        return mf_hybrid
+    compare: ClassVar[Compare] = staticmethod(mf_hybrid)
 
 
 @dataclass(config={"extra": "forbid"})
@@ -333,8 +317,4 @@ class DetMf(ComparesTrajectories, kind="det_mf"):
     version: ClassVar[str] = "1"
     column = Column("Motion fid. (DeT code)", primary=False, sees_motion=True)
     best: ClassVar[float] = 1.0
-
-    @property
-    def compare(self) -> Compare:
-        """``det_mf``."""
-        return det_mf
+    compare: ClassVar[Compare] = staticmethod(det_mf)

@@ -208,10 +208,7 @@ class MotionSmoothness(Metric, kind="motion_smoothness"):
 
     def ready(self) -> None:
         """Raises MetricUnavailable."""
-        raise MetricUnavailable(
-            f"VBench's motion smoothness needs AMT-S, {self.WEIGHT}, which is no part of this package: "
-            "let an external scorer run VBench, or read motion_smoothness_dis"
-        )
+        raise self._unavailable()
 
     def needed_weights(self) -> Sequence[Weight]:
         """AMT-S's, never at hand."""
@@ -219,5 +216,10 @@ class MotionSmoothness(Metric, kind="motion_smoothness"):
 
     def score(self, sample: Sample) -> Score:
         """Raises MetricUnavailable."""
-        self.ready()
-        raise AssertionError
+        raise self._unavailable()
+
+    def _unavailable(self) -> MetricUnavailable:
+        return MetricUnavailable(
+            f"VBench's motion smoothness needs AMT-S, {self.WEIGHT}, which is no part of this package: "
+            "let an external scorer run VBench, or read motion_smoothness_dis"
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
-from metrics.clip_model import UsesClip
+from metrics.flow_fidelity import FlowFidelity
 from metrics.interface import MetricUnavailable
 from metrics.position import BackgroundFlowError
 from metrics.trackers.cotracker3 import CoTracker3
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from metrics.interface import Tracker
+
+REAL_CLIP = "ViT-B-32-quickgelu/openai"
+"""The CLIP that footage is read with, as ``conf/dataset/davis.yaml`` has it."""
+RENDERED_ONLY = (BackgroundFlowError, FlowFidelity)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +94,9 @@ def _world(common: argparse.ArgumentParser, frames: int | None, side: int | None
 def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
     from metrics.validate import pairs, ranking
 
-    metrics = ranking.chosen(options.metrics, ranking.motion_metrics())
+    asked = ranking.chosen(options.metrics, ranking.motion_metrics())
+    lacking = ranking.without_weights(asked)
+    metrics = [metric for metric in asked if metric.name not in lacking]
     numbers = range(options.first, options.first + options.clips)
     speed = None if options.drawn_speed else pairs.SPEED
     made = (
@@ -106,6 +112,7 @@ def _metrics(tracker: Tracker, options: argparse.Namespace) -> None:
         _print(ranking.correlations(frame, moves, metrics), f"{title}, all pairs together")
         within = ranking.correlations(frame, moves, metrics, within_clips=True)
         _print(within, f"{title}, among the pairs of one clip, mean of clips")
+    _say_lacking(lacking)
     _keep(frame, options.csv)
 
 
@@ -117,17 +124,18 @@ def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
     pairs = footage.read_pairs(options.pairs)
     known = [
         metric
-        for metric in ranking.motion_metrics()
-        if not metric.column.truth and not isinstance(metric, UsesClip | BackgroundFlowError)
+        for metric in ranking.motion_metrics(REAL_CLIP)
+        if not metric.column.truth and not isinstance(metric, RENDERED_ONLY)
     ]
     metrics = ranking.chosen(options.metrics, known)
-    values = footage.measure(pairs, metrics, tracker)
+    lacking = ranking.without_weights(metrics)
+    values = footage.measure(pairs, [one for one in metrics if one.name not in lacking], tracker)
     found = {metric.name: values[values["metric"] == metric.name] for metric in metrics}
     scenes = len({pair.scene for pair in pairs})
     seeing = {
         metric.name: separation.oriented(found[metric.name], metric)
         for metric in metrics
-        if metric.column.sees_motion
+        if metric.column.sees_motion and ranking.reads_reference(metric)
     }
     for title, table in separation.tables(found, seeing).items():
         if len(table):
@@ -138,6 +146,7 @@ def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
             negated = "" if metric.column.higher_is_better else ", negated"
             title = f"{metric.name}{negated}: the pairs that most wrong values reach"
             _print(worst[metric.name].set_index("generated"), title)
+    _say_lacking(lacking)
     if options.json is not None:
         shares = {
             name: {kind: share._asdict() for kind, share in separation.shares(rows).items()}
@@ -201,6 +210,13 @@ def _overlay(tracker: Tracker, options: argparse.Namespace) -> None:
 
 def _print(frame: pd.DataFrame, title: str) -> None:
     print(f"\n{title}\n\n{frame.to_markdown(floatfmt='.2f')}")
+
+
+def _say_lacking(lacking: dict[str, str]) -> None:
+    if lacking:
+        print("\nWithout a value\n")
+        for name, reason in lacking.items():
+            print(f"- {name}: {reason}")
 
 
 def _keep(frame: pd.DataFrame, path: Path | None) -> None:

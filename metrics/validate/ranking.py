@@ -9,15 +9,22 @@ import numpy as np
 
 from datasets.errors import InputError
 from metrics.consistency import ClipF, WarpConsistency
-from metrics.interface import Metric, Tracker
-from metrics.leak import Leak
+from metrics.flow_fidelity import FlowFidelity
+from metrics.interface import Metric, MetricUnavailable, Tracker
+from metrics.leak import Leak, LeakDino
 from metrics.motion_fidelity import MotionFidelity
 from metrics.motion_legacy import MotionFidelityLegacy
 from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
-from metrics.smoothness import MotionSmoothnessDis
+from metrics.smoothness import MotionSmoothnessDis, MotionSmoothnessRaft
 from metrics.trajectories import DetMf, Ftd, FtdLegacy, MfHybrid
 from metrics.validate.pairs import Errors, Pair
-from metrics.vbench import BackgroundConsistency, TemporalFlicker
+from metrics.vbench import (
+    BackgroundConsistency,
+    DynamicDegree,
+    MotionSmoothness,
+    SubjectConsistency,
+    TemporalFlicker,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,15 +38,25 @@ ELSEWHERE = ("shifted",)
 choice, no truth."""
 DRAWS = 20
 """Random orders averaged for it."""
-GENERATION_ALONE = (ClipF, WarpConsistency, TemporalFlicker, MotionSmoothnessDis, BackgroundConsistency)
+GENERATION_ALONE = (
+    ClipF,
+    WarpConsistency,
+    TemporalFlicker,
+    MotionSmoothnessDis,
+    MotionSmoothnessRaft,
+    BackgroundConsistency,
+    SubjectConsistency,
+    DynamicDegree,
+    MotionSmoothness,
+)
 SHIFTS = 4
 """A generation meets the references of this many other clips of its kind for the chance level."""
 
 
-def motion_metrics() -> tuple[Metric, ...]:
-    """Every metric of motion, consistency or leakage that needs no weights from outside, as ``conf`` has it.
+def motion_metrics(clip_model: str = "sprites") -> tuple[Metric, ...]:
+    """Every metric of motion, consistency or leakage, as ``conf`` has it.
 
-    Those that read frames through a CLIP take the rendered world's.
+    ``clip_model``: the CLIP of those that read frames through one, the rendered world's unless named.
     """
     return (
         MotionFidelity("motion_fidelity"),
@@ -47,16 +64,22 @@ def motion_metrics() -> tuple[Metric, ...]:
         PositionError("position_error"),
         DirectionCosine("direction_cosine"),
         BackgroundFlowError("background_flow_error"),
-        ClipF("clip_f", "sprites"),
+        ClipF("clip_f", clip_model),
         WarpConsistency("warp_consistency"),
         Ftd("ftd"),
         FtdLegacy("ftd_legacy"),
         MfHybrid("mf_hybrid"),
         DetMf("det_mf"),
+        FlowFidelity("flow_fidelity"),
         TemporalFlicker("temporal_flicker"),
+        DynamicDegree("dynamic_degree"),
+        MotionSmoothness("motion_smoothness"),
         MotionSmoothnessDis("motion_smoothness_dis"),
-        BackgroundConsistency("background_consistency", "sprites"),
-        Leak("leak", "sprites"),
+        MotionSmoothnessRaft("motion_smoothness_raft"),
+        SubjectConsistency("subject_consistency"),
+        BackgroundConsistency("background_consistency", clip_model),
+        Leak("leak", clip_model),
+        LeakDino("leak_dino"),
     )
 
 
@@ -67,6 +90,17 @@ def chosen(names: Sequence[str], metrics: Sequence[Metric]) -> list[Metric]:
         if name not in known:
             raise InputError(f"--metrics {name}: no such metric; there are: {', '.join(known)}")
     return [known[name] for name in names or known]
+
+
+def without_weights(metrics: Sequence[Metric]) -> dict[str, str]:
+    """The metrics whose weights or package are not at hand: name -> which, and the remedy."""
+    lacking = {}
+    for metric in metrics:
+        try:
+            metric.ready()
+        except MetricUnavailable as error:
+            lacking[metric.name] = str(error)
+    return lacking
 
 
 def reads_reference(metric: Metric) -> bool:

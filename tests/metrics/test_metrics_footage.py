@@ -42,7 +42,7 @@ def only_fidelity(monkeypatch):
     from metrics.motion_fidelity import MotionFidelity
     from metrics.validate import ranking
 
-    monkeypatch.setattr(ranking, "motion_metrics", lambda: (MotionFidelity("motion_fidelity"),))
+    monkeypatch.setattr(ranking, "motion_metrics", lambda clip_model: (MotionFidelity("motion_fidelity"),))
 
 
 def test_a_metric_that_sees_motion_tells_made_up_pairs_apart(pairs, tmp_path, capsys, only_fidelity):
@@ -161,3 +161,16 @@ def test_only_the_metrics_asked_for_are_measured(pairs, capsys):
     assert "| motion_fidelity |" in printed and "motion_fidelity_legacy" not in printed
     assert main(["footage", str(pairs), "--metrics", "motion"]) == 2
     assert "--metrics motion: no such metric; there are: motion_fidelity" in capsys.readouterr().err
+
+
+def test_a_metric_without_its_weights_is_a_row_without_values_and_a_line(pairs, capsys, monkeypatch):
+    from metrics.vbench import MotionSmoothness, TemporalFlicker
+    from metrics.validate import ranking
+
+    of = (TemporalFlicker("temporal_flicker"), MotionSmoothness("motion_smoothness"))
+    monkeypatch.setattr(ranking, "motion_metrics", lambda clip_model: of)
+    assert main(["footage", str(pairs)]) == 0
+    table, lines = capsys.readouterr().out.split("Without a value")
+    rows = {row.split("|")[1].strip(): row for row in table.splitlines() if row.startswith("| ")}
+    assert "nan" in rows["motion_smoothness"] and "nan" not in rows["temporal_flicker"]
+    assert "- motion_smoothness: " in lines and "AMT-S" in lines and "temporal" not in lines

@@ -298,13 +298,9 @@ def test_within_clips_a_metric_is_not_asked_which_clip_is_the_harder():
     assert np.isnan(within.at["motion_fidelity", "direction"])
 
 
-def test_every_metric_of_motion_and_consistency_that_needs_no_weights_is_validated():
+def test_every_metric_of_motion_and_consistency_is_validated():
     of_the_prompt = {"clip_t", "objects_right", "background_right", "count_right"}
-    with_weights = {"subject_consistency", "dynamic_degree", "flow_fidelity"}
-    with_weights |= {"motion_smoothness", "motion_smoothness_raft", "leak_dino"}
-    assert {metric.name for metric in ranking.motion_metrics()} == set(
-        names("all")
-    ) - of_the_prompt - with_weights
+    assert {metric.name for metric in ranking.motion_metrics()} == set(names("all")) - of_the_prompt
 
 
 def test_standing_still_is_as_wrong_as_the_reference_is_fast(tmp_path, capsys, monkeypatch):
