@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "study": ("reports.study.command", "study"),
     "votes": ("reports.study.command", "votes"),
-    "merge": ("reports.merge", "merge"),
-    "submit": ("reports.submit", "submit"),
-    "board": ("reports.board", "board"),
+    "merge": ("reports.sharing.merge", "merge"),
+    "submit": ("reports.sharing.submit", "submit"),
+    "board": ("reports.sharing.board", "board"),
 }
 """Commands with a command line of their own: module and function."""
 

@@ -164,8 +164,8 @@ def test_only_the_metrics_asked_for_are_measured(pairs, capsys):
 
 
 def test_a_metric_without_its_weights_is_a_row_without_values_and_a_line(pairs, capsys, monkeypatch):
-    from metrics.vbench import MotionSmoothness, TemporalFlicker
     from metrics.validate import ranking
+    from metrics.vbench import MotionSmoothness, TemporalFlicker
 
     of = (TemporalFlicker("temporal_flicker"), MotionSmoothness("motion_smoothness"))
     monkeypatch.setattr(ranking, "motion_metrics", lambda clip_model: of)

@@ -14,8 +14,8 @@ from protocol_world import NAME
 from reports_world import HOSTILE
 
 from harness.records.record import Record
-from reports import submission
 from reports.__main__ import main
+from reports.sharing import submission
 
 SPRITES = f"{NAME}-sprites"
 HERE = ("method=none", "limit=2", "seed=[0,1]")

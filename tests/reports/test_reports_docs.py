@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_module
 from harness import __main__ as command_line
 from harness.records.store import load_plan
 from reports.__main__ import main, parser
-from reports.board import board_parser
-from reports.merge import merge_parser
+from reports.sharing.board import board_parser
+from reports.sharing.merge import merge_parser
+from reports.sharing.submit import submit_parser
 from reports.study.command import study_parser, votes_parser
-from reports.submit import submit_parser
 
 ROOT = Path(command_line.__file__).resolve().parent.parent
 MEASURED = ROOT / "reports" / "measured"

@@ -1,7 +1,7 @@
 """A static leaderboard of submissions: ``python -m reports board FILES... --out DIR``.
 
 One page of one table for each table of a protocol, its rows from all files. Each file is checked before
-anything is written (``reports.submission``).
+anything is written (``reports.sharing.submission``).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from reports.output import writing
 from reports.page import GENERATOR, TEMPLATES, check_ours, environment, script_hash
 from reports.protocol import closest, departures
 from reports.rows import SETTINGS, Group, Row, groups, plural
-from reports.submission import Submission, unpack
-from reports.submit import tables_of
+from reports.sharing.submission import Submission, unpack
+from reports.sharing.submit import tables_of
 from reports.tables import Table, tables
 
 if TYPE_CHECKING:

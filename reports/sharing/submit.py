@@ -16,10 +16,10 @@ from harness.command.terminal import tell
 from harness.records import store
 from harness.records.hidden import Hidden, folders
 from reports.formats import render
-from reports.merge import check_inside
 from reports.output import write_out
 from reports.rows import find_plans, plural
-from reports.submission import NAME, TABLES, cell_path, incomplete, pack, to_json, unpack
+from reports.sharing.merge import check_inside
+from reports.sharing.submission import NAME, TABLES, cell_path, incomplete, pack, to_json, unpack
 from reports.tables import tables
 
 if TYPE_CHECKING:
