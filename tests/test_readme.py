@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from brief import BRIEF
 
 from harness import __main__ as command_line
 
@@ -29,7 +30,7 @@ def test_the_method_of_the_readme_runs_from_its_one_file_and_one_yaml(
     (tmp_path / "conf" / "method" / "mine.yaml").write_text(config)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    arguments = ["method=mine", "trust=[mymethods]", "limit=1", "backbone.steps=5", "wandb=disabled"]
+    arguments = ["method=mine", "trust=[mymethods]", "limit=1", "backbone.steps=5", *BRIEF]
     monkeypatch.setattr(sys, "argv", ["harness", "--config-dir", str(tmp_path / "conf"), *arguments])
     assert command_line.main() == 0
     assert "mine" in capsys.readouterr().out

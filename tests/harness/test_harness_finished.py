@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from brief import BRIEF
 
 from datasets import video
 from harness import __main__ as cli
@@ -14,8 +15,6 @@ from harness.records import store
 from reports.tables import tables
 
 SIZES = {"short": (9, 48, 64), "mid": (18, 64, 48), "long": (26, 48, 80)}
-SLOW = ("motion_fidelity_legacy", "warp_consistency", "ftd")
-BRIEF = ("wandb=disabled", "execute=here", *(f"~metrics.metrics.{name}" for name in SLOW))
 
 
 def moving(frames, height, width, seed=0, step=1):

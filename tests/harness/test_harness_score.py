@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from brief import WITHOUT_SLOW
 from harness_fakes import (
     Corners,
     Elsewhere,
@@ -270,9 +271,7 @@ def test_the_action_generates_nothing_whatever_engine_is_chosen(tmp_path, monkey
     words = ["method=none", "backbone.steps=1", "dataset.clips=2", f"results={tmp_path}", "wandb=disabled"]
 
     def command(*more):
-        monkeypatch.setattr(
-            sys, "argv", ["harness", *words, "~metrics.metrics.motion_fidelity_legacy", *more]
-        )
+        monkeypatch.setattr(sys, "argv", ["harness", *words, *WITHOUT_SLOW, *more])
         code = cli.main()
         return (
             code,

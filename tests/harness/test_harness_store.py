@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brief import BRIEF
 from harness_fakes import Squares, make_job, planned
 from pydantic.dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def test_the_same_command_reuses_what_an_older_version_wrote(
 ) -> None:
     before = {path: path.read_bytes() for path in old.rglob("frames.mkv")}
     words = ["-m", "method=none,smm", "limit=2", "backbone.steps=3", "measure.warmup_steps=0"]
-    command = ["harness", *words, "wandb=disabled", "device=cpu"]
+    command = ["harness", *words, *BRIEF, "device=cpu"]
     monkeypatch.setattr(sys, "argv", command)
     assert cli.main() == 0
     err = capsys.readouterr().err
