@@ -1,39 +1,52 @@
-"""A hook of mkdocs: the site also holds what the documents link to outside ``docs/``."""
+"""A hook of mkdocs: links of the repository are links of the site.
+
+The documents link to each other and to files outside ``docs/`` as GitHub shows them. The site holds
+those files too, and the documents of the top folder as pages.
+"""
 
 from __future__ import annotations
 
+import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-UP = re.compile(r'(?<=\]\()\.\./([^)#\s]+)')
+TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+LINK = re.compile(r'(?<=\]\()(?![a-z]+:|#)[^)#\s]+|(?<=\ssrc=")(?![a-z]+:)[^"]+')
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Pages from the files at the top, and each file that a page names by ``../PATH``."""
+    """Adds the pages from the top folder, and each file that a page names outside ``docs/``."""
     from mkdocs.structure.files import File
 
-    for page, name in PAGES.items():
-        files.append(File.generated(config, page, content=_from_the_top((ROOT / name).read_text())))
-    linked = {name for page in files.documentation_pages() for name in UP.findall(page.content_string)}
-    linked |= {name for name in ("LICENSE", "NOTICE", "CITATION.cff")}
-    for name in sorted(linked - set(PAGES.values())):
-        if (ROOT / name).is_file():
+    for name, page in TOP.items():
+        files.append(File.generated(config, page, content=(ROOT / name).read_text()))
+    linked = {name for page in files.documentation_pages() for name in _linked(page)}
+    for name in sorted(linked):
+        if not name.startswith("docs/") and name not in TOP and (ROOT / name).is_file():
             files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    names = {name: target for target, name in PAGES.items()}
+    at = page.file.src_uri
     # GitHub reads Markdown inside of HTML, mkdocs where it is asked to.
     markdown = markdown.replace("<details>", '<details markdown="1">')
-    return UP.sub(lambda link: names.get(link[1], link[1]), markdown)
+
+    def link(found: re.Match[str]) -> str:
+        name = _target(at, found[0])
+        return posixpath.relpath(TOP.get(name, name.removeprefix("docs/")), posixpath.dirname(at) or ".")
+
+    return LINK.sub(link, markdown)
 
 
-def _from_the_top(text: str) -> str:
-    """A document of the top folder as if it lay in ``docs/``."""
-    for page, name in PAGES.items():
-        text = text.replace(f"]({name}", f"]({page}")
-    return text.replace("](docs/", "](").replace('"docs/', '"')
+def _linked(page: Any) -> Iterator[str]:
+    return (_target(page.src_uri, link) for link in LINK.findall(page.content_string))
+
+
+def _target(page: str, link: str) -> str:
+    """The path in the repository that a page of the site links to."""
+    sources = {page: name for name, page in TOP.items()}
+    return posixpath.normpath(posixpath.join(posixpath.dirname(sources.get(page, f"docs/{page}")), link))
