@@ -1,19 +1,21 @@
 """A hook of mkdocs: links of the repository are links of the site.
 
 The documents link to each other and to files outside ``docs/`` as GitHub shows them. The site holds
-those files too, and the documents of the top folder as pages.
+those files too, the documents of the top folder as pages, and what ``docs/main_table.zip`` holds.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+ZIP, UNPACKED = "main_table.zip", "main_table/index.html"
 LINK = re.compile(r'(?<=\]\()(?![a-z]+:|#)[^)#\s]+|(?<=\ssrc=")(?![a-z]+:)[^"]+')
 
 
@@ -27,6 +29,7 @@ def on_files(files: Any, config: Any) -> Any:
     for name in sorted(linked):
         if not name.startswith("docs/") and name not in TOP and (ROOT / name).is_file():
             files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    files.append(File.generated(config, UNPACKED, content=""))
     return files
 
 
@@ -36,10 +39,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     markdown = markdown.replace("<details>", '<details markdown="1">')
 
     def link(found: re.Match[str]) -> str:
-        name = _target(at, found[0])
+        name = _target(at, found[0]).replace(ZIP, UNPACKED)
         return posixpath.relpath(TOP.get(name, name.removeprefix("docs/")), posixpath.dirname(at) or ".")
 
     return LINK.sub(link, markdown)
+
+
+def on_post_build(config: Any) -> None:
+    """The page of the embedded world's main table, whose files are no documents."""
+    zipfile.ZipFile(ROOT / "docs" / ZIP).extractall(Path(config.site_dir) / Path(UNPACKED).parent)
 
 
 def _linked(page: Any) -> Iterator[str]:

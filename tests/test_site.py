@@ -44,8 +44,8 @@ def test_every_page_loads_files_of_the_site_alone(site: Path) -> None:
     for page in pages:
         reader = Loaded()
         reader.feed(page.read_text())
-        assert len(reader.found) > 3
-        for name in reader.found:
+        assert reader.found
+        for name in (name for name in reader.found if not name.startswith("data:")):
             assert (page.parent / name.partition("?")[0].partition("#")[0]).is_file(), f"{page}: {name}"
 
 

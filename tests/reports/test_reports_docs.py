@@ -66,7 +66,8 @@ def test_every_experiment_there_is_has_its_row() -> None:
 
 
 def test_every_experiment_named_is_there() -> None:
-    there = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    places = (ROOT / "conf" / "experiment", ROOT / "docs/plugin-template/mymotion/conf/experiment")
+    there = {path.stem for place in places for path in place.glob("*.yaml")}
     named = {
         (document, name)
         for document, text in DOCUMENTS.items()
