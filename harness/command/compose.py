@@ -72,8 +72,20 @@ def _answered_by_hydra(given: Namespace, arguments: Sequence[str]) -> None:
     raise SystemExit(0)
 
 
+def _searchpath(words: Sequence[str]) -> list[str]:
+    """``hydra.searchpath`` of the command. Hydra itself forgets it where an experiment composes variants."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    values = [
+        one.value()
+        for one in OverridesParser.create().parse_overrides(list(words))
+        if one.key_or_group == "hydra.searchpath"
+    ]
+    return [str(path) for value in values if isinstance(value, list) for path in value]
+
+
 @contextlib.contextmanager
-def _hydra(config_dir: str | None) -> Iterator[ConfigLoader]:
+def _hydra(config_dir: str | None, searchpath: Sequence[str]) -> Iterator[ConfigLoader]:
     """Hydra, ready to compose. It runs nothing: what files say of its launchers and callbacks is not used."""
     from hydra import version
     from hydra._internal.hydra import Hydra
@@ -88,10 +100,18 @@ def _hydra(config_dir: str | None) -> Iterator[ConfigLoader]:
         if not folder.is_dir():
             raise InputError(f"--config-dir: {folder} is no folder; correct it")
         search.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    for path in searchpath:
+        search.prepend("hydra.searchpath", path, SearchPathQuery(provider="schema"))
     version.setbase("1.3")
     before = HydraConfig.instance().cfg
     hydra = Hydra.create_main_hydra2(task_name="harness", config_search_path=search)
     try:
+        for source in hydra.config_loader.get_sources():
+            if source.provider == "hydra.searchpath" and not source.available():
+                raise InputError(
+                    f"hydra.searchpath: {source.scheme()}://{source.path} is no folder, or no package with "
+                    "an __init__.py beside its YAML; correct it"
+                )
         yield hydra.config_loader
     finally:
         GlobalHydra.instance().clear()
@@ -171,7 +191,7 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
     given = _flags(arguments)
     if given.cfg or given.info or given.hydra_help:
         _answered_by_hydra(given, arguments)
-    with _hydra(given.config_dir) as loader:
+    with _hydra(given.config_dir, _searchpath(given.overrides)) as loader:
         parsed = _parsed(given.overrides, loader)
         jobs = _jobs(parsed, given.overrides) if given.multirun else [tuple(given.overrides)]
         return [_job(words) for words in jobs]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 
 from harness import __main__ as command_line
-from harness.records.store import load_plan
-from reports.__main__ import main, parser
+from reports.__main__ import parser
 from reports.sharing.board import board_parser
 from reports.sharing.merge import merge_parser
 from reports.sharing.submit import submit_parser
@@ -68,8 +66,8 @@ def test_every_experiment_there_is_has_its_row() -> None:
 
 
 def test_every_experiment_named_is_there() -> None:
-    there = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
-    shown = set(re.findall(r"<!-- file: conf/experiment/(\w+)\.yaml -->", TEXT))
+    places = (ROOT / "conf" / "experiment", ROOT / "docs/plugin-template/mymotion/conf/experiment")
+    there = {path.stem for place in places for path in place.glob("*.yaml")}
     named = {
         (document, name)
         for document, text in DOCUMENTS.items()
@@ -77,7 +75,7 @@ def test_every_experiment_named_is_there() -> None:
         for name in names.split(",")
     }
     assert {"main_table", "turbo_goal", "transfer"} <= {name for _, name in named}
-    assert {one for one in named if one[1] not in there | shown} == set()
+    assert {one for one in named if one[1] not in there} == set()
 
 
 def test_every_reports_command_is_one_that_the_parser_knows() -> None:
@@ -141,27 +139,3 @@ def test_every_text_that_was_measured_is_shown_or_named_in_a_document() -> None:
     text = "\n".join(DOCUMENTS.values())
     kept = {path.name for path in MEASURED.iterdir() if path.suffix in (".md", ".txt", ".csv", ".json")}
     assert {name for name in kept - shown if not re.search(rf"(?<![\w-]){re.escape(name)}", text)} == set()
-
-
-def test_the_parts_shown_run_from_their_files_without_a_fork(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", TEXT, re.DOTALL)
-    assert len(shown) == 7
-    for name, text in shown:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    (command,) = re.findall(r"<!-- command -->\n```bash\npython -m (.*?)\n```\n<!-- end -->", TEXT)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    small = ["backbone.steps=3", "measure.warmup_steps=0", "wandb=disabled", "device=cpu"]
-    monkeypatch.setattr(sys, "argv", [*shlex.split(command), *small])
-    assert command_line.main() == 0
-    printed = capsys.readouterr().out
-    assert all(word in printed for word in ("gain 0.5", "gain 1", "none", "Flicker (levels) ↓", "Speed-up"))
-    (path,) = (tmp_path / "results" / "plans").iterdir()
-    plan = load_plan(path)
-    assert [variant.label for variant in plan.variants] == ["none", "gain 0.5", "gain 1"]
-    assert plan.baseline == "none" and all(len(variant.cells) == 1 for variant in plan.variants)
-    assert len(list((tmp_path / "results" / "cells").glob("*/bars/*/video.mp4"))) == 3
-    assert main(["results", "--experiment", "mine", "--p-values", "--published"]) == 0

@@ -1,0 +1,1 @@
+"""A method, a metric and a dataset of one's own for vmtbench."""

@@ -1,0 +1,1 @@
+"""Hydra finds YAML in an installed package where this file is."""
