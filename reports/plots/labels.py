@@ -144,8 +144,7 @@ def _crossed(place: Boxes, boxes: Boxes, marks: Boxes) -> Boxes:
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     steps = np.linspace(0.1, 0.9, 9)[None, :, None]
     along = (place + (centres[:, None] - place) * steps)[:, :, None]
-    held: NDArray[np.bool_] = ((along > marks[None, None, :, :2]) & (along < marks[None, None, :, 2:])).all(
-        axis=3
-    )
-    count: Boxes = np.count_nonzero(np.any(held, axis=1), axis=1).astype(float)
+    inside = (along > marks[None, None, :, :2]) & (along < marks[None, None, :, 2:])
+    held = np.count_nonzero(inside, axis=3) == 2
+    count: Boxes = np.count_nonzero(np.count_nonzero(held, axis=1), axis=1).astype(float)
     return count
