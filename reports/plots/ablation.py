@@ -97,7 +97,9 @@ def ablation(key: str, lines: Sequence[Sweep], group: Group, table: Table) -> Fi
         if column.unit:
             ratio_axis(axis.yaxis, every)
         ratio_axis(axis.xaxis, ticks)
-        axis.set_xticks(list(ticks), list(ticks.values()))
+        axis.set_xticks(
+            list(ticks), list(ticks.values()), rotation=45 if "x" in "".join(ticks.values()) else 0
+        )
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(key)
         axis.set_ylabel(f"{column.label} (GB) ↓" if column.unit == "B" else heading)

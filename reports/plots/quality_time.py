@@ -37,7 +37,11 @@ def quality_against_time(group: Group, table: Table) -> Figure | str:
     ]
     if not shown:
         return "it takes two rows with a time and a metric's value over two clips or more"
-    figure, axes = panels(len(shown), height=2.9, width=3.6, most=2)
+    # Names take more room than points.
+    crowded = len(seconds) > 6
+    figure, axes = panels(
+        len(shown), height=2.9 if crowded else 2.3, width=3.6 if crowded else 2.4, most=2 if crowded else 3
+    )
     look = looks(methods_of(group))
     points: list[dict[str, tuple[float, float]]] = []
     for axis, (column, heading) in zip(axes, shown, strict=True):
