@@ -117,7 +117,7 @@ class Mirror:
             if run.row.records and mine.all(axis=1).any():
                 line = {str(key): value for key, value in lines[mine.all(axis=1)].iloc[0].items()}
                 run.close(lines, line, plans)
-            run.end(1)
+            run.end()
 
     def gets_on(self) -> None:
         with self.progress.open("a") as file:
@@ -290,7 +290,7 @@ class Run:
         if not self._mine():
             return
         self.cells = {cell: _stamp(record) for cell, record in self.row.records.items()}
-        summary = {name: _plain(value) for name, value in line.items() if isinstance(value, float)}
+        summary = {name: one for name, one in line.items() if isinstance(one, float) and math.isfinite(one)}
         whole = json.dumps([summary, self.cells], sort_keys=True)
         digest = hashlib.sha256(whole.encode()).hexdigest()
         if self._run is None and digest == self.whole:
@@ -308,15 +308,21 @@ class Run:
         finally:
             ended_well = all(one.status == "ok" for one in self.row.records.values())
             complete = len(self.row.records) == len(self.row.cells)
-            self.end(0 if ended_well and complete else 1)
+            self._finish(0 if ended_well and complete else 1)
         self.whole = digest
         self._save()
 
-    def end(self, exit_code: int) -> None:
-        """End it, where it has begun."""
+    def _finish(self, exit_code: int) -> None:
         if self._run is not None:
             self._run.finish(exit_code=exit_code)
             self._run = None
+
+    def end(self) -> None:
+        """Let others send its cells; what was begun and has no row any more has failed."""
+        self._finish(1)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _media(self, wandb: Any) -> tuple[list[str | int], list[Iterable[Any]]]:
         """Columns and rows of the cells: reference, video, prompt and scores. Videos of the first ones."""
@@ -377,7 +383,7 @@ def _stamp(record: Record) -> Stamp:
 
 
 def _plain(value: Any) -> Any:
-    """W&B's summary and tables take no NaN."""
+    """W&B's tables take no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

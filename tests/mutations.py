@@ -1308,7 +1308,12 @@ REPORTS = (
         "of_question.setdefault((b, take), []).append(won)",
         "losers have won too",
     ),
-    C("reports/wandb_mirror.py", "exit_code=1", "exit_code=0", "a failed run shown as finished"),
+    C(
+        "reports/wandb_runs.py",
+        "0 if ended_well and complete else 1",
+        "0",
+        "a failed run shown as finished",
+    ),
     C(
         "metrics/motion_fidelity.py",
         "np.fmax(best, likeness)",
