@@ -1315,6 +1315,30 @@ REPORTS = (
         "a failed run shown as finished",
     ),
     C(
+        "reports/wandb_runs.py",
+        "!= self.cells.get(cell)",
+        "not in ()",
+        "a resumed run gets its cells twice",
+    ),
+    C(
+        "reports/wandb_runs.py",
+        'step_metric=f"{name}/iteration"',
+        'step_metric="cell"',
+        "losses over cells, not over iterations",
+    ),
+    C(
+        "reports/plots/labels.py",
+        "cost = 4 * _overlap(boxes, others[np.isfinite(others[:, 0])])",
+        "cost = np.zeros(len(boxes))",
+        "names over names",
+    ),
+    C(
+        "reports/plots/gradient_similarity.py",
+        "gaps.add(place - last)",
+        "gaps.add(1)",
+        "gradients three iterations apart shown as successive",
+    ),
+    C(
         "metrics/motion_fidelity.py",
         "np.fmax(best, likeness)",
         "likeness",
