@@ -93,9 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--published", action="store_true", help="the paper's own numbers in blocks below")
     made.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
-    made.add_argument(
-        "--to", choices=["wandb"], help="publish the records to W&B anew: offline, into RESULTS/wandb"
-    )
+    made.add_argument("--to", choices=["wandb"], help="send the records to W&B: offline, into RESULTS/wandb")
     made.add_argument("--online", action="store_true", help="with --to wandb: upload at once")
     made.add_argument("--project", default="vmtbench", help="with --to wandb: the project")
     made.add_argument(
@@ -169,7 +167,7 @@ def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Tabl
 
 
 def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:
-    """The mirror, from the records as they are now; runs of its own, beside any earlier ones."""
+    """The mirror, from the records as they are now; runs that the same plans have go on."""
     from reports.wandb_mirror import publish
 
     mode = "online" if given.online else "offline"

@@ -1,4 +1,4 @@
-"""What a command of the harness shows when its cells have ended. The harness calls ``show``, nothing else."""
+"""What a command of the harness shows when its cells have ended. The harness calls ``show``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.command.terminal import say, tell
+from harness.command.terminal import tell
 from harness.records import store
-from reports import wandb_mirror
 from reports.formats import print_plans
 
 if TYPE_CHECKING:
@@ -18,18 +17,12 @@ if TYPE_CHECKING:
 
 
 def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
-    """Print the table with its notes, where the videos are and what failed; then mirror to W&B.
-
-    Jobs may share a plan. A mirror that fails is a line on standard error; nothing is raised for it.
-    """
+    """Print the table with its notes, where the videos are and what failed. Jobs may share a plan."""
     plans: dict[Path, list[Plan]] = {}
-    mirrored: dict[int, tuple[Job, Plan]] = {}
-    for job, plan, outcome in ended:
+    for job, plan, _ in ended:
         of_results = plans.setdefault(job.results, [])
         if not any(plan is known for known in of_results):
             of_results.append(plan)
-        if outcome.records:
-            mirrored.setdefault(id(plan), (job, plan))
     for results, of_results in plans.items():
         print_plans(results, of_results)
     for line in _videos(plans):
@@ -37,8 +30,6 @@ def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
     for _, _, outcome in ended:
         for record in outcome.failed:
             tell(_failure(record))
-    for warning in wandb_mirror.mirror(list(mirrored.values())):
-        say(warning)
 
 
 def _videos(plans: dict[Path, list[Plan]]) -> Iterator[str]:

@@ -1308,7 +1308,36 @@ REPORTS = (
         "of_question.setdefault((b, take), []).append(won)",
         "losers have won too",
     ),
-    C("reports/wandb_mirror.py", "exit_code=1", "exit_code=0", "a failed run shown as finished"),
+    C(
+        "reports/wandb_runs.py",
+        "0 if ended_well and complete else 1",
+        "0",
+        "a failed run shown as finished",
+    ),
+    C(
+        "reports/wandb_runs.py",
+        "!= self.cells.get(cell)",
+        "not in ()",
+        "a resumed run gets its cells twice",
+    ),
+    C(
+        "reports/wandb_runs.py",
+        'step_metric=f"{name}/iteration"',
+        'step_metric="cell"',
+        "losses over cells, not over iterations",
+    ),
+    C(
+        "reports/plots/labels.py",
+        "cost = 4 * _overlap(boxes, others[np.isfinite(others[:, 0])])",
+        "cost = np.zeros(len(boxes))",
+        "names over names",
+    ),
+    C(
+        "reports/plots/gradient_similarity.py",
+        "gaps.add(place - last)",
+        "gaps.add(1)",
+        "gradients three iterations apart shown as successive",
+    ),
     C(
         "metrics/motion_fidelity.py",
         "np.fmax(best, likeness)",

@@ -28,11 +28,13 @@ class Run(Action):
         for plan, _ in plans_of(prepared):
             say_left_out(plan)
         store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)], say)
-        ended, code = engine.work(prepared, arguments)
-        if ended:
-            from reports.outcome import show
+        from reports.outcome import show
+        from reports.wandb_mirror import mirrored
 
-            show(ended)
+        with mirrored([(parts[0][0], plan) for plan, parts in plans_of(prepared)]):
+            ended, code = engine.work(prepared, arguments)
+            if ended:
+                show(ended)
         return code
 
 

@@ -12,6 +12,7 @@ from harness.cells.score import Outcome, rescore
 from harness.command.interface import Action, Ended, Prepared, plans_of
 from harness.command.terminal import say, say_left_out
 from harness.records import store
+from harness.records.record import Plan
 
 
 @dataclass
@@ -28,24 +29,26 @@ class Score(Action):
         for plan, _ in plans_of(prepared):
             say_left_out(plan)
         store.begin_plans([(parts[0][0].results, plan) for plan, parts in plans_of(prepared)], say)
-        ended: list[Ended] = []
-        for one in prepared:
-            if one.plan is not None:
-                began = datetime.now(UTC).isoformat(timespec="microseconds")
-                everything = not one.job.resume
-                outcome = rescore(one.job, one.plan, one.cells, everything, note=say)
-                together = score_together(one.job, one.cells, say, again=True, everything=everything)
-                records = [together.changed.get(record.id, record) for record in outcome.records]
-                rescored = sum(record.scored >= began for record in records)
-                reused = len(records) - rescored
-                outcome = Outcome(records, reused=reused, rescored=rescored, fault=together.fault)
-                ended.append((one.job, one.plan, outcome))
-        if ended:
-            from reports.outcome import show
+        from reports.outcome import show
+        from reports.wandb_mirror import mirrored
 
-            show(ended)
+        with mirrored([(parts[0][0], plan) for plan, parts in plans_of(prepared)]):
+            ended = [_rescored(one, one.plan) for one in prepared if one.plan is not None]
+            if ended:
+                show(ended)
         codes = [2 if outcome.fault else int(bool(outcome.failed)) for _, _, outcome in ended]
         return max(codes, default=0)
+
+
+def _rescored(one: Prepared, plan: Plan) -> Ended:
+    began = datetime.now(UTC).isoformat(timespec="microseconds")
+    everything = not one.job.resume
+    outcome = rescore(one.job, plan, one.cells, everything, note=say)
+    together = score_together(one.job, one.cells, say, again=True, everything=everything)
+    records = [together.changed.get(record.id, record) for record in outcome.records]
+    rescored = sum(record.scored >= began for record in records)
+    reused = len(records) - rescored
+    return one.job, plan, Outcome(records, reused=reused, rescored=rescored, fault=together.fault)
 
 
 __all__ = ["Score"]

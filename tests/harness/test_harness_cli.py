@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -442,12 +443,12 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         plan.variants[0].levels = {"one": {"chance": 0.5}}
         return outcome
 
-    def mirror(jobs: list[tuple[Any, records.Plan]]) -> list[str]:
+    def start(jobs: list[tuple[Any, records.Plan]]) -> list[Any]:
         mirrored.append(" ".join(plan.name for _, plan in jobs))
-        return ["W&B: no login"]
+        return [SimpleNamespace(finish=lambda: "W&B: no login", leave=lambda: None)]
 
     monkeypatch.setattr(running, "run", run)
-    monkeypatch.setattr("reports.wandb_mirror.mirror", mirror)
+    monkeypatch.setattr("reports.wandb_mirror.start", start)
     return mirrored
 
 

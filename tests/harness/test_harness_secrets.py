@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,14 +85,19 @@ def test_nothing_that_is_written_or_said_holds_a_secret_or_an_absolute_path(
     external: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(wandb_mirror, "in_child", lambda job, *_: told.append(job.read_text()))
+
+    def sender(_results: Path, _plans: Any, _wandb: Any, configs: Any) -> SimpleNamespace:
+        told.append(json.dumps(configs))
+        return SimpleNamespace(finish=lambda: None)
+
+    monkeypatch.setattr(wandb_mirror, "Sender", sender)
     words = ["+method.environment.FAIL='yes, it does'"] if fails else []
     code, out, err = external("-m", "seed=0,1", "limit=1", *words)
     assert code == int(fails), err
     files = {str(path): data for path, data in written(tmp_path / "results").items()}
     assert any(name.endswith("log.txt") for name in files)
     said = {"out": out.encode(), "err": err.encode()}
-    for name, data in {**files, **said, "W&B": json.dumps(json.loads(told[0])["configs"]).encode()}.items():
+    for name, data in {**files, **said, "W&B": told[0].encode()}.items():
         for secret in (TOKEN, KEY, json.dumps(KEY)[1:-1], "it does"):
             assert secret.encode() not in data, name
     shown = [data for name, data in files.items() if "/program/" not in name]
@@ -115,7 +121,7 @@ def test_nothing_that_is_written_or_said_holds_a_secret_or_an_absolute_path(
 def test_the_id_is_that_of_the_real_value_and_the_cell_is_found_again(
     external: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_mirror, "in_child", lambda *_: None)
+    monkeypatch.setattr(wandb_mirror, "start", lambda _: [])
     external()
     path, record = record_of(tmp_path / "results")
     assert record["status"] == "ok" and record["id"] in path.parent.name
@@ -146,7 +152,7 @@ def test_a_page_and_a_table_of_the_records_show_no_secret(
 ) -> None:
     from reports.__main__ import main
 
-    monkeypatch.setattr(wandb_mirror, "in_child", lambda *_: None)
+    monkeypatch.setattr(wandb_mirror, "start", lambda _: [])
     external()
     for form, out in (("html", "page"), ("md", "table.md")):
         monkeypatch.setattr(
@@ -371,7 +377,7 @@ def test_control_characters_of_names_reach_neither_terminal_nor_page(
 ) -> None:
     from reports.__main__ import main
 
-    monkeypatch.setattr(wandb_mirror, "in_child", lambda *_: None)
+    monkeypatch.setattr(wandb_mirror, "start", lambda _: [])
     clips = tmp_path / "clips"
     clips.mkdir()
     name = "a\x1b[31m\x9b2Jb\u202ec"
