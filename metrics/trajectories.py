@@ -288,7 +288,7 @@ class Ftd(ComparesTrajectories, kind="ftd"):
 
 @dataclass(config={"extra": "forbid"})
 class FtdLegacy(ComparesTrajectories, kind="ftd_legacy"):
-    """The same distance as released, number for number, its exchanged axes kept: for comparison with papers.
+    """RoPECraft's Fréchet trajectory distance as released, number for number, its exchanged axes kept.
 
     What it does to hidden points has no meaning; where all are seen it equals ``Ftd``.
     """

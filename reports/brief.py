@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from reports.columns import SPEEDUP, TIME, Body
+from reports.columns import MEMORY, SPEEDUP, TIME, Body, peak
 from reports.notes import differing, left_out, unknown_notes
 from reports.protocol import protocol_notes
 from reports.ranking import MARKS, Ranking
@@ -32,7 +32,7 @@ def brief_notes(
         *_absent(rows),
         *_differing(rows),
         *protocol_notes(body.group),
-        *_unranked(ranking),
+        *_unranked(body, ranking, shown),
         *_fewer(body, shown),
         *_timing(body, shown),
         *_changed(body),
@@ -81,10 +81,13 @@ def _differing(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Rows differ in {', '.join(names)}: compare with care."
 
 
-def _unranked(ranking: Ranking) -> Iterator[str]:
+def _unranked(body: Body, ranking: Ranking, shown: Collection[str]) -> Iterator[str]:
     if ranking.withheld:
         labels = ", ".join(column.label for column in ranking.withheld)
         yield f"Not ranked, because the rows' settings differ: {labels.rstrip('.')}."
+    kinds = {peak(row.finished)[1] for row in body.group.rows}
+    if MEMORY.key in shown and "process" in kinds and len(body.group.rows) > 1:
+        yield "Memory is the peak of the process: not ranked."
 
 
 def _fewer(body: Body, shown: Collection[str]) -> Iterator[str]:

@@ -32,9 +32,10 @@ def caption(group: Group) -> str:
 
 def name(group: Group) -> str:
     """For files and references: the experiment, if there is one, dataset and backbone."""
-    ran = set.intersection(*(experiments_of(plan) for plan in group.plans)) if group.plans else set()
-    experiment = [min(ran, key=len)] if ran else []
-    words = dict.fromkeys([*experiment, group.dataset, group.backbone])
+    ran = [experiments_of(plan) for plan in group.plans]
+    shared = set.intersection(*ran) if ran else set()
+    experiments = shared - {plan.name for plan in group.plans} or shared
+    words = dict.fromkeys([*sorted(experiments)[:1], group.dataset, group.backbone])
     return re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-")
 
 

@@ -115,4 +115,10 @@ def all_differences(table: Table) -> list[list[str]]:
     ]
 
 
-__all__ = ["Entry", "all_differences", "differences", "entries", "headers", "heading"]
+def not_shown(table: Table, shown: Sequence[Column]) -> str:
+    """``Not shown: Memory, Forward eq.``; nothing where all columns are, the count of clips left aside."""
+    labels = ", ".join(column.label for column in table.columns if column not in (*shown, COUNT))
+    return f"Not shown: {labels.removesuffix('.')}." if labels else ""
+
+
+__all__ = ["Entry", "all_differences", "differences", "entries", "headers", "heading", "not_shown"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
 from reports.columns import Column
-from reports.entries import Entry, all_differences, differences, entries, headers, heading
+from reports.entries import Entry, all_differences, differences, entries, headers, heading, not_shown
 from reports.latex import COLUMN, GAP, PAGE, latex_heading, latex_table, latex_text, two_lines, width
 from reports.ranking import MARKS
 from reports.tables import Table, tables
@@ -30,12 +30,8 @@ def to_markdown(table: Table) -> str:
     if table.brief:
         parts += [*(f"- {note}" for note in table.brief), ""]
     if paired := _paired(table, main):
-        parts += [
-            f"**Differences from {table.base}**",
-            "",
-            _pipes(table, paired, differences(table, paired)),
-            "",
-        ]
+        head = f"**Differences from {table.base}**, paired by clip; bold where p ≤ .05"
+        parts += [head, "", _pipes(table, paired, differences(table, paired)), ""]
     parts += ["<details>", f"<summary>{DETAILS}</summary>", "", to_details(table), "</details>"]
     return "\n".join(parts) + "\n"
 
@@ -91,14 +87,13 @@ def to_latex(table: Table) -> str:
     main = table.main()
     of_rows = entries(table)
     shown = _fitting(table, main, of_rows)
-    hidden = [column.label for column in table.columns if column not in (*shown, table.columns[-1])]
     caption = f"{table.title[:1].upper()}{table.title[1:]}."
-    notes = [*table.brief, *([f"Not shown: {', '.join(hidden).rstrip('.')}."] if hidden else [])]
+    notes = [*table.brief, *filter(None, [not_shown(table, shown)])]
     texts = [_latex(table, table.name, caption, shown, of_rows, notes)]
     if paired := _paired(table, main):
         changes = differences(table, paired)
         shown = _fitting(table, paired, changes)
-        caption = f"Differences from {table.base}, paired by clip: {table.title}."
+        caption = f"Differences from {table.base}, paired by clip; bold where p ≤ .05. {caption}"
         texts.append(_latex(table, f"{table.name}-differences", caption, shown, changes, ()))
     return "\n".join(texts)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 COLUMN, PAGE = 200.0, 395.0
 """Points that a table may take: a column of a two-column article, and the text of most conferences."""
-GAP = 6.0
+GAP = 8.0
 """Points between two columns of a table."""
 
 _LATEX = str.maketrans(
@@ -22,6 +22,7 @@ _LATEX = str.maketrans(
         "}": r"\}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "≤": r"$\le$",
         "<": r"$<$",
         ">": r"$>$",
         "↑": r"$\uparrow$",
@@ -44,7 +45,7 @@ def latex_heading(heading: str) -> str:
     lines = two_lines(heading)
     if len(lines) == 1:
         return latex_text(heading)
-    return r"\shortstack[r]{" + r"\\".join(map(latex_text, lines)) + "}"
+    return r"\begin{tabular}[b]{@{}r@{}}" + r"\\".join(map(latex_text, lines)) + r"\end{tabular}"
 
 
 def two_lines(heading: str) -> list[str]:
@@ -81,7 +82,7 @@ def latex_table(
     return "\n".join(
         [
             rf"\begin{{{environment}}}[t]",
-            r"\centering\small\setlength{\tabcolsep}{3pt}",
+            r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{latex_text(caption)}}}",
             rf"\label{{tab:{label}}}",
             rf"\begin{{tabular}}{{@{{}}l{'r' * (len(headings) - 1)}@{{}}}}",

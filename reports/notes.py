@@ -250,9 +250,9 @@ def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
     given = [(key, mark) for of_row in ranking.marks.values() for key, mark in of_row.items() if mark]
     if any(key not in counts or mark == "tied" for key, mark in given):
         yield (
-            f"{MARKS['best']} marks the best, where it differs significantly from every other row (p <= .05: "
-            "paired sign flips over clips, adjusted for all pairs of rows in a column). "
-            f"{MARKS['tied']}: no significant difference from the best, of whose column none is marked best."
+            f"{MARKS['best']} is best: it differs significantly from every other row (p <= .05: paired sign "
+            "flips over clips, adjusted for all pairs of rows in a column). "
+            f"{MARKS['tied']} is tied with the best: no significant difference."
         )
     if ranking.differences:
         yield (

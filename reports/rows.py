@@ -49,6 +49,9 @@ SETTINGS: dict[str, Callable[[Record], Any]] = {
 MADE_WITH = (*PARTS, "frames")
 """What a cell's video is made with: other keys of a command change none."""
 
+PLAIN = {"null": None, "true": True, "false": False}
+"""Values as a command line writes them."""
+
 OUTDATED = "scored by another version of the metric than newer values: action=score scores it anew"
 
 
@@ -356,14 +359,17 @@ def _tell_apart(rows: list[Row]) -> None:
 
 def _settings(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """What rows' cells were made with: as their records know it, else as their commands asked for it."""
-    known = [next((record.identity for record in row.records.values()), None) for row in rows]
-    if all(identity is not None for identity in known):
+    known = [next((record.identity for record in row.records.values()), {}) for row in rows]
+    if all("method" in identity for identity in known):
         return [
-            {name: part for name, part in of_settings(identity or {}).items() if name in MADE_WITH}
+            {name: part for name, part in of_settings(identity).items() if name in MADE_WITH}
             for identity in known
         ]
     asked = [dict(one.split("=", 1) for one in row.variant.overrides if "=" in one) for row in rows]
-    return [{key: value for key, value in one.items() if key.split(".")[0] in MADE_WITH} for one in asked]
+    return [
+        {key: PLAIN.get(value, value) for key, value in one.items() if key.split(".")[0] in MADE_WITH}
+        for one in asked
+    ]
 
 
 def _name_parts(rows: Sequence[Row]) -> None:

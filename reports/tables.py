@@ -129,7 +129,8 @@ class Table:
             if any(number.points for number in numbers):
                 flat[f"{column.key}_points"] = [" ".join(map(str, number.points)) for number in numbers]
             for end, values in self._flat_differences(column.key).items():
-                flat[f"{column.key}_{end}"] = values
+                count = end == "diff_n"
+                flat[f"{column.key}_{end}"] = pd.array(values, dtype="Int64") if count else values
         flat["failed"] = [failures(self.failed[label]) for label in self.numbers]
         return flat
 
@@ -196,7 +197,9 @@ def _table(group: Group, everything: bool, only: Sequence[str], outside: Sequenc
     ranking = rank(made)
     chosen = bool(only or own)
     keys = [column.key for column in made.columns if column != COUNT]
-    importance = tuple(keys if chosen else by_importance(made.columns))
+    asked = [column.key for column in outside]
+    rest = keys if chosen else by_importance(made.columns)
+    importance = tuple(dict.fromkeys([*([] if chosen else asked), *rest]))
     shown = importance[: None if chosen or everything else MOST]
     return Table(
         backbone=group.backbone,

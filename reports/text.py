@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
 from reports.columns import Column
-from reports.entries import Entry, all_differences, differences, entries, heading
+from reports.entries import Entry, all_differences, differences, entries, heading, not_shown
 from reports.ranking import MARKS
 from reports.tables import Table
 
@@ -73,14 +73,13 @@ def _table(table: Table, console: Console, details: bool) -> Iterator[Renderable
         shown_too = _fitting(
             table, paired, console, lambda columns: _grid(*_of_entries(table, columns, changes))
         )
-        yield Text(printable(f"Differences from {table.base}"), "bold")
+        yield Text(printable(f"Differences from {table.base}, paired by clip"), "bold")
         yield ""
         yield _grid(*_of_entries(table, shown_too, changes))
         yield ""
     if not details:
-        hidden = [column.label for column in table.columns if column not in (*shown, table.columns[-1])]
-        rest = f"Not shown: {', '.join(hidden).rstrip('.')}. " if hidden else ""
-        lines.append(f"{rest}All columns, both ends of intervals and all notes: --details.")
+        rest = "All columns, both ends of intervals and all notes: --details."
+        lines.append(f"{not_shown(table, shown)} {rest}".strip())
     yield _list(lines)
     if details:
         yield from _details(table, console)
@@ -93,13 +92,18 @@ def _details(table: Table, console: Console) -> Iterator[RenderableType]:
     ends = entries(table, ends=True)
     headings, cells = _of_entries(table, table.columns, ends)
     yield Text("All columns", "bold")
-    yield from _parts(console, headings, cells)
+    yield ""
+    for part in _parts(console, headings, cells):
+        yield part
+        yield ""
     if table.differences:
         yield Text(printable(f"Differences from {table.base}, both ends"), "bold")
+        yield ""
         for line in all_differences(table):
             yield Text(printable(f"{line[0]}: {line[1]} {line[2]}, n {line[3]}"))
         yield ""
     yield Text("Notes", "bold")
+    yield ""
     yield _list(table.notes)
 
 
@@ -145,7 +149,7 @@ def _grid(headings: Sequence[str], rows: Cells) -> Grid:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    made = Grid(box=box.SIMPLE, show_edge=False, pad_edge=False)
+    made = Grid(box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("", overflow="fold")
     for place, text in enumerate(headings):
         lines = [line for row in rows.values() for line in row[place].plain.splitlines()]

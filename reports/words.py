@@ -27,9 +27,9 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def device_words(device: str, threads: str) -> str:
-    """``an NVIDIA H200``, ``2 threads of an AMD EPYC``."""
+    """``on an NVIDIA H200``, ``2 threads of an AMD EPYC``."""
     article = "an" if device[:1].upper() in VOWELS or device.startswith("NVIDIA") else "a"
-    part = f"{threads} thread{'' if threads == '1' else 's'} of " if threads else ""
+    part = "on " if not threads else f"{threads} thread{'' if threads == '1' else 's'} of "
     return f"{part}{article} {device}"
 
 
