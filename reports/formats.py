@@ -45,8 +45,8 @@ def to_details(table: Table) -> str:
         head = ["", "", f"difference from {table.base}", "n"]
         rows = [[_escaped(cell) for cell in line] for line in lines]
         parts += [tabulate(rows, head, "pipe", disable_numparse=True, colalign=["left"] * 3 + ["right"]), ""]
-    if table.notes:
-        parts += [*(f"- {note}" for note in table.notes), ""]
+    if rest := [note for note in table.notes if note not in table.brief]:
+        parts += [*(f"- {note}" for note in rest), ""]
     return "\n".join(parts)
 
 

@@ -58,7 +58,7 @@ class Block:
     def to_latex(self) -> str:
         """A ``table*`` environment with booktabs rules (needs ``\\usepackage{booktabs}``)."""
         rows = [[latex_text(text) for text in row] for row in self.rows]
-        label = f"published-{len(self.rows)}"
+        label = f"published-{self.title.rpartition(' ')[2]}"
         headings = [latex_heading(heading) for heading in self.headings]
         return latex_table(f"{self.title}.", label, headings, rows, self.notes, wide=True)
 

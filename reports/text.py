@@ -42,18 +42,17 @@ def to_text(
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(
-        file=io.StringIO(), width=columns, force_terminal=bold, highlight=False, legacy_windows=False
-    )
+    out = io.StringIO()
+    console = Console(file=out, width=columns, force_terminal=bold, highlight=False, legacy_windows=False)
     for table in tables:
         console.print(*_table(table, console, details), sep="\n")
     for block in blocks:
         rows = {row[0]: [Text(cell) for cell in row[1:]] for row in block.rows}
-        console.print(
-            Text(block.title, "bold"), *_parts(console, block.headings[1:], rows), _list(block.notes)
-        )
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+        console.print(Text(block.title, "bold"), "")
+        for part in _parts(console, block.headings[1:], rows):
+            console.print(part, "")
+        console.print(_list(block.notes))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
 def _table(table: Table, console: Console, details: bool) -> Iterator[RenderableType]:
@@ -104,7 +103,7 @@ def _details(table: Table, console: Console) -> Iterator[RenderableType]:
         yield ""
     yield Text("Notes", "bold")
     yield ""
-    yield _list(table.notes)
+    yield _list([note for note in table.notes if note not in table.brief])
 
 
 def _fitting(

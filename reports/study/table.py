@@ -214,6 +214,7 @@ class _Part:
             numbers={label: blank | row for label, row in rows.items()},
             marks={label: dict.fromkeys(blank, "") for label in rows},
             notes=notes,
+            brief=tuple(notes),
             config_ids=("",) * len(rows),
             failed={label: Counter([TOO_FEW] if label in few else []) for label in rows},
             question=self.question,

@@ -158,10 +158,10 @@ def test_the_parts_shown_run_from_their_files_without_a_fork(
     monkeypatch.setattr(sys, "argv", [*shlex.split(command), *small])
     assert command_line.main() == 0
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("gain 0.5", "gain 1", "none", "Flicker (levels) ↓", "Speed-up"))
+    assert all(word in printed for word in ("gain 0.5", "gain 1", "none", "Flicker", "Differences from none"))
     (path,) = (tmp_path / "results" / "plans").iterdir()
     plan = load_plan(path)
     assert [variant.label for variant in plan.variants] == ["none", "gain 0.5", "gain 1"]
     assert plan.baseline == "none" and all(len(variant.cells) == 1 for variant in plan.variants)
     assert len(list((tmp_path / "results" / "cells").glob("*/bars/*/video.mp4"))) == 3
-    assert main(["results", "--experiment", "mine", "--p-values", "--published"]) == 0
+    assert main(["results", "--experiment", "mine", "--details", "--published"]) == 0
