@@ -87,13 +87,14 @@ def to_latex(table: Table) -> str:
     main = table.main()
     of_rows = entries(table)
     shown = _fitting(table, main, of_rows)
-    caption = f"{table.title[:1].upper()}{table.title[1:]}."
+    caption = latex_text(f"{table.title[:1].upper()}{table.title[1:]}.")
     notes = [*table.brief, *filter(None, [not_shown(table, shown)])]
     texts = [_latex(table, table.name, caption, shown, of_rows, notes)]
     if paired := _paired(table, main):
         changes = differences(table, paired)
         shown = _fitting(table, paired, changes)
-        caption = f"Differences from {table.base}, paired by clip; bold where p ≤ .05. {caption}"
+        caption = latex_text(f"Differences from {table.base}, paired by clip; bold where p ≤ .05. Rows of ")
+        caption += rf"Table~\ref{{tab:{table.name}}}."
         texts.append(_latex(table, f"{table.name}-differences", caption, shown, changes, ()))
     return "\n".join(texts)
 

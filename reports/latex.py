@@ -36,8 +36,9 @@ _LATEX = str.maketrans(
 
 
 def latex_text(text: str) -> str:
-    """Plain text for LaTeX: special characters escaped, a minus before a number a real one."""
-    return re.sub(r"(?<![\w.)-])-(?=\.?\d)", "$-$", text.translate(_LATEX))
+    """Plain text for LaTeX: special characters escaped, real minus signs, no line between p and its value."""
+    minus = re.sub(r"(?<![\w.)-])-(?=\.?\d)", "$-$", text.translate(_LATEX))
+    return re.sub(r"\bp (?=[$.\d])", "p~", minus)
 
 
 def latex_heading(heading: str) -> str:
@@ -73,7 +74,7 @@ def latex_table(
     notes: Sequence[str],
     wide: bool,
 ) -> str:
-    """A ``table`` environment, ``table*`` where ``wide``. Headings and cells are LaTeX, the rest is plain.
+    """A ``table`` environment, ``table*`` where ``wide``. Notes are plain, the rest is LaTeX.
 
     Needs ``\\usepackage{booktabs}``.
     """
@@ -83,8 +84,8 @@ def latex_table(
         [
             rf"\begin{{{environment}}}[t]",
             r"\centering\small\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{latex_text(caption)}}}",
-            rf"\label{{tab:{label}}}",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{label}}}\vspace{{4pt}}",
             rf"\begin{{tabular}}{{@{{}}l{'r' * (len(headings) - 1)}@{{}}}}",
             r"\toprule",
             " & ".join(headings) + r" \\",

@@ -60,7 +60,7 @@ class Block:
         rows = [[latex_text(text) for text in row] for row in self.rows]
         label = f"published-{self.title.rpartition(' ')[2]}"
         headings = [latex_heading(heading) for heading in self.headings]
-        return latex_table(f"{self.title}.", label, headings, rows, self.notes, wide=True)
+        return latex_table(f"{latex_text(self.title)}.", label, headings, rows, self.notes, wide=True)
 
 
 def blocks() -> list[Block]:

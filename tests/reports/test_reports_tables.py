@@ -379,7 +379,7 @@ def test_differences_have_their_p_in_every_form(world):
     wide = to_text([table], 200, details=True)
     texts = (to_markdown(table), to_latex(table), wide)
     below = [text.partition("paired by clip")[2] for text in texts]
-    found = [[float(p) for p in re.findall(r"\bp (\.\d+|1\.000)", text)][:10] for text in below]
+    found = [[float(p) for p in re.findall(r"\bp[ ~](\.\d+|1\.000)", text)][:10] for text in below]
     # Six clips have 2^6 sign patterns, so that no p is below 2/64; rows far apart reach it all the same.
     assert all(sorted(of) == sorted(found[0]) and len(of) == 10 for of in found)
     assert min(found[0]) == pytest.approx(2 / 64, abs=5e-4) and max(found[0]) == 1
