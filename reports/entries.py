@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -115,10 +115,38 @@ def all_differences(table: Table) -> list[list[str]]:
     ]
 
 
+def compared(table: Table, columns: Sequence[Column]) -> list[Column]:
+    """The columns that have differences from the base row."""
+    return [column for column in columns if any(column.key in of for of in table.differences.values())]
+
+
+def fitting(
+    table: Table, columns: Sequence[Column], fits: Callable[[Sequence[Column]], bool]
+) -> list[Column]:
+    """The columns that fit together, the least important left out; one at least."""
+    kept = list(columns)
+    keys = {column.key for column in kept}
+    order = [key for key in table.importance or [column.key for column in kept] if key in keys]
+    while len(order) > 1 and not fits(kept):
+        least = order.pop()
+        kept = [column for column in kept if column.key != least]
+    return kept
+
+
 def not_shown(table: Table, shown: Sequence[Column]) -> str:
     """``Not shown: Memory, Forward eq.``; nothing where all columns are, the count of clips left aside."""
     labels = ", ".join(column.label for column in table.columns if column not in (*shown, COUNT))
     return f"Not shown: {labels.removesuffix('.')}." if labels else ""
 
 
-__all__ = ["Entry", "all_differences", "differences", "entries", "headers", "heading", "not_shown"]
+__all__ = [
+    "Entry",
+    "all_differences",
+    "compared",
+    "differences",
+    "entries",
+    "fitting",
+    "headers",
+    "heading",
+    "not_shown",
+]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
 from reports.columns import Column
-from reports.entries import Entry, all_differences, differences, entries, headers, heading, not_shown
+from reports.entries import (
+    Entry,
+    all_differences,
+    compared,
+    differences,
+    entries,
+    fitting,
+    headers,
+    heading,
+    not_shown,
+)
 from reports.latex import COLUMN, GAP, PAGE, latex_heading, latex_table, latex_text, two_lines, width
 from reports.ranking import MARKS
 from reports.tables import Table, tables
@@ -29,7 +39,7 @@ def to_markdown(table: Table) -> str:
     parts = [f"### {table.title}", "", _pipes(table, main, entries(table)), ""]
     if table.brief:
         parts += [*(f"- {note}" for note in table.brief), ""]
-    if paired := _paired(table, main):
+    if paired := compared(table, main):
         head = f"**Differences from {table.base}**, paired by clip; bold where p ≤ .05"
         parts += [head, "", _pipes(table, paired, differences(table, paired)), ""]
     parts += ["<details>", f"<summary>{DETAILS}</summary>", "", to_details(table), "</details>"]
@@ -48,10 +58,6 @@ def to_details(table: Table) -> str:
     if rest := [note for note in table.notes if note not in table.brief]:
         parts += [*(f"- {note}" for note in rest), ""]
     return "\n".join(parts)
-
-
-def _paired(table: Table, columns: Sequence[Column]) -> list[Column]:
-    return [column for column in columns if any(column.key in of for of in table.differences.values())]
 
 
 def _pipes(table: Table, columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> str:
@@ -86,13 +92,13 @@ def to_latex(table: Table) -> str:
     """
     main = table.main()
     of_rows = entries(table)
-    shown = _fitting(table, main, of_rows)
+    shown = fitting(table, main, lambda columns: _points(columns, of_rows) <= PAGE)
     caption = latex_text(f"{table.title[:1].upper()}{table.title[1:]}.")
     notes = [*table.brief, *filter(None, [not_shown(table, shown)])]
     texts = [_latex(table, table.name, caption, shown, of_rows, notes)]
-    if paired := _paired(table, main):
+    if paired := compared(table, main):
         changes = differences(table, paired)
-        shown = _fitting(table, paired, changes)
+        shown = fitting(table, paired, lambda columns: _points(columns, changes) <= PAGE)
         caption = latex_text(f"Differences from {table.base}, paired by clip; bold where p ≤ .05. Rows of ")
         caption += rf"Table~\ref{{tab:{table.name}}}."
         texts.append(_latex(table, f"{table.name}-differences", caption, shown, changes, ()))
@@ -126,16 +132,6 @@ def _latex_cell(entry: Entry | None) -> str:
     value = rf"\textbf{{{value}}}" if entry.mark in ("best", "apart") else value
     mark = f"{latex_text(MARKS[entry.mark])}\\," if entry.mark in MARKS else ""
     return mark + value + (rf"\,{{\scriptsize {latex_text(entry.interval)}}}" if entry.interval else "")
-
-
-def _fitting(table: Table, columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> list[Column]:
-    """The columns that fit a page's width, the least important left out; one at least."""
-    kept = list(columns)
-    order = [key for key in table.importance or [one.key for one in kept] if key in {c.key for c in kept}]
-    while len(order) > 1 and _points(kept, of_rows) > PAGE:
-        least = order.pop()
-        kept = [column for column in kept if column.key != least]
-    return kept
 
 
 def _points(columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> float:

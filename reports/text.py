@@ -5,12 +5,21 @@ from __future__ import annotations
 import io
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
 from reports.columns import Column
-from reports.entries import Entry, all_differences, differences, entries, heading, not_shown
+from reports.entries import (
+    Entry,
+    all_differences,
+    compared,
+    differences,
+    entries,
+    fitting,
+    heading,
+    not_shown,
+)
 from reports.ranking import MARKS
 from reports.tables import Table
 
@@ -58,24 +67,23 @@ def to_text(
 def _table(table: Table, console: Console, details: bool) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    main = table.main()
-    of_rows = entries(table)
-    shown = _fitting(table, main, console, lambda columns: _grid(*_of_entries(table, columns, of_rows)))
+    def grid(columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> Grid:
+        return _grid(*_of_entries(columns, of_rows))
+
+    main, numbers = table.main(), entries(table)
+    shown = fitting(table, main, lambda columns: _fits(console, grid(columns, numbers)))
     yield Text(printable(table.title), "bold")
     yield ""
-    yield _grid(*_of_entries(table, shown, of_rows))
+    yield grid(shown, numbers)
     yield ""
-    lines = list(table.brief)
-    paired = [column for column in main if any(column.key in of for of in table.differences.values())]
-    if paired:
+    if paired := compared(table, main):
         changes = differences(table, paired)
-        shown_too = _fitting(
-            table, paired, console, lambda columns: _grid(*_of_entries(table, columns, changes))
-        )
+        paired = fitting(table, paired, lambda columns: _fits(console, grid(columns, changes)))
         yield Text(printable(f"Differences from {table.base}, paired by clip"), "bold")
         yield ""
-        yield _grid(*_of_entries(table, shown_too, changes))
+        yield grid(paired, changes)
         yield ""
+    lines = list(table.brief)
     if not details:
         rest = "All columns, both ends of intervals and all notes: --details."
         lines.append(f"{not_shown(table, shown)} {rest}".strip())
@@ -89,7 +97,7 @@ def _details(table: Table, console: Console) -> Iterator[RenderableType]:
     from rich.text import Text
 
     ends = entries(table, ends=True)
-    headings, cells = _of_entries(table, table.columns, ends)
+    headings, cells = _of_entries(table.columns, ends)
     yield Text("All columns", "bold")
     yield ""
     for part in _parts(console, headings, cells):
@@ -106,25 +114,11 @@ def _details(table: Table, console: Console) -> Iterator[RenderableType]:
     yield _list([note for note in table.notes if note not in table.brief])
 
 
-def _fitting(
-    table: Table, columns: Sequence[Column], console: Console, made: Callable[[Sequence[Column]], Grid]
-) -> list[Column]:
-    """The columns that fit, the least important left out; one at least."""
-    kept = list(columns)
-    order = [key for key in table.importance or [one.key for one in columns] if key in {c.key for c in kept}]
-    while len(order) > 1 and not _fits(console, made(kept)):
-        least = order.pop()
-        kept = [column for column in kept if column.key != least]
-    return kept
-
-
 def _fits(console: Console, grid: Grid) -> bool:
     return console.measure(grid, options=console.options.update_width(10_000)).maximum <= console.width
 
 
-def _of_entries(
-    table: Table, columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]
-) -> tuple[list[str], Cells]:
+def _of_entries(columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> tuple[list[str], Cells]:
     """Headings, and a row's label -> its cells."""
     nothing = Entry("-", "", "")
     rows = {
