@@ -215,6 +215,7 @@ class _Part:
             marks={label: dict.fromkeys(blank, "") for label in rows},
             notes=notes,
             brief=tuple(notes),
+            name="-".join(["votes", self.question, of, *(["everyone"] if self.everyone else [])]),
             config_ids=("",) * len(rows),
             failed={label: Counter([TOO_FEW] if label in few else []) for label in rows},
             question=self.question,
