@@ -324,8 +324,10 @@ class MfHybrid(ComparesTrajectories, kind="mf_hybrid"):
 
 @dataclass(config={"extra": "forbid"})
 class DetMf(ComparesTrajectories, kind="det_mf"):
-    """DeT's motion fidelity by its released code, number for number but for the points: its own are 50 a side
-    in the bounding box of the reference's first mask, ours the tracker's within the mask itself.
+    """DeT's motion fidelity by its released code, number for number but for the points.
+
+    Its own are 50 a side in the bounding box of the reference's first mask, ours the tracker's within the
+    mask itself.
     """
 
     name: str
