@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from harness.records.record import Plan
 
 
-MOST = 6
-"""Columns of a main table, where nobody chose them."""
+MOST = 5
+"""Columns of a main table beside the rows' names, where nobody chose them."""
 
 
 @dataclass(frozen=True)
