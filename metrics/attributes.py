@@ -23,7 +23,7 @@ Attribute = Literal["objects", "background", "count"]
 
 @dataclass(config={"extra": "forbid"})
 class PromptRead(UsesDetector, kind="prompt_read"):
-    """Is what the prompt asks for in the pixels? 1 or 0 a clip, so that the mean over clips is a share.
+    """Share of clips whose pixels show what the prompt asks for: 1 or 0 a clip.
 
     ``attribute``: ``objects`` (every asked shape in its colour), ``background``, or ``count`` (as many
     objects as asked). Each frame is read by itself; the clip counts when more than half of its frames are

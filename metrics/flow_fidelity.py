@@ -65,7 +65,7 @@ def bhattacharyya(
 
 @dataclass(config={"extra": "forbid"})
 class FlowFidelity(UsesDetector, UsesRaft, kind="flow_fidelity"):
-    """Flow fidelity of a rendered world's objects, by torchvision's RAFT; 0..1.
+    """How alike the flow of a rendered world's objects is in both videos, by torchvision's RAFT; 0..1.
 
     Objects of generation and reference are found by their colours, frame by frame, and put together in the
     order that is likest. Fields as in ``UsesDetector`` and ``UsesRaft``.

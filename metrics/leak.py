@@ -69,7 +69,10 @@ class Leak(ComparesLooks, UsesClip, kind="leak"):
 
 @dataclass(config={"extra": "forbid"})
 class LeakDino(ComparesLooks, UsesDino, kind="leak_dino"):
-    """The same with DINO's features, which see layout where CLIP's see content. Fields as in ``UsesDino``."""
+    """Mean over frames of the cosine between a generated frame's and the reference frame's DINO features.
+
+    DINO's see layout where CLIP's see content. Fields as in ``UsesDino``.
+    """
 
     version: ClassVar[str] = "1"
     column = Column("Leak (DINO)", higher_is_better=False, primary=False, beside_motion=True)

@@ -102,7 +102,7 @@ def _likest(grid: Floats, other: Floats) -> Floats:
 
 @dataclass(config={"extra": "forbid"})
 class MotionFidelity(Metric, kind="motion_fidelity"):
-    """Motion fidelity at the reference's size, -1..1.
+    """How alike generation and reference move, place by place where either moves; -1..1.
 
     None only where too little moves in the reference: fewer than ``LEAST`` of its cells. A generation that
     rests has 0.

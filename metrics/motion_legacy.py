@@ -44,7 +44,9 @@ def _unit_steps(points: NDArray[np.float32]) -> NDArray[np.float64]:
 
 @dataclass(config={"extra": "forbid"})
 class MotionFidelityLegacy(Metric, kind="motion_fidelity_legacy"):
-    """The published score. None when one step of one track is exactly zero (the released code gives NaN).
+    """The published motion fidelity: how alike in direction the tracks of generation and reference are.
+
+    None when one step of one track is exactly zero (the released code gives NaN).
 
     It ignores position and speed and rises with fewer frames and more tracks, so it is comparable only at an
     equal tracker, grid, number of frames and frame stride.

@@ -87,7 +87,7 @@ class Interpolates(Metric):
 
 @dataclass(config={"extra": "forbid"})
 class MotionSmoothnessDis(Interpolates, kind="motion_smoothness_dis"):
-    """VBench's formula with frames interpolated by DIS flow. A frozen video has 1.
+    """VBench's motion smoothness, with frames interpolated by DIS flow. A frozen video has 1.
 
     ``min_side``: smaller frames are enlarged to it for the flow; frames are made in their own pixels.
     """
@@ -118,7 +118,7 @@ class MotionSmoothnessDis(Interpolates, kind="motion_smoothness_dis"):
 
 @dataclass(config={"extra": "forbid"})
 class MotionSmoothnessRaft(Interpolates, UsesRaft, kind="motion_smoothness_raft"):
-    """VBench's formula with frames interpolated by RAFT's flow. A frozen video has about 1.
+    """VBench's motion smoothness, with frames interpolated by RAFT's flow. A frozen video has about 1.
 
     Fields as in ``UsesRaft``.
     """

@@ -280,7 +280,7 @@ class Ftd(ComparesTrajectories, kind="ftd"):
 
 @dataclass(config={"extra": "forbid"})
 class FtdLegacy(ComparesTrajectories, kind="ftd_legacy"):
-    """The same distance as released, number for number, its exchanged axes kept: for comparison with papers.
+    """RoPECraft's Fréchet trajectory distance as released, number for number, its exchanged axes kept.
 
     What it does to hidden points has no meaning; where all are seen it equals ``Ftd``.
     """
@@ -308,8 +308,10 @@ class MfHybrid(ComparesTrajectories, kind="mf_hybrid"):
 
 @dataclass(config={"extra": "forbid"})
 class DetMf(ComparesTrajectories, kind="det_mf"):
-    """DeT's motion fidelity by its released code, number for number but for the points: its own are 50 a side
-    in the bounding box of the reference's first mask, ours the tracker's within the mask itself.
+    """DeT's motion fidelity by its released code, number for number but for the points.
+
+    Its own are 50 a side in the bounding box of the reference's first mask, ours the tracker's within the
+    mask itself.
     """
 
     name: str

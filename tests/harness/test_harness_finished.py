@@ -82,7 +82,7 @@ def test_one_manifest_of_two_methods_is_one_table_of_clips_of_any_size_and_lengt
         assert one["reference"] == {"frames": longest, "fps": 12.0, "width": width, "height": height}
         assert one["compared"]["frames"] == longest
     made = table(root)
-    assert made.title == "folder", "no backbone had a part in it"
+    assert made.title == "3 clips, own clips", "no backbone had a part in it"
     assert made.values.loc["good", "motion_fidelity"] > 0.9 > made.values.loc["frozen", "motion_fidelity"]
     notes = "\n".join(made.notes)
     assert "Compared at the references' own size: 48x64 to 80x48." in notes

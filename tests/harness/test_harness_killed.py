@@ -80,7 +80,7 @@ def ending(results: Path) -> dict[str, object]:
 
 def table(log: str) -> list[str]:
     """The last table of a log, and what stands below it."""
-    return log[log.rindex("sprites on sprites") :].split("\n")
+    return log[log.rindex("embedded world") :].split("\n")
 
 
 @pytest.mark.slow
@@ -101,5 +101,5 @@ def test_a_run_killed_or_repeated_ends_as_an_undisturbed_one(tmp_path: Path) -> 
 
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("cells/**/*")}
     second = finish(undisturbed)
-    assert table(second) == table(first) and second.count("sprites on sprites") == 2
+    assert table(second) == table(first) and second.count("embedded world") == 2
     assert {path: path.stat().st_mtime_ns for path in undisturbed.glob("cells/**/*")} == before

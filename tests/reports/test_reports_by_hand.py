@@ -10,8 +10,9 @@ from reports_world import metric, write_plan, write_record
 
 from harness.records import store
 from harness.records.record import Memory, Timing
-from reports.formats import headers, to_csv, to_latex, to_markdown, to_rich
+from reports.formats import headers, to_csv, to_latex, to_markdown
 from reports.tables import Table, tables
+from reports.text import to_text
 
 CLIPS = 10
 ROWS = {"low": 0.3, "high": 0.9, "middle": 0.6}
@@ -87,48 +88,37 @@ def test_a_number_is_the_mean_over_clips_and_its_interval_holds_it(tmp_path: Pat
 
 def written(table: Table) -> dict[str, dict[str, dict[str, str]]]:
     """Form -> row -> column -> the text of the number."""
-    keys = [column.key for column in table.columns]
-    markdown = {
-        cells[0].strip(): dict(zip(keys, (cell.strip() for cell in cells[1:]), strict=False))
-        for cells in (line.strip("|").split("|") for line in to_markdown(table).splitlines())
-        if cells[0].strip() in ROWS
+    keys = [column.key for column in table.main()]
+    texts = {
+        "md": (to_markdown(table).partition("<details>")[0], r"\s*\|\s*"),
+        "latex": (to_latex(table), r"\s*(?:&|\\\\)\s*"),
+        "terminal": (to_text([table], 200, bold=True), r"\s{2,}"),
     }
-    latex = {}
-    for line in to_latex(table).splitlines():
-        cells = [cell.strip() for cell in line.removesuffix(r" \\").split("&")]
-        if cells[0] in ROWS:
-            latex[cells[0]] = dict(zip(keys, cells[1:], strict=True))
-    rich = to_rich(table, table.columns)
-    columns = [list(column.cells) for column in rich.columns]
-    terminal = {
-        str(columns[0][place]): {
-            key: f"{column[place].markup}" for key, column in zip(keys, columns[1:], strict=True)
+    return {
+        form: {
+            cells[0]: dict(zip(keys, cells[1:], strict=False))
+            for cells in (re.split(apart, line.strip("| ")) for line in text.splitlines())
+            if cells[0] in ROWS
         }
-        for place in range(len(ROWS))
+        for form, (text, apart) in texts.items()
     }
-    return {"md": markdown, "latex": latex, "terminal": terminal}
 
 
-WRAPPED = {
-    "md": (r"\*\*\S+\*\*", r"<u>\S+</u>"),
-    "latex": (r"\\textbf\{\S+\}", r"\\underline\{\S+\}"),
-    "terminal": (r"\[bold\]\S+\[/bold\]", r"\[underline\]\S+\[/underline\]"),
+BEST = {
+    "md": r"● \*\*\S+\*\* ±",
+    "latex": r"\$\\bullet\$\\,\\textbf\{\S+\}\\,\{\\scriptsize \$\\pm\$",
+    "terminal": r"\x1b\[1m● \S+ ±\S+\x1b\[0m",
 }
 
 
-@pytest.mark.parametrize("form", WRAPPED)
-def test_the_better_end_is_bold_and_the_next_underlined_in_every_form(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("form", BEST)
+def test_the_better_end_is_marked_in_every_form_and_nothing_else(tmp_path: Path, form: str) -> None:
     rows = written(world(tmp_path))[form]
     assert set(rows) == set(ROWS)
-    best, second = WRAPPED[form]
-    for key, order in (
-        ("motion_fidelity", ("high", "middle", "low")),
-        ("position_error", ("high", "middle", "low")),
-    ):
-        first, next_, last = (rows[row][key] for row in order)
-        assert re.match(best, first), (key, first)
-        assert re.match(second, next_), (key, next_)
-        assert not re.match(f"{best}|{second}", last), (key, last)
+    for key in ("motion_fidelity", "position_error"):
+        assert re.match(BEST[form], rows["high"][key]), (key, rows)
+        for other in ("middle", "low"):
+            assert not re.search(r"●|bullet|○|circ", rows[other][key]), (key, rows)
 
 
 def test_arrows_point_to_the_better_end(tmp_path: Path) -> None:

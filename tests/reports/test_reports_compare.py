@@ -27,8 +27,8 @@ def test_a_row_that_changed_is_told_from_one_that_did_not(
     old, new = world(tmp_path / "old", 0.0, ("a", "b", "gone")), world(tmp_path / "new", 0.125)
     assert main([str(old), str(new), "--columns", "motion_fidelity"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "| a | .0000 [.0000, .0000] p 1.000, n 6" in out
-    assert "| b | +.1250 [+.1250, +.1250] p .031, n 6" in out
+    assert "| a | .000 [.000, .000] p 1.000, n 6" in out
+    assert "| b | +.125 [+.125, +.125] p .031, n 6" in out
     assert "gone" not in out
 
 

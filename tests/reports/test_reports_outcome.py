@@ -33,7 +33,7 @@ def test_jobs_that_share_a_plan_have_one_table(tmp_path, capsys):
     sheet.write_bytes(b"")
     outcome.show(ended(tmp_path, plan, ("none", "a")))
     shown = capsys.readouterr()
-    assert shown.out.count("sprites on sprites") == 1
+    assert shown.out.count("embedded world") == 1
     assert f"videos: {tmp_path}/cells/*/video.mp4" in shown.out
     assert f"reference over generation: {sheet}" in shown.out
     assert f'oom: guided, z, seed 0, "a red square": no {HOSTILE}' in shown.out
@@ -48,4 +48,4 @@ def test_each_results_folder_has_its_table(tmp_path, capsys):
         plans += ended(results, write_plan(results, cells, name=name), ("none",))
     job, plan, _ = plans[1]
     outcome.show([plans[0], (job, plan, Outcome([]))])
-    assert capsys.readouterr().out.count("sprites on sprites") == 2
+    assert capsys.readouterr().out.count("embedded world") == 2

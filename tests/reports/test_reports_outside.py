@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 
 import pytest
@@ -55,10 +56,10 @@ def given(tmp_path, monkeypatch):
 
 
 def test_a_function_of_a_record_becomes_a_column(given, capsys):
-    assert given("--trust", "my_columns") == 0
+    assert given("--trust", "my_columns", "--format", "md") == 0
     shown = capsys.readouterr().out
-    assert "Time a frame (s) ↓" in shown and "**.100**" in shown and ".300</u> [" in shown
-    assert "slow - none, paired over 6 clips: Text sim. " in shown and "Time a frame +.200 [" in shown
+    assert "Time a frame (s) ↓" in shown and "**.100**" in shown and "| .300 ±" in shown.replace("  ", "")
+    assert re.search(r"\| slow +\| Time a frame \(s\) +\| \+\.200 \[", shown)
 
 
 def test_it_stands_in_csv_and_among_the_columns_asked_for(given, capsys):

@@ -263,8 +263,8 @@ def test_newer_code_takes_the_place_of_older_and_never_its_mean(run, tmp_path, m
     assert run(*videos, *dataset, "limit=1") == 0
     shown = table()
     assert {label: of_row["n"].value for label, of_row in shown.numbers.items()} == {
-        "precomputed (method version 2)": 1,
-        "precomputed (method version 99)": 1,
+        "precomputed, method version 2": 1,
+        "precomputed, method version 99": 1,
     }
     assert run(*videos, *dataset) == 0
     shown = table()
@@ -327,11 +327,11 @@ def test_masked_clips_and_others_are_two_rows(run, tmp_path, capsys):
     assert run("method=grey", *dataset) == 0
     shown = table()
     found = {label: of_row["n"].value for label, of_row in shown.numbers.items()}
-    assert found == {"grey (whole frame)": 1, "grey (masked)": 2}
+    assert found == {"grey, whole frame": 1, "grey, masked": 2}
     assert any(note.startswith("Not the same masks: ") for note in shown.notes)
     # 5 frames of 16 x 16 to 20, and 2 of 16 and 17.
     areas = np.median([16 * (16 + 17 + 18 + 19 + 20), 16 * (16 + 17)])
-    assert f"grey (masked) masked ({areas:.0f} cells)" in masks_lines(shown.notes)[0]
+    assert f"grey, masked masked ({areas:.0f} cells)" in masks_lines(shown.notes)[0]
     assert run("method=grey", *dataset, "motion.mask=none") == 0
     assert list(table().numbers) == ["grey"]
     assert masks_lines(table().notes) == ["Motion is measured in: whole frame (20480 cells)."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -49,11 +50,13 @@ def test_each_kind_has_a_table_of_its_own_clips_and_together_they_are_all(result
     for title, ids in zip(parts, found, strict=True):
         kinds = {cells[one].prompt_kind if name == "prompt" else cells[one].strata[name] for one in ids}
         assert title == f"{name} {kinds.pop()}" and not kinds
-    assert main([str(results), "--by", name]) == 0
+    assert main([str(results), "--by", name, "--format", "md"]) == 0
     shown = capsys.readouterr().out
-    assert [line for line in shown.splitlines() if line.startswith("###")] == [
-        f"### sprites on sprites, {title}" for title in parts
-    ]
+    titles = [line for line in shown.splitlines() if line.startswith("###")]
+    assert len(titles) == len(parts)
+    for line, title, ids in zip(titles, parts, found, strict=True):
+        clips = len({cells[one].clip for one in ids})
+        assert re.match(rf"### {clips} clips?, .*embedded world, .*, {title}$", line)
 
 
 def test_the_values_of_a_part_are_those_of_its_clips(results):

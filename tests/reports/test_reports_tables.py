@@ -32,10 +32,12 @@ from harness.records.record import (
     left_out_lines,
 )
 from reports.__main__ import main
-from reports.formats import entries, print_plans, render, to_csv, to_latex, to_markdown
+from reports.entries import differences, entries
+from reports.formats import print_plans, render, to_csv, to_latex, to_markdown
 from reports.published import blocks
 from reports.rows import with_baseline
 from reports.tables import tables
+from reports.text import to_text
 
 
 def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="c", status="ok", **given):
@@ -184,13 +186,11 @@ def test_only_the_columns_asked_for_are_shown_in_their_order(world, capsys):
     asked = ["forward_equivalents", "warp_consistency", "position_error"]
     (table,) = tables(results, [plan], only=asked)
     assert [column.key for column in table.columns] == [*asked, "n"]
-    everything = " ".join(table.notes)
-    assert "Position err." in everything and "Times from one run" not in everything
-    for other in ("Text sim.", "Motion fid.", "Memory"):
+    assert set(table.differences["fastvmt"]) == {"warp_consistency", "position_error"}
+    everything = " ".join([*table.notes, *table.brief])
+    for other in ("Text sim.", "Motion fid.", "Memory", "Times from one run", "Times are of one run"):
         assert other not in everything
-    with pytest.raises(
-        InputError, match=r"--columns motion_fidelty: no such column; did you mean motion_fidelity"
-    ):
+    with pytest.raises(InputError, match=r"motion_fidelty: no such column; near it: motion_fidelity.*help"):
         tables(results, [plan], only=["motion_fidelty"])
     assert main([str(results), "--columns", "time", "clip_t"]) == 0
     printed = capsys.readouterr().out
@@ -214,17 +214,13 @@ def test_true_gradients_are_a_mean_over_clips_shown_where_asked_for(tmp_path):
     assert "gradients" not in table.values
 
 
-def test_best_and_second_follow_each_columns_direction(world):
+def test_the_best_follows_each_columns_direction(world):
     results, plan, _ = world
     (table,) = tables(results, [plan])
-    assert marks_of(table, "clip_t") == {"none": "best", "fastvmt": "second", "full_attention": ""}
-    assert marks_of(table, "motion_fidelity") == {"none": "", "fastvmt": "best", "full_attention": "second"}
-    assert marks_of(table, "position_error") == {"none": "", "fastvmt": "second", "full_attention": "best"}
-    assert marks_of(table, "forward_equivalents") == {
-        "none": "best",
-        "fastvmt": "second",
-        "full_attention": "",
-    }
+    assert marks_of(table, "clip_t") == {"none": "best", "fastvmt": "", "full_attention": ""}
+    assert marks_of(table, "motion_fidelity") == {"none": "", "fastvmt": "best", "full_attention": ""}
+    assert marks_of(table, "position_error") == {"none": "", "fastvmt": "", "full_attention": "best"}
+    assert marks_of(table, "forward_equivalents") == {"none": "best", "fastvmt": "", "full_attention": ""}
     assert set(marks_of(table, "n").values()) == {""}
     assert set(marks_of(table, "clip_f").values()) == {"tied"}, "all equal"
 
@@ -246,17 +242,16 @@ def test_what_sign_flips_do_not_tell_apart_is_tied(tmp_path):
         row_of(tmp_path, name, values) for name, values in (("z", z), ("w", w), ("x", x), ("y", x - 0.01))
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
-    assert marks_of(table, "clip_t") == {"z": "", "w": "", "x": "best", "y": "second"}
+    assert marks_of(table, "clip_t") == {"z": "", "w": "", "x": "best", "y": ""}
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1]])])
     assert marks_of(table, "clip_t") == {"z": "tied", "w": "tied"}
-    assert any("=1, =2: no significant difference from the best, the second" in note for note in table.notes)
-    assert re.search(r"\| z +\| +\.\d{4} =1 \[", to_markdown(table))
-    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", [rows[0], rows[1], rows[2]])])
-    assert marks_of(table, "clip_t") == {"z": "tied second", "w": "tied second", "x": "best"}
-    assert "$^{=2}$" in to_latex(table)
+    assert any("○ is tied with the best: no significant difference" in note for note in table.notes)
+    assert "○ tied with the best" in table.brief[0]
+    assert re.search(r"\| z +\| +○ \.\d{3} ±\.\d{3} \|", to_markdown(table))
+    assert re.search(r"^z & \$\\circ\$\\,\.\d{3}\\,{\\scriptsize \$\\pm\$\.\d{3}}", to_latex(table), re.M)
 
 
-def test_a_difference_is_beyond_chance_in_its_note_where_it_is_by_its_marks(tmp_path):
+def test_a_difference_is_beyond_chance_where_it_is_by_its_marks(tmp_path):
     rng = np.random.default_rng(4)
     clips = rng.normal(0.5, 0.2, 8)
     leads = {"a": 0.3, "b": 0.0, "c": -0.01, "d": -0.3}
@@ -267,18 +262,15 @@ def test_a_difference_is_beyond_chance_in_its_note_where_it_is_by_its_marks(tmp_
     plan = write_plan(tmp_path, "p", rows)
 
     def p_against(base):
-        (table,) = tables(tmp_path, with_baseline(tmp_path, [plan], base), p_values=True)
-        assert marks_of(table, "motion_fidelity") == {
-            "a": "best",
-            "b": "tied second",
-            "c": "tied second",
-            "d": "",
+        (table,) = tables(tmp_path, with_baseline(tmp_path, [plan], base))
+        assert marks_of(table, "motion_fidelity") == {"a": "best", "b": "", "c": "", "d": ""}
+        (column,) = [column for column in table.columns if column.key == "motion_fidelity"]
+        shown = {label: of["motion_fidelity"] for label, of in differences(table, [column]).items()}
+        found = {label: of["motion_fidelity"].p for label, of in table.differences.items()}
+        assert {label for label, entry in shown.items() if entry.mark == "apart"} == {
+            label for label, p in found.items() if p <= 0.05
         }
-        return {
-            note.split(" - ")[0]: float(re.search(r"Motion fid\. \S+ \[.*?\] p (\S+?)[.;]?$", note)[1])
-            for note in table.notes
-            if f" - {base}, paired" in note
-        }
+        return found
 
     assert max(p_against("a").values()) <= 0.05
     second = p_against("b")
@@ -289,23 +281,26 @@ def test_a_difference_is_beyond_chance_in_its_note_where_it_is_by_its_marks(tmp_
 def test_below_six_clips_their_values_stand_in_place_of_claims(tmp_path):
     values = {"x": [0.9, 0.8, 0.7, 0.9, 0.8], "y": [0.1, 0.2, 0.1, 0.3, 0.2]}
     rows = [row_of(tmp_path, name, of_row, "motion_fidelity") for name, of_row in values.items()]
-    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows, baseline="y")], p_values=True)
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows, baseline="y")])
     assert set(marks_of(table, "motion_fidelity").values()) == {""}
     assert np.isnan(table.lows.at["x", "motion_fidelity"]) and np.isnan(table.lows.at["x", "time"])
-    for text in (to_markdown(table), to_latex(table)):
-        assert ".8200" in text and "(.900 .800 .700 .900 .800)" in text and "[" not in text.split("(.900")[1]
+    main, details = to_markdown(table).split("<details>")
+    for text in (main, to_latex(table)):
+        (line,) = re.findall(r"^.*\bx\b.* \.820 .*$", text, re.M)
+        assert not re.search(r"±|pm|\(|\[", line)
+    assert ".820 (.900 .800 .700 .900 .800)" in details and "[" not in details
+    assert "no interval below 6 clips" in table.brief[0]
     line = next(csv.DictReader(io.StringIO(to_csv([table]))))
     assert (line["motion_fidelity_low"], line["motion_fidelity_points"]) == ("", "0.9 0.8 0.7 0.9 0.8")
-    notes = "\n".join(table.notes)
-    assert "x - y, paired over 5 clips" in notes and "(+.8000 +.6000 +.6000 +.6000 +.6000)" in notes
-    assert " p ." not in notes.split("paired over 5 clips")[1].splitlines()[0]
+    assert "+.640 (+.800 +.600 +.600 +.600 +.600) |   5 |" in details
+    assert (line["motion_fidelity_diff_n"], line["motion_fidelity_diff_p"]) == ("5", "")
     said = [note for note in table.notes if note.startswith("Not ranked, because rows share fewer")]
     assert len(said) == 1 and "fewer than 6 clips" in said[0] and "Motion fid., Time" in said[0]
     rows = [
         row_of(tmp_path, name, [*of_row, of_row[0]], "motion_fidelity") for name, of_row in values.items()
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
-    assert marks_of(table, "motion_fidelity") == {"x": "best", "y": "second"}
+    assert marks_of(table, "motion_fidelity") == {"x": "best", "y": ""}
     assert not any(note.startswith("No best") or "parentheses" in note for note in table.notes)
     assert table.lows.at["x", "motion_fidelity"] < 0.83 < table.highs.at["x", "motion_fidelity"]
 
@@ -336,7 +331,7 @@ def test_one_clip_ranks_nothing_but_counts(tmp_path):
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
     assert {*marks_of(table, "clip_t").values(), *marks_of(table, "time").values()} == {""}
-    assert list(marks_of(table, "forward_equivalents").values()) == ["best", "second"]
+    assert list(marks_of(table, "forward_equivalents").values()) == ["best", ""]
 
 
 @pytest.mark.parametrize(
@@ -378,32 +373,43 @@ def test_speed_up_is_over_the_named_baseline_clip_by_clip(tmp_path):
     assert any(note.startswith("Speed-up: over slow, ") for note in table.notes)
 
 
-def test_p_values_come_on_request(world):
+def test_differences_have_their_p_in_every_form(world):
     results, plan, _ = world
-    plans = with_baseline(results, [plan], "full_attention")
-    notes = "\n".join(tables(results, plans)[0].notes)
-    assert "fastvmt - full_attention, paired over 6 clips: " in notes and "] p " not in notes
-    found = [
-        float(value)
-        for note in tables(results, plans, p_values=True)[0].notes
-        for value in re.findall(r" p (\.\d+|1\.000)", note)
-    ]
+    (table,) = tables(results, with_baseline(results, [plan], "full_attention"))
+    wide = to_text([table], 200, details=True)
+    texts = (to_markdown(table), to_latex(table), wide)
+    below = [text.partition("paired by clip")[2] for text in texts]
+    found = [[float(p) for p in re.findall(r"\bp[ ~](\.\d+|1\.000)", text)][:8] for text in below]
     # Six clips have 2^6 sign patterns, so that no p is below 2/64; rows far apart reach it all the same.
-    assert len(found) == 10 and min(found) == pytest.approx(2 / 64, abs=5e-4) and max(found) == 1
+    assert all(sorted(of) == sorted(found[0]) and len(of) == 8 for of in found)
+    assert min(found[0]) == pytest.approx(2 / 64, abs=5e-4) and max(found[0]) == 1
+    for text in texts:
+        assert "Differences from full_attention, paired by clip" in re.sub(r"\*\*|\\", "", text)
+    line = next(csv.DictReader(io.StringIO(to_csv([table]))))
+    ends = [float(line[f"motion_fidelity_diff{end}"]) for end in ("_low", "", "_high")]
+    assert ends == sorted(ends) and ends[1] < 0 and float(line["motion_fidelity_diff_p"]) == 2 / 64
 
 
 def test_markdown_holds_numbers_arrows_and_notes(world):
     results, plan, truth = world
     text = to_markdown(tables(results, [plan])[0])
     header = next(line for line in text.splitlines() if line.startswith("|"))
-    for heading in ("Text sim. ↑", "Motion fid. ↑", "Temp. cons. ↑", "Position err. (px) ↓"):
+    for heading in ("Text sim. ↑", "Motion fid. ↑", "Position err. (px) ↓"):
         assert heading in header
-    for heading in ("Direction cos. ↑", "Time (s) ↓", "Memory (MB) ↓", "Forward eq. ↓", "n"):
+    for heading in ("Direction cos. ↑", "Time (s) ↓"):
         assert heading in header
-    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
-    best = by_clip(truth, "fastvmt", "motion_fidelity").mean()
-    assert f"**{best:.4f}**".replace("0.", ".") in text
-    assert re.search(r"<u>\.2\d{3}</u> \[\.2\d\d, \.2\d\d\]", text)
+    main, details = text.split("<details>")
+    for heading in ("Temp. cons. ↑", "Memory (GB) ↓", "Forward eq. ↓", "n"):
+        assert f" {heading} |" not in main and f" {heading} |" in details
+    for part in (main.split("**Differences")[0], *main.split("**Differences")[1:]):
+        assert len({line.count("|") for line in part.splitlines() if line.startswith("|")}) == 1
+    clips = by_clip(truth, "fastvmt", "motion_fidelity")
+    (table,) = tables(results, [plan])
+    number = table.numbers["fastvmt"]["motion_fidelity"]
+    half = (number.high - number.low) / 2
+    assert f"● **{clips.mean():.3f}** ±{half:.3f} |".replace("0.", ".") in main
+    assert f"● **{clips.mean():.3f}** [{number.low:.3f}, {number.high:.3f}] |".replace("0.", ".") in details
+    assert 1 <= len(table.brief) <= 5 and all(f"- {note}\n" in main for note in table.brief)
     assert "- Left out: short-clip: 9 frames, 17 needed." in text
     assert "- Times from one run (measure.repeats=1) are indicative." in text
     assert "- Device: Some CPU." in text
@@ -422,19 +428,22 @@ def test_levels_and_the_rescaled_value_stand_below(world):
 
 def test_paired_differences_from_none(world):
     results, plan, truth = world
-    note = next(note for note in tables(results, [plan])[0].notes if note.startswith("fastvmt - none"))
+    (table,) = tables(results, [plan])
+    assert table.base == "none" and set(table.differences) == {"fastvmt", "full_attention"}
+    found = table.differences["fastvmt"]["motion_fidelity"]
     ours, theirs = (by_clip(truth, method, "motion_fidelity") for method in ("fastvmt", "none"))
-    expected = f"Motion fid. +{(ours - theirs).mean():.4f}".replace("+0.", "+.")
-    assert expected in note and "paired over 6 clips" in note and "full_attention - none" not in note
-    low, high = (float(end) for end in re.search(r"Motion fid\. \S+ \[(\S+), (\S+)\]", note).groups())
-    assert low < (ours - theirs).mean() < high and low > 0.3
+    assert found.mean == pytest.approx((ours - theirs).mean()) and len(found.values) == 6
+    low, high = found.interval
+    assert 0.3 < low < (ours - theirs).mean() < high
+    assert f"+{(ours - theirs).mean():.3f} [+{low:.3f}, +{high:.3f}]".replace("+0.", "+.") in to_markdown(
+        table
+    )
 
 
 def test_a_plans_baseline_comes_before_none(world):
     results, plan, _ = world
-    notes = tables(results, [plan.model_copy(update={"baseline": "full_attention"})])[0].notes
-    assert any(note.startswith("none - full_attention, paired") for note in notes)
-    assert not any(note.startswith("fastvmt - none") for note in notes)
+    (table,) = tables(results, [plan.model_copy(update={"baseline": "full_attention"})])
+    assert table.base == "full_attention" and set(table.differences) == {"none", "fastvmt"}
 
 
 def test_no_differences_without_a_baseline(tmp_path):
@@ -443,7 +452,11 @@ def test_no_differences_without_a_baseline(tmp_path):
         "p",
         [variant(name, [write_cell(tmp_path, name, "a", metrics={"clip_t": 0.3})]) for name in ("x", "y")],
     )
-    assert not any("paired" in note for note in tables(tmp_path, [plan])[0].notes)
+    (table,) = tables(tmp_path, [plan])
+    assert not table.differences
+    assert not any(
+        "Differences" in text for text in (to_markdown(table), to_latex(table), to_text([table], 80))
+    )
 
 
 def test_seeds_of_several_plans_are_pooled(tmp_path):
@@ -479,12 +492,12 @@ def test_one_label_with_two_configurations_stays_two_rows(tmp_path):
             "fastvmt",
             [write_cell(tmp_path, "fastvmt", "a", config=config, steps=steps, metrics={"clip_t": 0.3})],
             config=config,
-            overrides=["dataset=sprites", f"backbone.steps={steps}"],
+            overrides=["dataset=sprites", "limit=4", f"backbone.steps={steps}", f"results={config}"],
         )
         for config, steps in (("one", 25), ("two", 10))
     ]
     (table,) = tables(tmp_path, [write_plan(tmp_path, "p", variants)])
-    assert list(table.values.index) == ["fastvmt (backbone.steps=25)", "fastvmt (backbone.steps=10)"]
+    assert list(table.values.index) == ["fastvmt, 25 steps", "fastvmt, 10 steps"]
     assert any(note.startswith("Not the same steps: ") for note in table.notes)
 
 
@@ -534,7 +547,11 @@ def test_other_datasets_and_backbones_get_tables_of_their_own(tmp_path):
         ],
     )
     made = tables(tmp_path, [plan])
-    assert [table.title for table in made] == ["sprites on sprites", "davis on sprites", "davis on wan"]
+    assert [table.title for table in made] == [
+        "1 clip, embedded world, on a Some CPU",
+        "1 clip, DAVIS, embedded world, on a Some CPU",
+        "1 clip, DAVIS, wan, on a Some CPU",
+    ]
     lines = list(csv.DictReader(io.StringIO(to_csv(made))))
     assert [(line["dataset"], line["backbone"]) for line in lines] == [
         ("sprites", "sprites"),
@@ -851,15 +868,29 @@ def test_latex_uses_booktabs_and_is_balanced(world, tmp_path):
     results, plan, _ = world
     renamed = plan.model_copy(deep=True)
     renamed.variants[1].label = "fast_vmt & 100% {odd} #1"
-    text = to_latex(tables(results, [renamed])[0])
-    for word in (r"\toprule", r"\midrule", r"\bottomrule", r"\textbf{", r"\underline{", r"$\uparrow$"):
+    (table,) = tables(results, [renamed])
+    text = to_latex(table)
+    words = (
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"\textbf{",
+        r"$\bullet$",
+        r"$\uparrow$",
+        r"\caption{6 clips",
+    )
+    for word in (*words, r"\label{tab:ablation-sprites}", r"\label{tab:ablation-sprites-differences}"):
         assert word in text
+    # A minus before a number is none of text's hyphens.
+    assert "$-$" in text and not re.search(r"[ {\[]-\.?\d", text)
     bare = text.replace(r"\{", "").replace(r"\}", "")
     assert bare.count("{") == bare.count("}")
-    begun = re.findall(r"\\begin\{(\w+)\}", text)
-    assert sorted(begun) == sorted(re.findall(r"\\end\{(\w+)\}", text)) == ["table", "tabular"]
-    rows = [line for line in text.splitlines() if line.rstrip().endswith(r"\\")]
-    assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) == 1
+    begun = re.findall(r"\\begin\{([\w*]+)\}", text)
+    assert sorted(begun) == sorted(re.findall(r"\\end\{([\w*]+)\}", text))
+    assert begun.count("table*") == 2 and "resizebox" not in text
+    for part in text.split(r"\end{table*}"):
+        rows = [line for line in part.splitlines() if line.rstrip().endswith(r"\\")]
+        assert len({len(re.findall(r"(?<!\\)&", line)) for line in rows}) <= 1
     assert r"fast\_vmt \& 100\% \{odd\} \#1" in text
 
 
@@ -869,9 +900,11 @@ def test_latex_compiles(world, tmp_path):
     results, plan, _ = world
     renamed = plan.model_copy(deep=True)
     renamed.variants[1].label = "fast_vmt & 100% {odd} #1"
-    made = tables(results, with_baseline(results, [renamed], "full_attention"), p_values=True)
-    text = render(made, "latex", published=True)
-    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    plans = with_baseline(results, [renamed], "full_attention")
+    made = [*tables(results, plans), *tables(results, plans, only=["clip_t", "time"])]
+    text = render(made, "latex", blocks())
+    assert r"\begin{table}[t]" in text and r"\begin{table*}[t]" in text
+    head = r"\documentclass[twocolumn]{article}\usepackage{booktabs}\begin{document}"
     (tmp_path / "page.tex").write_text(f"{head}\n{text}\n" + r"\end{document}")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
@@ -888,7 +921,7 @@ def test_latex_compiles(world, tmp_path):
 def test_published_numbers_stand_apart_as_they_were_printed(world):
     results, plan, _ = world
     made = tables(results, [plan])
-    plain, text = render(made, "md"), render(made, "md", published=True)
+    plain, text = render(made, "md"), render(made, "md", blocks())
     assert text.startswith(plain) and "Published" not in plain
     below = text[len(plain) :]
     assert re.search(
@@ -906,6 +939,10 @@ def test_a_plan_may_name_its_tables_columns(world):
     named = plan.model_copy(update={"columns": ["time", "clip_t", "of no record"]})
     (table,) = tables(results, [named])
     assert [column.key for column in table.columns] == ["time", "clip_t", "n"]
+    slip = plan.model_copy(update={"columns": ["motion_fidelty"]})
+    assert any(
+        "motion_fidelty (did you mean motion_fidelity?)" in note for note in tables(results, [slip])[0].brief
+    )
     (asked,) = tables(results, [named], only=["clip_f"])
     assert [column.key for column in asked.columns] == ["clip_f", "n"]
     (everything,), (plain,) = tables(results, [named], everything=True), tables(results, [plan])
@@ -957,34 +994,41 @@ def test_the_mirror_is_made_anew_from_records(world, capsys, monkeypatch):
 
 def test_terminal_table_shows_every_number_and_note(world):
     results, plan, _ = world
-    stream = io.StringIO()
-    print_plans(results, [plan], Console(file=stream, width=60))
     (table,) = tables(results, [plan])
-    shown = entries(table)
-    for text in [text for of_row in shown.values() for one in of_row.values() for text in one[:2]]:
-        assert text in stream.getvalue()
-    assert all(note in stream.getvalue() for note in table.notes)
+    shown = entries(table, ends=True)
+    text = to_text([table], 80, details=True)
+    for part in [part for of_row in shown.values() for one in of_row.values() for part in one[:2]]:
+        assert part in text
+    together = " ".join(text.split())
+    assert all(note in together for note in (*table.brief, *table.notes))
     styled = io.StringIO()
     print_plans(
         results, [plan], Console(file=styled, force_terminal=True, width=200, color_system="standard")
     )
-    assert f"\x1b[1m{shown['fastvmt']['motion_fidelity'].value}\x1b[0m" in styled.getvalue()
-    assert f"\x1b[4m{shown['full_attention']['motion_fidelity'].value}\x1b[0m" in styled.getvalue()
+    best = entries(table)["fastvmt"]["motion_fidelity"]
+    assert f"\x1b[1m● {best.value} {best.interval}\x1b[0m" in styled.getvalue()
 
 
-def test_a_narrow_terminal_shows_whole_numbers(world):
+@pytest.mark.parametrize("width", [30, 47, 80, 120])
+@pytest.mark.parametrize("details", [False, True])
+def test_no_line_is_wider_than_the_terminal_and_what_is_left_out_is_named(world, width, details):
     results, plan, _ = world
-    stream = io.StringIO()
-    print_plans(results, [plan], Console(file=stream, force_terminal=True, width=80, color_system=None))
-    made = stream.getvalue().split("  Start: ")[0]
-    assert max(map(len, made.splitlines())) <= 80
-    words = made.split()
-    shown = entries(tables(results, [plan])[0])
-    for text in [text for of_row in shown.values() for one in of_row.values() for text in one[:2]]:
-        assert all(word in words for word in text.split()), text
+    renamed = plan.model_copy(deep=True)
+    renamed.variants[1].label = "a_label_of_one_word_that_no_narrow_terminal_holds_in_a_line"
+    (table,) = tables(results, [renamed])
+    text = to_text([table], width, details, blocks=blocks())
+    assert max(map(len, text.splitlines())) <= width
+    if not details and width >= 80:
+        heads = " ".join(text.partition("Differences")[0].split())
+        named = " ".join(text.partition("Not shown:")[2].split()).partition(" All columns")[0]
+        for column in table.columns[:-1]:
+            # A heading stands over several lines: its first word is as good.
+            assert (column.label in named) != (column.label.split()[0] in heads), column.label
+        # The main thing, motion against the truth, is the last to go.
+        assert "Position" in heads
 
 
-def test_the_command_chooses_plans_and_writes_files(world, capsys, tmp_path):
+def test_the_command_chooses_plans_and_writes_files(world, capsys, tmp_path, monkeypatch):
     results, _, _ = world
     cells = [write_cell(results, "none", "z", metrics={"clip_t": 0.3})]
     write_plan(results, "single", [variant("none", cells, label="lonely")], command=["method=none"])
@@ -997,6 +1041,15 @@ def test_the_command_chooses_plans_and_writes_files(world, capsys, tmp_path):
     target = tmp_path / "out" / "table.tex"
     assert main([str(results), "--format", "latex", "--out", str(target)]) == 0
     assert r"\toprule" in target.read_text() and capsys.readouterr().out == ""
+    beside = (tmp_path / "out" / "table.details.md").read_text()
+    assert "Left out: short-clip: 9 frames, 17 needed." in beside and "Memory (GB) ↓" in beside
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main([str(results), "--columns", "help"]) == 0
+    listed = capsys.readouterr().out
+    assert max(map(len, listed.splitlines())) <= 60
+    assert "memory  Memory (GB) ↓\n    Highest peak of any clip" in listed
+    assert main([str(results)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_memory_of_a_process_is_marked_in_no_output(tmp_path, capsys):
         for label, size in (("small", 10**8), ("large", 9 * 10**8))
     }
     write_plan(tmp_path, cells)
-    for form, marks in (("md", ("**", "<u>", "=1")), ("latex", (r"\textbf", r"\underline", "{=1}"))):
+    for form, marks in (("md", ("**", "●", "○")), ("latex", (r"\textbf", "bullet", "circ"))):
         assert main([str(tmp_path), "--format", form, "--columns", "memory"]) == 0
         text = capsys.readouterr().out
         assert "not ranked" in text
