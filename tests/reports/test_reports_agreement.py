@@ -89,7 +89,9 @@ def test_records_without_the_truth_are_refused(tmp_path, capsys):
 
 def people(results, scores, asked=("motion",)):
     """A study of the results in which every rater prefers the higher score, and its files of votes."""
-    plan = make_plan(Source("sprites", "sprites", "a", tuple("abc"), takes(len(scores["a"]))), raters=6)[0]
+    plan = make_plan(Source("sprites", "sprites", "a", tuple("abc"), takes(len(scores["a"])), ()), raters=6)[
+        0
+    ]
     plan = plan.model_copy(update={"questions": {key: key for key in asked}})
 
     def rater(trial, question, chance):
