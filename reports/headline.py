@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reports.columns import COUNT, TIME, Column, Number
+from reports.columns import TIME, Column, Number
 from reports.numbers import shown_unit, text_of
 from reports.rows import failures
 from reports.statistics import FEWEST
@@ -98,22 +98,21 @@ def _sure(table: Table, column: Column, numbers: Mapping[str, Number]) -> Iterat
 
 def _cheaper(table: Table, first: str, equal: Sequence[str]) -> str:
     """The fastest of the rows that equal the best, where it is faster beyond chance."""
-    times = {label: table.numbers[label].get(TIME.key, Number()).value for label in (first, *equal)}
-    known = [label for label in equal if table.marks[label].get(TIME.key) in ("best", "second")]
-    fastest = min(known, key=times.__getitem__, default=first)
-    if not times[fastest] < times[first]:
+    times = {label: table.numbers[label].get(TIME.key, Number()) for label in (first, *equal)}
+    fastest = min(times, key=lambda label: times[label].value)
+    # Times of other devices are not marked; intervals apart say more than the marks would.
+    compared = any(of_row.get(TIME.key) for of_row in table.marks.values())
+    if not compared or not times[fastest].high < times[first].low:
         return ""
     who = "it" if len(equal) == 1 else _name(fastest)
-    ours, theirs = (_text(times[label], TIME) for label in (fastest, first))
+    ours, theirs = (_text(times[label].value, TIME) for label in (fastest, first))
     return f"; {who} takes {ours} a video instead of {theirs}"
 
 
 def _clips(table: Table, label: str, column: Column) -> int:
     """Clips of a row's number; where it has an interval, no fewer than that takes."""
     number = table.numbers[label][column.key]
-    if number.points or not column.interval:
-        return len(number.points) or int(table.numbers[label][COUNT.key].value)
-    return FEWEST if math.isfinite(number.low) else 1
+    return len(number.points) or (FEWEST if math.isfinite(number.low) or not column.interval else 1)
 
 
 def _phrase(column: Column) -> str:

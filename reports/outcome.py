@@ -6,21 +6,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datasets.errors import InputError
 from harness.command.terminal import say, tell
 from harness.records import store
-from reports import wandb_mirror
+from reports import pictures, wandb_mirror
 from reports.formats import print_plans
+from reports.headline import headline
+from reports.tables import tables
 
 if TYPE_CHECKING:
     from harness.cells.job import Job
     from harness.cells.score import Outcome
     from harness.records.record import Plan, Record
 
+PICTURE = "picture.png"
+
 
 def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
-    """Print the table with its notes, where the videos are and what failed; then mirror to W&B.
+    """Print the tables, what they mean, where the videos are and what failed; mirror to W&B; write the page.
 
-    Jobs may share a plan. A mirror that fails is a line on standard error; nothing is raised for it.
+    Jobs may share a plan. A mirror, picture or page that fails is a line on standard error; nothing is raised
+    for it.
     """
     plans: dict[Path, list[Plan]] = {}
     mirrored: dict[int, tuple[Job, Plan]] = {}
@@ -32,6 +38,8 @@ def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
             mirrored.setdefault(id(plan), (job, plan))
     for results, of_results in plans.items():
         print_plans(results, of_results)
+        for table in tables(results, of_results):
+            tell(headline(table))
     for line in _videos(plans):
         tell(line)
     for _, _, outcome in ended:
@@ -39,23 +47,33 @@ def show(ended: Sequence[tuple[Job, Plan, Outcome]]) -> None:
             tell(_failure(record))
     for warning in wandb_mirror.mirror(list(mirrored.values())):
         say(warning)
+    for results in dict.fromkeys(job.results for job, _, _ in ended if job.page):
+        _page(results, plans[results])
 
 
 def _videos(plans: dict[Path, list[Plan]]) -> Iterator[str]:
-    """Where the videos are, a line a folder of cells, and the first sheet of frames."""
-    folders: dict[Path, None] = {}
-    sheets: list[Path] = []
+    """Where the videos are, a line a folder of cells, and a picture of the first clip by all rows."""
     for results, of_results in plans.items():
-        for cell in (cell for plan in of_results for variant in plan.variants for cell in variant.cells):
-            folder = results / cell.path
-            if (folder / store.VIDEO).exists():
-                folders[folder.parent] = None
-            if not sheets and (folder / store.SHEET).exists():
-                sheets.append(folder / store.SHEET)
-    for parent in folders:
-        yield f"videos: {parent}/*/{store.VIDEO}"
-    for sheet in sheets:
-        yield f"reference over generation: {sheet}"
+        cells = [cell for plan in of_results for variant in plan.variants for cell in variant.cells]
+        made = [results / cell.path for cell in cells if (results / cell.path / store.VIDEO).exists()]
+        for parent in dict.fromkeys(folder.parent for folder in made):
+            yield f"videos: {parent}/*/{store.VIDEO}"
+        if made:
+            try:
+                pictures.save(pictures.scenes(results, of_results, clips=1), results / PICTURE)
+                yield f"picture: {results / PICTURE}"
+            except (InputError, OSError) as error:
+                say(str(error))
+
+
+def _page(results: Path, plans: Sequence[Plan]) -> None:
+    """Write the page of this command; its path is the last line."""
+    from reports.page import publish
+
+    try:
+        tell(publish(results, plans, tables(results, plans), results / "page", None)[-1])
+    except (InputError, OSError) as error:
+        say(str(error))
 
 
 def _failure(record: Record) -> str:
