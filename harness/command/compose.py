@@ -63,7 +63,8 @@ def _answered_by_hydra(given: Namespace, arguments: Sequence[str]) -> None:
     for override in given.overrides:
         flags.remove(override)
     # Hydra wants overrides in one piece, and prints errors in several lines unless it is told not to.
-    sys.argv = [before[0][0], *_with_first(given.overrides), *flags]
+    words = _with_first(given.overrides) if given.cfg else given.overrides
+    sys.argv = [before[0][0], *words, *flags]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(HOME / "conf"), config_name="config")(print)()
@@ -199,13 +200,24 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
 
 
 def _job(words: Sequence[str]) -> list[Composed]:
+    every = _with_first(words)
+    try:
+        return _composed(every)
+    except InputError:
+        if FIRST not in words and FIRST in every:
+            # What is wrong by itself is said without an experiment that nobody named.
+            _composed(words)
+        raise
+
+
+def _composed(words: Sequence[str]) -> list[Composed]:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
     from harness.command.experiment import expand
 
-    whole = hydra.compose("config", _with_first(words), return_hydra_config=True)
+    whole = hydra.compose("config", list(words), return_hydra_config=True)
     HydraConfig.instance().set_config(whole)
     chosen = HydraConfig.get()
     config = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
