@@ -113,7 +113,8 @@ def moving(shown: Sequence[Scene], side: int) -> Frames:
     for first in range(0, len(tiles), across):
         parts = [part for tile in tiles[first : first + across] for part in (tile, space)]
         rows.append(np.concatenate(parts[:-1], axis=2))
-    return np.concatenate(rows, axis=1)
+        rows.append(np.full((length, 2 * GAP, rows[0].shape[2], 3), 255, np.uint8))
+    return np.concatenate(rows[:-1], axis=1)
 
 
 def _block(scene: Scene, length: int, side: int) -> Frames:

@@ -73,9 +73,11 @@ def test_an_installed_wheel_runs_from_another_folder(wheel: Path, tmp_path: Path
     assert Path(where.strip()).is_relative_to(site)
     run = ["-m", "harness", "limit=1", "backbone.steps=2", "wandb=disabled", "measure.warmup_steps=0"]
     printed = call(run, elsewhere, PYTHONPATH=str(site))
-    assert "fastvmt" in printed
-    (record,) = (elsewhere / "results" / "cells").rglob("record.json")
-    assert '"status": "ok"' in record.read_text()
+    records = sorted((elsewhere / "results" / "cells").rglob("record.json"))
+    assert [record.parts[-4] for record in records] == ["fastvmt", "none"]
+    assert all('"status": "ok"' in record.read_text() for record in records)
+    page = elsewhere / printed.splitlines()[-1]
+    assert page.name == "index.html" and "fastvmt" in page.read_text()
 
 
 MINE = """
