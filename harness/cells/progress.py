@@ -19,6 +19,7 @@ from rich.text import Text
 from harness.records.printable import printable
 
 PHASES = {
+    "start": "reading the clip",
     "load": "loading weights",
     "warm-up": "warming up",
     "encode": "encoding",
