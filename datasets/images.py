@@ -256,6 +256,20 @@ def resize_crop(frames: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     return np.stack([fit(image, Image.Resampling.BICUBIC) for image in frames])
 
 
+def line(text: str, width: int, size: int = 14) -> Frames:
+    """(H, width, 3) uint8: a line of black text on white, cut where it is longer than that."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size)
+    shown = text
+    while len(text) > 1 and font.getlength(shown) > width - 4:
+        text = text[:-1]
+        shown = f"{text.rstrip()}..."
+    picture = Image.new("RGB", (width, round(1.5 * size)), "white")
+    ImageDraw.Draw(picture).text((2, 1), shown, fill="black", font=font)
+    return np.asarray(picture)
+
+
 def sheet(
     reference: Frames,
     generated: Frames,
@@ -263,8 +277,11 @@ def sheet(
     columns: int = 8,
     min_side: int = 128,
     max_side: int = 320,
+    labels: tuple[str, str] | None = None,
 ) -> Frames:
     """A contact sheet: evenly spaced frames of the reference over those of the generated video.
+
+    ``labels`` stand above the two, cut where they are longer than the picture is wide.
 
     Both (T, H, W, 3) uint8 RGB; a generated video of another size is brought to
     the reference's by ``resize_crop``. Tiles with a shorter side below
@@ -286,6 +303,8 @@ def sheet(
         rows.append(np.concatenate(list(padded), axis=1))
     across = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 0), (0, across - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    if labels is not None:
+        rows = [part for text, row in zip(labels, rows, strict=True) for part in (line(text, across), row)]
     picture = np.concatenate(rows)[:-gap, :-gap]
     if path is not None:
         with whole(Path(path), picture.nbytes) as temporary:

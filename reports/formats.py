@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
@@ -21,13 +20,12 @@ from reports.entries import (
 )
 from reports.latex import COLUMN, GAP, PAGE, latex_heading, latex_table, latex_text, two_lines, width
 from reports.ranking import MARKS
-from reports.tables import Table, tables
+from reports.tables import Table
 from reports.text import terminal_width, to_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.records.record import Plan
     from reports.published import Block
 
 DETAILS = "All columns, both ends of intervals, all notes"
@@ -156,15 +154,13 @@ def to_csv(made: Sequence[Table]) -> str:
     return str(flat.to_csv(index=False, lineterminator="\n"))
 
 
-def print_plans(
-    results: Path, plans: Sequence[Plan], console: Console | None = None, everything: bool = False
-) -> None:
-    """Print the plans' tables as text, as wide as the terminal at most."""
+def print_tables(made: Sequence[Table], console: Console | None = None) -> None:
+    """Print tables as text, as wide as the terminal at most."""
     from rich.console import Console
 
     console = console or Console(width=terminal_width())
     bold = console.is_terminal and not console.is_dumb_terminal
-    console.file.write(to_text(tables(results, plans, everything), console.width, bold=bold))
+    console.file.write(to_text(made, console.width, bold=bold))
 
 
 def render(made: Sequence[Table], form: str, blocks: Sequence[Block] = ()) -> str:
@@ -182,7 +178,7 @@ __all__ = [
     "Entry",
     "entries",
     "headers",
-    "print_plans",
+    "print_tables",
     "render",
     "to_csv",
     "to_details",

@@ -20,6 +20,7 @@ from reports.entries import (
     heading,
     not_shown,
 )
+from reports.headline import headline
 from reports.ranking import MARKS
 from reports.tables import Table
 
@@ -75,6 +76,8 @@ def _table(table: Table, console: Console, details: bool) -> Iterator[Renderable
     yield Text(printable(table.title), "bold")
     yield ""
     yield grid(shown, numbers)
+    yield ""
+    yield Text(printable(headline(table)))
     yield ""
     if paired := compared(table, main):
         changes = differences(table, paired)

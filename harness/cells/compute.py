@@ -21,7 +21,7 @@ from harness.cells.generate import Session, free_memory, from_backbone, from_pix
 from harness.cells.job import Node
 from harness.cells.locks import Lost
 from harness.records import store
-from harness.records.record import CUT, SCHEMA, Compared, Failure, Record, Source, Status
+from harness.records.record import CUT, SCHEMA, Failure, Record, Source, Status
 from harness.records.runs import Run
 from methods.interface import LatentMethod, VideoMethod
 
@@ -296,7 +296,7 @@ def _generate_and_score(session: Session, cell: Cell, clip: Clip, record: Record
         session.check()
         session.progress.stage("save")
         keep = job.keep_frames or session.scorer
-        _save_videos(folder, clip, frames, record.compared, trace, keep)
+        _save_videos(folder, clip, frames, record, trace, keep)
         record.frames_sha256 = score.frames_sha256(frames)
         if session.scorer:
             record.status = "unscored"
@@ -321,13 +321,13 @@ def _save_videos(
     folder: Path,
     clip: Clip,
     frames: NDArray[np.uint8],
-    compared: Compared | None,
+    record: Record,
     trace: list[measure.TraceRow],
     keep: bool,
 ) -> None:
     from datasets import images, video
 
-    beside, fps = clip.at(range(len(frames))), clip.info.fps
+    beside, fps, compared = clip.at(range(len(frames))), clip.info.fps, record.compared
     if compared is not None and compared.reference is not None:
         beside = clip.at(compared.reference)
         if beside.times is not None and len(beside.times) > 1:
@@ -337,7 +337,8 @@ def _save_videos(
     video.write_h264(folder / store.VIDEO, frames, fps)
     if keep:
         video.write_ffv1(folder / store.FRAMES, frames, fps)
-    images.sheet(beside.frames, frames, folder / store.SHEET)
+    labels = f"reference: {record.clip}", f"{record.method.name}: {record.prompt}"
+    images.sheet(beside.frames, frames, folder / store.SHEET, labels=labels)
     store.write_json(folder / store.TRACE, trace)
 
 

@@ -128,6 +128,7 @@ def from_backbone(
         device=job.device,
         repeats=job.repeats,
         on_step=session.progress.step,
+        on_stage=_phases(session.progress.stage),
         shared=session.of_clip(cell.clip.name),
     )
     record.timing = measured.timing.model_copy(
@@ -147,6 +148,20 @@ def from_backbone(
         record.notes.append(COMPILED)
     record.flops = cell_flops(config, method, len(clip.frames), measured.calls, encoded=not job.amortise)
     return measured.frames, measured.trace
+
+
+def _phases(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Told of a method's stages, it tells of the phases; those of a denoising step are one, ``generate``."""
+    last = "generate"
+
+    def stage(name: str) -> None:
+        nonlocal last
+        phase = name if name in ("encode", "train", "decode") else "generate"
+        if phase != last:
+            tell(phase)
+        last = phase
+
+    return stage
 
 
 def from_pixels(job: Job, method: VideoMethod, cell: Cell, clip: Clip, record: Record) -> NDArray[np.uint8]:

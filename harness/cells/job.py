@@ -56,7 +56,7 @@ class Job:
     ``workers``: so many share the processor; ``quiet``: nothing is scored while a stage is timed;
     ``number``: the job's in the sweep. ``mask``: motion is read within the
     clips' masks where they have some (``auto``), or never (``none``). ``columns``: of its table, by key;
-    none for those that are primary.
+    none for those that are primary. ``page``: its command ends by writing one.
     """
 
     method: Method
@@ -89,6 +89,7 @@ class Job:
     full_steps: int | None = None
     mask: Literal["auto", "none"] = "auto"
     columns: list[str] = field(default_factory=list)
+    page: bool = False
     hidden: Hidden = field(default_factory=Hidden)
     nodes: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -151,8 +151,10 @@ class Meter(Observer):
         stop_after: int | None = None,
         shared: Shared | None = None,
         calls: Counter[str] | None = None,
+        on_stage: Callable[[str], None] | None = None,
     ) -> None:
         self.apart = 0.0
+        self._on_stage = on_stage
         self._shared = shared
         self._calls: Counter[str] = Counter() if calls is None else calls
         self.stages: dict[str, float] = {}
@@ -178,6 +180,8 @@ class Meter(Observer):
         if self._inside is not None:
             raise RuntimeError(f"stage {name!r} starts inside stage {self._inside!r}: stages do not nest")
         self._inside = name
+        if self._on_stage is not None:
+            self._on_stage(name)
         resettable = self._reset_peaks()
         started, apart = self.clock(), self.apart
         try:
@@ -320,6 +324,7 @@ def measure(
     device: str = "cpu",
     repeats: int = 1,
     on_step: Callable[[int, int], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
     shared: Shared | None = None,
 ) -> Measured:
     """Generate one video ``repeats`` times and report medians.
@@ -339,7 +344,7 @@ def measure(
     different = 0
     for _ in range(repeats):
         backbone.calls.clear()
-        meter = Meter(device, on_step, shared=shared, calls=backbone.calls)
+        meter = Meter(device, on_step, shared=shared, calls=backbone.calls, on_stage=on_stage)
         with seeded(cell_seed(clip, prompt, seed)):
             joules = gpu_energy(device)
             started = meter.clock()

@@ -232,9 +232,11 @@ def run(job: Job, plan: Plan, cells: Sequence[Cell], loaded: Loaded | None = Non
     with Progress() as progress:
         worker = Worker(Run(job.results, job.engine.retries), progress, loaded=loaded or Loaded())
         ended = worker.work(items(job, cells))
+        progress.phase("scoring what is scored together")
         together = score_together(job, cells, progress.note)
         outcome = outcome_of([(item, done.after(together.changed)) for item, done in ended])
         outcome.fault = together.fault
+        progress.phase("measuring what chance and true clips score")
         score.store_levels(job, plan, cells, progress.note)
     return outcome
 

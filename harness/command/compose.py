@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 REFUSED = ("shell_completion", "experimental_rerun", "config_path", "config_name")
 """Flags of Hydra that mean nothing here."""
 
+FIRST = "experiment=first"
+OF_CELLS = ("run", "plan", "cost", "score")
+"""The actions that take ``FIRST`` where neither method nor experiment is named: those of a whole table."""
+
 
 def _flags(arguments: Sequence[str]) -> Namespace:
     """The command line, read by Hydra's own parser. Raises InputError for a flag that is not to be had."""
@@ -59,7 +63,8 @@ def _answered_by_hydra(given: Namespace, arguments: Sequence[str]) -> None:
     for override in given.overrides:
         flags.remove(override)
     # Hydra wants overrides in one piece, and prints errors in several lines unless it is told not to.
-    sys.argv = [before[0][0], *given.overrides, *flags]
+    words = _with_first(given.overrides) if given.cfg else given.overrides
+    sys.argv = [before[0][0], *words, *flags]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(HOME / "conf"), config_name="config")(print)()
@@ -169,6 +174,23 @@ def _check_group(one: Override, shown: str, known: Sequence[str]) -> None:
     raise InputError(f"{shown}: name one of its options; {nearest('', options)}")
 
 
+def _with_first(words: Sequence[str]) -> list[str]:
+    """A job's words for Hydra, with ``FIRST`` on the embedded world where they name no method or experiment.
+
+    By the words alone: workers, on other machines too, read them again.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    given = {one.key_or_group: one.value() for one in parsed}
+    named = {key.partition(".")[0] for key in given} & {"method", "experiment"}
+    ours = given.get("dataset", "sprites") == "sprites" and given.get("action", "run") in OF_CELLS
+    if ours and not named:
+        return [*words, FIRST]
+    # Hydra knows no way to say that an experiment is none.
+    return [word for word in words if word != "experiment=null"]
+
+
 def _jobs(parsed: Sequence[Override], words: Sequence[str]) -> list[tuple[str, ...]]:
     """The overrides of each job of a grid: every combination of what is given several values."""
     choices: list[list[str]] = []
@@ -198,6 +220,17 @@ def compose(arguments: Sequence[str]) -> list[list[Composed]]:
 
 
 def _job(words: Sequence[str]) -> list[Composed]:
+    every = _with_first(words)
+    try:
+        return _composed(every)
+    except InputError:
+        if FIRST not in words and FIRST in every:
+            # What is wrong by itself is said without an experiment that nobody named.
+            _composed(words)
+        raise
+
+
+def _composed(words: Sequence[str]) -> list[Composed]:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf

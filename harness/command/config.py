@@ -85,6 +85,7 @@ class _Root(_Keys):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
     resume: bool
     keep_frames: bool
+    page: bool = False
     trust: list[str]
     measure: _Measure
     cells: Annotated[int, Field(ge=1)] | None = None
@@ -238,6 +239,7 @@ def make_job(
         results=results,
         resume=root.resume,
         keep_frames=root.keep_frames,
+        page=root.page,
         warmup_steps=root.measure.warmup_steps,
         repeats=root.measure.repeats,
         name=root.name,

@@ -21,7 +21,7 @@ from harness.records.hidden import Key
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FIXED = ("action", "experiment", "name", "results", "trust", "wandb")
+FIXED = ("action", "experiment", "name", "page", "results", "trust", "wandb")
 """Keys of the whole command, which a variant cannot have for itself."""
 
 

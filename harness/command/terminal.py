@@ -22,7 +22,10 @@ HELP = """\
 python -m harness [key=value ...] [-m] [--config-dir DIR]
 
 Runs video motion transfer methods over clips, measures them and prints a table.
-Without arguments: FastVMT on the embedded sprites world, on this machine, in minutes.
+Without method=... and experiment=..., run, plan, cost and score take
+  the embedded world  experiment=first: none and fastvmt on four clips, and a page to look at
+  other clips         method=fastvmt (dataset=davis dataset.root=DIR)
+method=NAME is that method alone, on all clips; limit=N the first N of them.
 
 Actions (action=...)
 {actions}

@@ -57,10 +57,12 @@ def work(
             for one in planned:
                 one.job.hidden.scrub(orders.run.folder)
         ended: list[Ended] = []
+        progress.phase("scoring what is scored together")
         for one in planned:
             assert one.plan is not None
             together = score_together(one.job, one.cells, progress.note, engine.locks)
             ended.append((one.job, one.plan, _outcome(one, orders, together)))
+        progress.phase("measuring what chance and true clips score")
         for one in planned:
             assert one.plan is not None
             score.store_levels(one.job, one.plan, one.cells, progress.note)
@@ -181,14 +183,18 @@ class Watch:
         ]
         self._total = len(self._open)
         self._done = 0
-        progress.total(self._total)
+        self._variants = {cell.id: str(place) for place, one in enumerate(planned) for cell in one.cells}
+        progress.total([self._variants[cell.id] for _, cell in self._open])
 
     def hear(self, worker: int, message: Message) -> None:
         """What a worker says."""
         with self._lock:
             shows = self._progress.worker(worker)
             if "cell" in message:
-                shows.cell(message["index"], message["total"], message["label"])
+                variant = self._variants.get(message["cell"], "")
+                shows.cell(message["index"], message["total"], message["label"], variant=variant)
+            elif "stage" in message:
+                shows.stage(message["stage"])
             elif "step" in message:
                 shows.step(message["step"], message["total"])
             elif "done" in message:
@@ -204,8 +210,11 @@ class Watch:
             if record is None or not self._new(record):
                 still.append((job, cell))
                 continue
-            self._progress.cell(self._done, self._total, f"{job.label} {cell.clip.name}")
-            self._progress.cell_done(record.status)
+            shows = self._progress.worker(0)
+            shows.cell(
+                self._done, self._total, f"{job.label} {cell.clip.name}", variant=self._variants[cell.id]
+            )
+            shows.cell_done(record.status)
             self._done += 1
         self._open = still
 

@@ -208,6 +208,20 @@ def test_sheet_puts_the_reference_over_the_generated_video(tmp_path):
         assert np.array_equal(picture[side + gap :: 2, left : left + side : 2], generated[frame])
 
 
+def test_labels_stand_above_the_strips_and_are_cut_where_they_are_too_long():
+    bare = images.sheet(noise(9, 64, 64), noise(9, 64, 64, seed=1))
+    short, long = (
+        images.sheet(noise(9, 64, 64), noise(9, 64, 64, seed=1), labels=("reference", text))
+        for text in ("none: a red star", "none: " + "a red star " * 50)
+    )
+    high = (len(short) - len(bare)) // 2
+    assert short.shape == long.shape == (len(bare) + 2 * high, *bare.shape[1:])
+    assert np.array_equal(np.delete(short, [*range(high), *range(high + 132, 2 * high + 132)], 0), bare)
+    above = short[:high], short[high + 132 : 2 * high + 132], long[high + 132 : 2 * high + 132]
+    assert all((part < 128).any() for part in above)
+    assert (above[1][:, 400:] == 255).all() and (above[2][:, 800:1000] < 128).any()
+
+
 def test_sheet_takes_videos_of_different_size_and_length():
     assert images.sheet(noise(9, 480, 832), noise(3, 64, 64)).shape == (2 * 185 + 4, 8 * 324 - 4, 3)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from datasets.video import write_h264
 from harness import __main__ as cli
 from harness.execute.here import Here
 from harness.records import store
@@ -437,8 +439,8 @@ def fake_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             folder = job.results / cell.path
             store.save_record(folder, record)
             if not bad:
-                (folder / "video.mp4").touch()
-                (folder / "sheet.png").touch()
+                for name in ("video.mp4", "reference.mp4"):
+                    write_h264(folder / name, np.zeros((5, 16, 16, 3), np.uint8), 8.0)
             outcome.records.append(record)
         plan.variants[0].levels = {"one": {"chance": 0.5}}
         return outcome
@@ -463,7 +465,8 @@ def test_a_run_ends_with_table_videos_and_picture(
         for words in ("fake", "weights are missing", "short", "videos: results/cells/fake/fake")
     ]
     assert order == sorted(order)
-    assert "sheet.png" in out.splitlines()[-1]
+    assert out.splitlines()[-1] == "picture: results/picture.png"
+    assert (tmp_path / "results" / "picture.png").stat().st_size
     saved = store.load_plan(tmp_path / "results" / "plans" / "mine.json")
     assert saved.variants[0].levels == {"one": {"chance": 0.5}}
     assert [path.name for path in tmp_path.iterdir()] == ["results"]

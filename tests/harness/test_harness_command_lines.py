@@ -35,7 +35,7 @@ NAMED = [(f"{group}={value}", group, "name one of its options") for group in GRO
         ("--experimental-rerun x.pkl", "--experimental-rerun", "--help"),
         ("-m --cfg job", "--cfg", "without -m"),
         ("--resolve", "--resolve", "--cfg"),
-        ("dataset.clips=99999999999", "dataset", "set limit="),
+        ("dataset.clips=99999999999 method=fastvmt", "dataset", "set limit="),
         ("dataset.clips=99999999999 limit=9999999999", "dataset", "set limit="),
         ("backbone.guidance_scale=nan", "backbone.guidance_scale", "give a finite number"),
         ("method.guidance_scale=inf", "method.guidance_scale", "give a finite number"),

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from harness.command.compose import compose as compose_command
 from harness.command.config import make_job
 from harness.command.terminal import HOME
 
@@ -47,6 +48,36 @@ def test_a_run_without_words_is_fastvmt_on_the_embedded_world_once_and_resumed()
     )
     assert job.required == []
     assert (node["device"], node["trust"]) == ("auto", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "methods", "limit"),
+    [
+        ("", ["none", "fastvmt"], 4),
+        ("action=plan limit=8 backbone.steps=5", ["none", "fastvmt"], 8),
+        ("action=cost dataset=sprites backbone=wan2.1-14b", ["none", "fastvmt"], 4),
+        ("method=fastvmt", ["fastvmt"], None),
+        ("method.window=3", ["fastvmt"], None),
+        ("experiment=null", ["fastvmt"], None),
+        ("experiment=transfer limit=2", ["none", "full_attention", "fastvmt"], 2),
+        ("action=profile", ["fastvmt"], None),
+        ("dataset=folder dataset.root=clips", ["fastvmt"], None),
+    ],
+)
+def test_none_stands_beside_fastvmt_on_the_embedded_world_where_nothing_is_named(
+    words: str, methods: list[str], limit: int | None
+) -> None:
+    (parts,) = compose_command(words.split())
+    assert [one.resolved["method"]["name"] for one in parts] == methods
+    assert {one.resolved["limit"] for one in parts} == {limit}
+    named = "experiment=transfer" in words
+    assert all(one.resolved["page"] == (len(methods) > 1 and not named) for one in parts)
+
+
+def test_a_grid_without_a_method_has_both_in_each_of_its_jobs() -> None:
+    jobs = compose_command(["-m", "seed=0,1"])
+    found = [[(one.resolved["seed"], one.resolved["method"]["name"]) for one in parts] for parts in jobs]
+    assert found == [[(seed, "none"), (seed, "fastvmt")] for seed in (0, 1)]
 
 
 def test_the_mirror_is_offline_unless_asked_for() -> None:

@@ -26,7 +26,10 @@ EXPERIMENTS = sorted(
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 WITHOUT = ("~metrics", "~wandb", "~tracker", "~execute")
 ROWS = {
-    name: OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=False)
+    # One that sets more than rows keeps these under `experiment`.
+    name: (node := OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=False)).get(
+        "experiment", node
+    )
     for name in EXPERIMENTS
 }
 
@@ -195,6 +198,7 @@ BASELINES = {
     "ablation_init": "noise",
     "ablation_interval": "interval 1",  # every gradient true
     "ablation_window": "default",
+    "first": "none",
     "gradient_reuse": "every gradient true",
     "main_table": "full_attention",  # what the paper's speed-up is over
     "release_to_paper": None,  # each row is read against the one before
@@ -236,6 +240,7 @@ LABELS = {
     ],
     "speed_backends": ["as it is", "not compiled", "flash attention", "cuDNN attention"],
     "speed_wan": ["none", "full_attention", "no_skipping", "fastvmt", "fastvmt_released", "fastvmt_turbo"],
+    "first": ["none", "fastvmt"],
     "transfer": ["none", "full_attention", "fastvmt"],
     "turbo_goal": ["none", "fastvmt", "fastvmt_turbo", "one gradient a step"],
     "turbo_ingredients": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from reports_world import HOSTILE, add_videos, metric, write_plan, write_record
@@ -11,13 +12,13 @@ from harness.records import store
 from reports import outcome
 
 
-def ended(results, plan, labels):
+def ended(results, plan, labels, page=False):
     """The jobs of a plan's variants, as the harness hands them over."""
     found = []
     for variant in plan.variants:
         if variant.label in labels:
             records = [store.load_record(results / cell.path) for cell in variant.cells]
-            found.append((SimpleNamespace(results=results), plan, Outcome(records)))
+            found.append((SimpleNamespace(results=results, page=page), plan, Outcome(records)))
     return found
 
 
@@ -29,13 +30,14 @@ def test_jobs_that_share_a_plan_have_one_table(tmp_path, capsys):
     cells["a"].append(write_record(tmp_path, "a", "z", status="oom"))
     plan = write_plan(tmp_path, cells)
     add_videos(tmp_path, plan)
-    sheet = tmp_path / cells["a"][0].path / "sheet.png"
-    sheet.write_bytes(b"")
-    outcome.show(ended(tmp_path, plan, ("none", "a")))
+    outcome.show(ended(tmp_path, plan, ("none", "a"), page=True))
     shown = capsys.readouterr()
     assert shown.out.count("embedded world") == 1
     assert f"videos: {tmp_path}/cells/*/video.mp4" in shown.out
-    assert f"reference over generation: {sheet}" in shown.out
+    assert f"picture: {tmp_path}/picture.png" in shown.out
+    assert "text sim. is .300" in shown.out.lower()
+    page = Path(shown.out.splitlines()[-1])
+    assert page == tmp_path / "page" / "index.html" and "none" in page.read_text()
     assert f'oom: guided, z, seed 0, "a red square": no {HOSTILE}' in shown.out
     assert shown.err == ""
 

@@ -33,7 +33,7 @@ from harness.records.record import (
 )
 from reports.__main__ import main
 from reports.entries import differences, entries
-from reports.formats import print_plans, render, to_csv, to_latex, to_markdown
+from reports.formats import print_tables, render, to_csv, to_latex, to_markdown
 from reports.published import blocks
 from reports.rows import with_baseline
 from reports.tables import tables
@@ -1002,9 +1002,7 @@ def test_terminal_table_shows_every_number_and_note(world):
     together = " ".join(text.split())
     assert all(note in together for note in (*table.brief, *table.notes))
     styled = io.StringIO()
-    print_plans(
-        results, [plan], Console(file=styled, force_terminal=True, width=200, color_system="standard")
-    )
+    print_tables([table], Console(file=styled, force_terminal=True, width=200, color_system="standard"))
     best = entries(table)["fastvmt"]["motion_fidelity"]
     assert f"\x1b[1m● {best.value} {best.interval}\x1b[0m" in styled.getvalue()
 
