@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from harness.command.terminal import say, tell
-from reports.columns import metric_columns, number_text
+from reports.columns import metric_columns
+from reports.numbers import number_text
 from reports.rows import Group, find_plans, groups
 from reports.statistics import FEWEST, LEVEL, Pair, cluster_means, mean_interval
 from reports.study.plan import read_plan

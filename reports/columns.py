@@ -7,8 +7,7 @@ nothing here names a metric. What a video costs is declared below: a further col
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -367,23 +366,3 @@ def same_machine(row: Row, base: Row) -> bool:
     """Whether two rows' times may be compared."""
     names = ("device", "threads", "frames", "frame size")
     return all(row.setting(SETTINGS[name]) == base.setting(SETTINGS[name]) for name in names)
-
-
-def number_text(value: float, digits: int, *, sign: bool = False) -> str:
-    """Fixed digits, without the zero before the point."""
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    if float(text) == 0:
-        text = text.lstrip("+-")
-    return re.sub(r"^([+-]?)0\.", r"\1.", text)
-
-
-def points_text(points: Sequence[float], digits: int, *, sign: bool = False) -> str:
-    """The values of few clips: ``(.41 .52 .60)``; nothing for none."""
-    return f"({' '.join(number_text(point, digits, sign=sign) for point in points)})" if points else ""
-
-
-def digits_of(column: Column, values: Iterable[float]) -> int:
-    """Digits after the point: those declared, fewer where the values are large."""
-    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    most = 0 if largest >= 1000 else 1 if largest >= 100 else 2 if largest >= 10 else column.digits
-    return min(column.digits, most)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.records.printable import printable
-from reports.columns import COUNT, Column, digits_of, number_text, points_text
+from reports.columns import COUNT, Column
 from reports.latex import latex_heading, latex_table, latex_text
+from reports.numbers import digits_of, number_text, points_text, scale, shown_unit
 from reports.ranking import TIES
 from reports.rows import failures
 from reports.tables import Table, tables
@@ -29,19 +30,11 @@ class Entry(NamedTuple):
     mark: str
 
 
-def _scale(table: Table, column: Column) -> tuple[float, str]:
-    """What to divide by, and the unit to show: bytes become GB or MB (powers of ten)."""
-    if column.unit != "B":
-        return 1.0, column.unit
-    values = [of_row[column.key].value for of_row in table.numbers.values()]
-    return (1e9, "GB") if any(math.isfinite(value) and value >= 1e9 for value in values) else (1e6, "MB")
-
-
 def headers(table: Table) -> list[str]:
     """Column headings: label, unit, and an arrow towards the better end."""
     found = []
     for column in table.columns:
-        unit = _scale(table, column)[1]
+        unit = shown_unit(column)
         arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
         found.append(f"{column.label}{f' ({unit})' if unit else ''}{arrow}")
     return found
@@ -51,7 +44,7 @@ def entries(table: Table) -> dict[str, dict[str, Entry]]:
     """Row's label -> column's key -> its number as text; ``-`` where there is none."""
     found: dict[str, dict[str, Entry]] = {label: {} for label in table.numbers}
     for column in table.columns:
-        by, _ = _scale(table, column)
+        by = scale(column)
         digits = digits_of(column, [of_row[column.key].value / by for of_row in table.numbers.values()])
         few = min(digits, 3)
         for label, of_row in table.numbers.items():

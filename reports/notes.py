@@ -18,11 +18,11 @@ from reports.columns import (
     TIME,
     Body,
     median_seconds,
-    number_text,
     peak,
     same_machine,
 )
 from reports.footage import footage_notes, remark_notes
+from reports.numbers import number_text
 from reports.present import newest_first
 from reports.protocol import protocol_notes
 from reports.ranking import TIES, Ranking, difference_text

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 
-from reports.columns import MEMORY, Body, Column, digits_of, number_text, peak, points_of, points_text
+from reports.columns import MEMORY, Body, Column, peak, points_of
+from reports.numbers import digits_of, number_text, points_text
 from reports.rows import SETTINGS, Row
 from reports.statistics import LEVEL, Difference, Pair, clip_differences, differences
 

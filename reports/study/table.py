@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datasets.errors import InputError, nearest
 from harness.records.record import Record
-from reports.columns import COUNT, Column, Number, number_text
+from reports.columns import COUNT, Column, Number
+from reports.numbers import number_text
 from reports.ranking import marks
 from reports.rows import plural
 from reports.statistics import mean_interval
@@ -37,7 +38,7 @@ READING = (
 )
 PAIRS = (
     "Won: the share of votes for the first, ties half. p: that both are equally strong (Holm over all pairs);"
-    " .0000 is below .00005."
+    " .000 is below .0005."
 )
 
 
