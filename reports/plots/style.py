@@ -1,11 +1,13 @@
-"""How every figure looks: colours, markers, panels and legends.
+"""How every figure looks: colours, markers and panels.
 
-Rows are told apart by colour and by marker, so that figures survive colour blindness and black-and-white
-print.
+A colour and a marker belong to a method, in every figure and on the page, so that figures compare across
+papers and survive colour blindness and black-and-white print.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reports.columns import Column
@@ -22,11 +24,38 @@ if TYPE_CHECKING:
 INK = "#1b1c1e"
 """Text and lines. The page puts its own text colour in its place."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, GREY = "#E69F00", "#56B4E9", "#7F7F7F"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
 """Okabe and Ito's colours for the colour-blind (jfly.uni-koeln.de/color), with grey for their black and
 without their yellow: both have to show on white paper and on a dark page."""
 
-MARKERS = "osD^vPX*<>"
+MARKERS = "oDs^vP*X<>"
+
+LOOKS = {
+    # What is compared most has a colour of its own; the others share one with another marker.
+    "none": (GREY, "o"),
+    "fastvmt": (BLUE, "D"),
+    "fastvmt_turbo": (VERMILLION, "*"),
+    "full_attention": (GREEN, "s"),
+    "ditflow": (ORANGE, "^"),
+    "motionclone": (PURPLE, "v"),
+    "moft": (SKY, "P"),
+    "ditflow_rope": (ORANGE, "<"),
+    "fastvmt_released": (BLUE, "X"),
+    "no_skipping": (PURPLE, ">"),
+    "no_window_loss": (SKY, "o"),
+    "flowmotion": (GREEN, "P"),
+    "smm": (VERMILLION, "o"),
+    "det": (PURPLE, "s"),
+    "motion_director": (GREY, "s"),
+    "motion_inversion": (GREEN, "^"),
+    "reframe": (VERMILLION, "X"),
+    "ropecraft": (SKY, "v"),
+    "external": (ORANGE, "o"),
+    "precomputed": (GREY, "D"),
+}
+"""Method -> its colour and marker. A further method adds a line; without one it gets ``look_of``'s."""
 
 _STYLE: dict[RcKeyType, Any] = {
     "font.size": 8,
@@ -91,9 +120,34 @@ def with_legend(figure: Figure, *axes: Axes) -> Figure:
     return figure
 
 
-def look(index: int) -> dict[str, Any]:
-    """A row's colour and marker: 70 differ before one comes back."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+def look_of(method: str) -> tuple[str, str]:
+    """A method's colour (``#rrggbb``) and matplotlib marker; one that no line of ``LOOKS`` names gets them
+    from its name."""
+    free = [(colour, mark) for mark in MARKERS for colour in COLOURS if (colour, mark) not in LOOKS.values()]
+    digest = hashlib.sha256(method.encode(errors="surrogatepass")).digest()
+    return LOOKS.get(method) or free[int.from_bytes(digest[:4]) % len(free)]
+
+
+def colour_of(method: str) -> str:
+    """A method's colour, ``#rrggbb``."""
+    return look_of(method)[0]
+
+
+def looks(methods: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Row's label -> matplotlib's ``color`` and ``marker``, from its method's name.
+
+    Rows of one method share its colour; the first has its marker, the others the next ones.
+    """
+    seen: dict[str, int] = {}
+    found = {}
+    for label, method in methods.items():
+        colour, mark = look_of(method)
+        further = seen[method] = seen.get(method, -1) + 1
+        found[label] = {
+            "color": colour,
+            "marker": MARKERS[(MARKERS.index(mark) + further) % len(MARKERS)],
+        }
+    return found
 
 
 def short(text: str, width: int = 34) -> str:
