@@ -17,7 +17,7 @@ from datasets.files import write_whole
 from harness.command.terminal import tell
 from harness.records import store
 from reports.output import writing
-from reports.page import link
+from reports.site import link
 from reports.rows import SETTINGS, few, find_plans, plural
 
 if TYPE_CHECKING:

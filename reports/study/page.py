@@ -8,8 +8,9 @@ from pathlib import Path
 from datasets.files import sweep, write_whole
 from reports.formats import render
 from reports.output import writing
-from reports.page import GENERATOR, MEDIA, TEMPLATES, check_ours, environment, grid
+from reports.page.table import grid
 from reports.plots.files import Plot, inline_svg, save
+from reports.site import GENERATOR, MEDIA, TEMPLATES, check_ours, environment
 from reports.study.table import VoteTable
 
 
