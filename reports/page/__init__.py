@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.files import size_text, sweep, write_whole
 from reports.formats import render
-from reports.headline import headline
+from reports.headline import TELLING, headline
 from reports.output import writing
 from reports.page.about import About
 from reports.page.anonymous import without_names, without_paths
@@ -134,7 +134,9 @@ def write_page(
             colours |= {row.label: colour_of(row.variant.method) for row in group.rows}
             cases += maker.cases(group, table)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
-            media.write(f"tables.{suffix}", render(made, form).encode(errors="backslashreplace"))
+            text = render(made, form)
+            text = without_paths(text) if chosen.anonymous else text
+            media.write(f"tables.{suffix}", text.encode(errors="backslashreplace"))
         html = _html(plans, sections, cases, made, blocks, colours, chosen)
         write_whole(index, html.encode(errors="backslashreplace"))
         media.tidy()
@@ -157,10 +159,11 @@ def _figure(plot: Plot, media: Media) -> dict[str, Any]:
 
 
 def first_shown(made: Sequence[Table]) -> dict[str, str]:
-    """Metric and row of the first screen: the first that sees motion, and the row it calls best."""
+    """Metric and row of the first screen: the one that the headline is of, and the row with its best number."""
+    order = {key: place for place, key in enumerate(TELLING)}
     for table in made:
-        columns = [column for column in table.columns if column.of_video and column.higher_is_better is not None]
-        columns.sort(key=lambda column: not column.sees_motion)
+        columns = [one for one in table.columns if one.of_video and one.higher_is_better is not None]
+        columns.sort(key=lambda one: (order.get(one.key, len(order)), not one.sees_motion))
         for column in columns:
             known = {
                 label: of_row[column.key].value

@@ -17,7 +17,7 @@ def grid(table: Table) -> dict[str, Any]:
             {
                 "text": text,
                 "key": column.key,
-                "sentence": column.sentence,
+                "sentence": getattr(column, "sentence", ""),
                 "lower": column.higher_is_better is False,
             }
             for text, column in zip(headers(table), table.columns, strict=True)

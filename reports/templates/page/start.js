@@ -1,0 +1,11 @@
+history.scrollRestoration = "manual";
+theme(remember());
+play(clock.playing);
+faster(0);
+readAddress();
+sortTables();
+showFirst();
+arrange();
+if (state.at) goTo(state.at);
+openOrClose();
+requestAnimationFrame(tick);
