@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def _words(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return " x ".join(map(_words, value)) if value else "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b", r"\1", text)  # a digest's beginning tells it apart
 
 
 def curves(path: Path) -> list[dict[str, Any]]:
@@ -90,15 +92,20 @@ def curves(path: Path) -> list[dict[str, Any]]:
             "name": key.replace("_", " "),
             "x": [x for x, _ in points],
             "y": [float(f"{y:.4g}") for _, y in points],
-            "low": f"{min(y for _, y in points):.3g}",
-            "high": f"{max(y for _, y in points):.3g}",
-            "first": f"{points[0][1]:.3g}",
-            "last": f"{points[-1][1]:.3g}",
+            "low": _short(min(y for _, y in points)),
+            "high": _short(max(y for _, y in points)),
+            "first": _short(points[0][1]),
+            "last": _short(points[-1][1]),
             "span": span,
         }
         for key, points in found.items()
         if len(points) > 1
     ]
+
+
+def _short(value: float) -> str:
+    """Three digits, as numbers in tables are written."""
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3g}")
 
 
 __all__ = ["details"]

@@ -31,6 +31,14 @@ function fill(place) {
   mark(place);
 }
 
+// Cases of one page are about equally high: those to come take as much room as the first.
+function estimate() {
+  const [first] = list.children;
+  if (!first) return;
+  fill(first);
+  list.style.setProperty("--estimate", `${first.offsetHeight}px`);
+}
+
 const coming = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) if (isIntersecting) fill(target);
 }, { rootMargin: "60% 0px" });
@@ -68,6 +76,7 @@ function arrange() {
   const shown = ordered();
   list.replaceChildren(...shown.map((one) => placeOf.get(one)));
   for (const place of list.querySelectorAll(".filled")) mark(place);
+  estimate();
   $("count").textContent = `${shown.length} of ${page.cases.length} clips`;
   $("nothing").hidden = shown.length > 0;
   $("find").value = state.find;
@@ -79,11 +88,11 @@ function arrange() {
   for (const box of document.querySelectorAll("[name=row]")) box.checked = !state.hide.includes(box.value);
 }
 
-// Where the reader is: the first case whose lower end is in sight.
+// Where the reader is: the first case that reaches well into sight.
 function here() {
   const top = list.getBoundingClientRect().top;
   if (top > innerHeight / 2) return "";
-  const place = [...list.children].find((one) => one.getBoundingClientRect().bottom > 80);
+  const place = [...list.children].find((one) => one.getBoundingClientRect().bottom > innerHeight / 4);
   return place ? place.id : "";
 }
 
@@ -113,6 +122,7 @@ $("reset").addEventListener("click", () => {
   choose({ find, order, group, failed, hide });
 });
 
+addEventListener("resize", estimate);
 for (const place of caseOf.keys()) coming.observe(place);
 watchers.push((changed) => {
   const inOrder = ["find", "group", "failed", "hide", "order"].some((key) => changed.has(key));

@@ -55,4 +55,8 @@ function faster(by) {
 $("play").addEventListener("click", () => play(!clock.playing));
 $("scrub").addEventListener("input", () => seek(Number($("scrub").value)));
 $("speed").addEventListener("input", () => faster(0));
-$("size").addEventListener("input", () => document.documentElement.style.setProperty("--side", `${$("size").value}px`));
+function resize() {
+  document.documentElement.style.setProperty("--side", `${$("size").value}px`);
+}
+
+$("size").addEventListener("input", () => { resize(); estimate(); });

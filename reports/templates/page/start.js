@@ -2,6 +2,7 @@ history.scrollRestoration = "manual";
 theme(remember());
 play(clock.playing);
 faster(0);
+resize();
 readAddress();
 sortTables();
 showFirst();

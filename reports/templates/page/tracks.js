@@ -45,8 +45,8 @@ function drawLayer(layer) {
     }
   };
   pen.lineCap = pen.lineJoin = "round";
-  draw("rgb(0 0 0 / .65)", 2.6 * scale);
-  draw(colour, 1.3 * scale);
+  draw("rgb(0 0 0 / .65)", 3.2 * scale);
+  draw(colour, 1.7 * scale);
 }
 
 function drawTracks() {
