@@ -169,5 +169,3 @@ def headed(table: Table) -> list[tuple[Column, str]]:
 def quality(table: Table) -> list[tuple[Column, str]]:
     """Those of ``headed`` that are metrics, or columns compared as they are."""
     return [(column, heading) for column, heading in headed(table) if column.paired]
-
-
