@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,16 @@ from typing import TYPE_CHECKING
 from datasets.errors import InputError
 from datasets.files import unwritable
 from harness.command.terminal import escape_output, say
-from reports.formats import render
+from harness.records.printable import printable
+from reports.columns import Column
+from reports.entries import heading
+from reports.formats import render, to_details
 from reports.output import emit
 from reports.outside import load_column
 from reports.rows import find_plans, groups, plural, with_baseline
 from reports.strata import by_stratum
-from reports.tables import Table, tables
+from reports.tables import Table, known_columns, tables
+from reports.text import terminal_width, to_text
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -58,7 +63,10 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         help="only plans of these experiments",
     )
-    made.add_argument("--format", choices=["md", "latex", "csv", "html"], default="md")
+    made.add_argument("--format", choices=["text", "md", "latex", "csv", "html"], default="text")
+    made.add_argument(
+        "--details", action="store_true", help="text: all columns, both ends of intervals, all notes"
+    )
     made.add_argument("--all", action="store_true", help="show secondary metrics too")
     made.add_argument(
         "--baseline",
@@ -66,10 +74,11 @@ def parser() -> argparse.ArgumentParser:
         help="the row (or method) others are compared with, and speed-ups are over",
     )
     made.add_argument(
-        "--p-values", action="store_true", help="the p of each paired difference, by which rows are marked"
-    )
-    made.add_argument(
-        "--columns", nargs="+", default=(), metavar="KEY", help="only these columns, in this order"
+        "--columns",
+        nargs="+",
+        default=(),
+        metavar="KEY",
+        help="only these columns, in this order; `help` lists them",
     )
     made.add_argument(
         "--column",
@@ -123,12 +132,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if given.by is not None and (given.plots is not None or given.format == "html"):
             raise InputError("--by: makes tables alone; leave out --plots and --format html")
+        if given.details and given.format != "text":
+            raise InputError("--details: of --format text; md and html hold them, latex and csv with --out")
         outside = [load_column(path, given.trust) for path in given.column]
+        if given.columns == ["help"]:
+            print(column_help(given.results, plans, outside), end="")
+            return 0
         strata = {"": plans} if given.by is None else by_stratum(plans, given.by)
         made = [
             replace(table, stratum=stratum)
             for stratum, of_stratum in strata.items()
-            for table in tables(given.results, of_stratum, given.all, given.p_values, given.columns, outside)
+            for table in tables(given.results, of_stratum, given.all, given.columns, outside)
         ]
         if not made:
             raise InputError(f"{given.results}: its plans hold no variant; run `python -m harness` first")
@@ -164,8 +178,33 @@ def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Tabl
         shown = blocks() if given.published else ()
         print(*publish(given.results, plans, made, page, given.plots, given.all, shown), sep="\n")
         return
-    text = render(made, given.format, given.published)
-    emit(text, given.out)
+    from reports.published import blocks
+
+    published = blocks() if given.published else ()
+    if given.format == "text":
+        bold = given.out is None and sys.stdout.isatty()
+        emit(to_text(made, terminal_width(), given.details, bold, published), given.out)
+        return
+    emit(render(made, given.format, published), given.out)
+    if given.out is not None and given.format in ("latex", "csv"):
+        parts = (f"### {table.title}\n\n{to_details(table)}" for table in made)
+        emit(printable("\n".join(parts)), given.out.with_suffix(".details.md"))
+
+
+def column_help(results: Path, plans: Sequence[Plan], outside: Sequence[Column] = ()) -> str:
+    """Each column's key, heading and sentence, in lines that fit the terminal."""
+    rows = [row for group in groups(results, plans) for row in group.rows]
+    wide = terminal_width()
+    lines = []
+    for column in (*known_columns(rows).values(), *outside):
+        lines.append(f"{column.key}  {heading(column)}")
+        lines.append(column.sentence or "Its metric says no more.")
+    return printable(
+        "".join(
+            textwrap.fill(line, wide, subsequent_indent="    ", initial_indent="    " * (place % 2)) + "\n"
+            for place, line in enumerate(lines)
+        )
+    )
 
 
 def _to_wandb(given: argparse.Namespace, plans: Sequence[Plan]) -> int:

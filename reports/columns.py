@@ -6,14 +6,19 @@ nothing here names a metric. What a video costs is declared below: a further col
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.command.plugins import OURS
 from harness.records.record import Memory, MetricValue, Record, Timing
 from reports.rows import SETTINGS, Group, Row, untrained
 from reports.statistics import (
@@ -103,8 +108,9 @@ def _always(_group: Group) -> bool:
 class Column:
     """A column of a table.
 
-    ``unit`` is that of the numbers; ``higher_is_better`` is None where nothing is better; ``digits`` stand
-    after the point. ``primary`` columns are shown without being asked for, where they ``fit`` the rows.
+    ``description`` says in a sentence what it is, a metric's docstring where it is empty: ``target`` names
+    the metric's class. ``unit`` is that of the numbers; ``higher_is_better`` is None where nothing is better;
+    ``digits`` stand after the point. ``primary`` columns are shown unasked, where they ``fit`` the rows.
 
     ``read``: a cell's number, None where it has none. ``pool``: a row's number, from those of its cells.
 
@@ -117,6 +123,8 @@ class Column:
 
     key: str
     label: str
+    description: str = ""
+    target: str = ""
     unit: str = ""
     higher_is_better: bool | None = True
     digits: int = 4
@@ -133,6 +141,11 @@ class Column:
     exact: bool = False
     of_device: bool = False
     of_video: bool = True
+
+    @cached_property
+    def sentence(self) -> str:
+        """What it measures; empty where a metric's class is not ours or cannot be imported."""
+        return self.description or _first_sentence(self.target)
 
     def number(self, record: Record) -> float | None:
         """A cell's number; None where it has none that is finite."""
@@ -170,6 +183,7 @@ class Column:
 TIME = Column(
     key="time",
     label="Time",
+    description="Seconds to the first video of a clip, from its reference frames on: median over clips.",
     unit="s",
     higher_is_better=False,
     digits=2,
@@ -180,6 +194,7 @@ TIME = Column(
 SPEEDUP = Column(
     key="speedup",
     label="Speed-up",
+    description="The baseline's seconds over the row's, geometric mean over clips; none across devices.",
     unit="x",
     digits=2,
     read=lambda _: None,
@@ -190,6 +205,7 @@ SPEEDUP = Column(
 FURTHER = Column(
     key="further",
     label="Further video",
+    description="Seconds to one more video of the same clip, without what is done once a clip.",
     unit="s",
     higher_is_better=False,
     digits=2,
@@ -201,6 +217,7 @@ FURTHER = Column(
 MEMORY = Column(
     key="memory",
     label="Memory",
+    description="Highest peak of any clip, allocated on the device or, without a GPU, of the process.",
     unit="B",
     higher_is_better=False,
     digits=2,
@@ -213,6 +230,7 @@ MEMORY = Column(
 FORWARDS = Column(
     key="forward_equivalents",
     label="Forward eq.",
+    description="The cost of a video in FLOPs over those of one forward pass of the backbone's transformer.",
     higher_is_better=False,
     digits=2,
     read=lambda record: record.flops.forward_equivalents,
@@ -224,6 +242,7 @@ FORWARDS = Column(
 GRADIENTS = Column(
     key="gradients",
     label="True gradients",
+    description="Backward passes through the transformer a video; reused gradients do not count.",
     higher_is_better=None,
     digits=1,
     primary=False,
@@ -235,6 +254,7 @@ GRADIENTS = Column(
 COUNT = Column(
     key="n",
     label="n",
+    description="Clips with a finished video; what failed stands behind it.",
     higher_is_better=None,
     digits=0,
     read=lambda _: None,
@@ -253,14 +273,37 @@ def metric_columns(rows: Sequence[Row]) -> list[Column]:
     for row in rows:
         for record in row.records.values():
             for key, metric in record.metrics.items():
-                found.setdefault(key, _metric_column(key, metric))
+                if key not in found:
+                    found[key] = _metric_column(key, metric, _target(record, key))
     return list(found.values())
 
 
-def _metric_column(key: str, metric: MetricValue) -> Column:
+def _target(record: Record, key: str) -> str:
+    """The class of a metric, as its command was configured; empty where the record does not say."""
+    node: Any = record.config
+    for name in ("metrics", "metrics", key, "_target_"):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node if isinstance(node, str) else ""
+
+
+def _first_sentence(target: str) -> str:
+    """That of a class's docstring, without its markup."""
+    package, _, name = target.rpartition(".")
+    if target.partition(".")[0] not in OURS:
+        return ""
+    try:
+        text = inspect.getdoc(getattr(importlib.import_module(package), name)) or ""
+    except (ImportError, AttributeError):
+        return ""
+    paragraph = " ".join(text.partition("\n\n")[0].split()).replace("``", "")
+    return re.split(r"(?<=[.?])\s+(?=[A-Z])", paragraph, maxsplit=1)[0]
+
+
+def _metric_column(key: str, metric: MetricValue, target: str) -> Column:
     return Column(
         key=key,
         label=metric.label or key,
+        target=target,
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,
         digits=metric.digits,
@@ -321,6 +364,25 @@ def body(group: Group, everything: bool, only: Sequence[str], outside: Sequence[
         for row in group.rows
     }
     return Body(group, tuple(columns), tuple(hidden), cells, numbers)
+
+
+def by_importance(columns: Sequence[Column]) -> list[str]:
+    """Keys of columns, the most important first: one of each kind, then the second of each, and so on.
+
+    Kinds in their order: motion against the truth, motion, other metrics, costs.
+    """
+    kinds: dict[int, list[str]] = {}
+    for column in columns:
+        if column != COUNT:
+            kinds.setdefault(_kind(column), []).append(column.key)
+    turns = zip_longest(*(keys for _, keys in sorted(kinds.items())))
+    return [key for turn in turns for key in turn if key is not None]
+
+
+def _kind(column: Column) -> int:
+    if column in COSTS:
+        return 3
+    return 0 if column.truth else 1 if column.sees_motion else 2
 
 
 def _shown_metrics(group: Group, everything: bool) -> tuple[list[Column], list[Column]]:

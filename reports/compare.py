@@ -42,7 +42,7 @@ def differences(old: Path, new: Path, keys: Sequence[str]) -> list[list[str]]:
     for column in (columns[key] for key in keys):
         family = [clip_differences(column.cells(after[name]), column.cells(before[name])) for name in both]
         for line, one in zip(lines, paired(family), strict=True):
-            line.append(f"{difference_text(one, column, True)}, n {len(one.values)}" if one.values else "-")
+            line.append(f"{difference_text(one, column)}, n {len(one.values)}" if one.values else "-")
     return lines
 
 

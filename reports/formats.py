@@ -1,110 +1,158 @@
-"""Tables written down: terminal, Markdown, LaTeX, CSV."""
+"""Tables written down: text, Markdown, LaTeX, CSV."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
-from reports.columns import COUNT, Column
-from reports.latex import latex_heading, latex_table, latex_text
-from reports.numbers import digits_of, number_text, points_text, scale, shown_unit
-from reports.ranking import TIES
-from reports.rows import failures
+from reports.columns import Column
+from reports.entries import Entry, all_differences, differences, entries, headers, heading
+from reports.latex import COLUMN, GAP, PAGE, latex_heading, latex_table, latex_text, two_lines, width
+from reports.ranking import MARKS
 from reports.tables import Table, tables
+from reports.text import terminal_width, to_text
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table as RichTable
 
     from harness.records.record import Plan
+    from reports.published import Block
 
-
-class Entry(NamedTuple):
-    """A number as it is written, its interval (or few clips' values, or nothing) and its mark."""
-
-    value: str
-    interval: str
-    mark: str
-
-
-def headers(table: Table) -> list[str]:
-    """Column headings: label, unit, and an arrow towards the better end."""
-    found = []
-    for column in table.columns:
-        unit = shown_unit(column)
-        arrow = {True: " ↑", False: " ↓", None: ""}[column.higher_is_better]
-        found.append(f"{column.label}{f' ({unit})' if unit else ''}{arrow}")
-    return found
-
-
-def entries(table: Table) -> dict[str, dict[str, Entry]]:
-    """Row's label -> column's key -> its number as text; ``-`` where there is none."""
-    found: dict[str, dict[str, Entry]] = {label: {} for label in table.numbers}
-    for column in table.columns:
-        by = scale(column)
-        digits = digits_of(column, [of_row[column.key].value / by for of_row in table.numbers.values()])
-        few = min(digits, 3)
-        for label, of_row in table.numbers.items():
-            number = of_row[column.key]
-            value, low, high = (part / by for part in number[:3])
-            ended = table.failed[label]
-            # A row that failed for one reason throughout says it in place of its numbers.
-            nothing = next(iter(ended)) if len(ended) == 1 and not of_row[COUNT.key].value else "-"
-            interval = points_text([point / by for point in number.points], few)
-            if math.isfinite(low) and math.isfinite(high):
-                interval = f"[{number_text(low, few)}, {number_text(high, few)}]"
-            if column == COUNT and ended:
-                interval = f"({failures(ended)})"
-            text = number_text(value, digits) if math.isfinite(value) else nothing
-            found[label][column.key] = Entry(text, interval, table.marks[label][column.key])
-    return found
+DETAILS = "All columns, both ends of intervals, all notes"
 
 
 def to_markdown(table: Table) -> str:
-    """A heading, a pipe table (best bold, second underlined) and the notes as a list."""
+    """A heading, the main table, short notes, differences from the baseline; the rest in ``<details>``."""
+    main = table.main()
+    parts = [f"### {table.title}", "", _pipes(table, main, entries(table)), ""]
+    if table.brief:
+        parts += [*(f"- {note}" for note in table.brief), ""]
+    if paired := _paired(table, main):
+        parts += [
+            f"**Differences from {table.base}**",
+            "",
+            _pipes(table, paired, differences(table, paired)),
+            "",
+        ]
+    parts += ["<details>", f"<summary>{DETAILS}</summary>", "", to_details(table), "</details>"]
+    return "\n".join(parts) + "\n"
+
+
+def to_details(table: Table) -> str:
+    """Markdown: all columns with both ends of their intervals, all differences likewise, all notes."""
     from tabulate import tabulate
 
-    wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
-    wrap |= {mark: f"{{}} {tie}" for mark, tie in TIES.items()}
-    rows = []
-    for label, of_row in entries(table).items():
-        row = [label.replace("|", "\\|")]
-        for entry in of_row.values():
-            text = wrap[entry.mark].format(entry.value)
-            row.append(f"{text} {entry.interval}" if entry.interval else text)
-        rows.append(row)
-    body = tabulate(
-        rows,
-        headers=["", *headers(table)],
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=["left", *["right"] * len(table.columns)],
-    )
-    return "\n".join([f"### {table.title}", "", body, "", *(f"- {note}" for note in table.notes)]) + "\n"
+    parts = [_pipes(table, table.columns, entries(table, ends=True)), ""]
+    if lines := all_differences(table):
+        head = ["", "", f"difference from {table.base}", "n"]
+        rows = [[_escaped(cell) for cell in line] for line in lines]
+        parts += [tabulate(rows, head, "pipe", disable_numparse=True, colalign=["left"] * 3 + ["right"]), ""]
+    if table.notes:
+        parts += [*(f"- {note}" for note in table.notes), ""]
+    return "\n".join(parts)
+
+
+def _paired(table: Table, columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if any(column.key in of for of in table.differences.values())]
+
+
+def _pipes(table: Table, columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> str:
+    """A pipe table: the best, and differences that are beyond chance, in bold."""
+    from tabulate import tabulate
+
+    rows = [
+        [_escaped(label), *(_piped(of_row.get(column.key)) for column in columns)]
+        for label, of_row in of_rows.items()
+    ]
+    align = ["left", *["right"] * len(columns)]
+    return str(tabulate(rows, ["", *headers(table, columns)], "pipe", disable_numparse=True, colalign=align))
+
+
+def _piped(entry: Entry | None) -> str:
+    if entry is None:
+        return "-"
+    value = f"**{entry.value}**" if entry.mark in ("best", "apart") else entry.value
+    text = " ".join(filter(None, (MARKS.get(entry.mark), value, entry.interval)))
+    return f"{text}<br>{entry.p}" if entry.p else text
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` environment with booktabs rules, as wide as the text at most, notes below.
+    """The main table and, below it, that of the differences; needs ``\\usepackage{booktabs}``.
 
-    Needs ``\\usepackage{booktabs,graphicx}``.
+    It is a ``table*`` where a column of a two-column article is too narrow; what does not fit a page's width
+    is left out, the least important first, and named in the caption.
     """
-    import pandas as pd
+    main = table.main()
+    of_rows = entries(table)
+    shown = _fitting(table, main, of_rows)
+    hidden = [column.label for column in table.columns if column not in (*shown, table.columns[-1])]
+    caption = f"{table.title[:1].upper()}{table.title[1:]}."
+    notes = [*table.brief, *([f"Not shown: {', '.join(hidden).rstrip('.')}."] if hidden else [])]
+    texts = [_latex(table, table.name, caption, shown, of_rows, notes)]
+    if paired := _paired(table, main):
+        changes = differences(table, paired)
+        shown = _fitting(table, paired, changes)
+        caption = f"Differences from {table.base}, paired by clip: {table.title}."
+        texts.append(_latex(table, f"{table.name}-differences", caption, shown, changes, ()))
+    return "\n".join(texts)
 
-    wrap = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    wrap |= {mark: f"%s$^{{{tie}}}$" for mark, tie in TIES.items()}
-    rows: dict[str, list[str]] = {}
-    for label, of_row in entries(table).items():
-        rows[latex_text(label)] = [wrap[entry.mark] % latex_text(entry.value) for entry in of_row.values()]
-        below = [latex_text(entry.interval) for entry in of_row.values()]
-        if any(below):
-            # An empty name of its own: pandas' rows are told apart by theirs.
-            rows["{}" * (len(rows) + 1)] = [rf"{{\scriptsize {text}}}" if text else "" for text in below]
-    headings = [latex_heading(text) for text in headers(table)]
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=headings)
-    return latex_table(table.title, frame, table.notes)
+
+def _latex(
+    table: Table,
+    label: str,
+    caption: str,
+    columns: Sequence[Column],
+    of_rows: dict[str, dict[str, Entry]],
+    notes: Sequence[str],
+) -> str:
+    rows: list[list[str]] = []
+    for name, of_row in of_rows.items():
+        found = [of_row.get(column.key) for column in columns]
+        rows.append([latex_text(name), *(_latex_cell(entry) for entry in found)])
+        if any(entry and entry.p for entry in found):
+            below = (latex_text(entry.p) if entry else "" for entry in found)
+            rows.append(["", *(rf"{{\scriptsize {text}}}" if text else "" for text in below)])
+    headings = ["", *map(latex_heading, headers(table, columns))]
+    wide = _points(columns, of_rows) > COLUMN
+    return latex_table(caption, label, headings, rows, notes, wide)
+
+
+def _latex_cell(entry: Entry | None) -> str:
+    if entry is None:
+        return "-"
+    value = latex_text(entry.value)
+    value = rf"\textbf{{{value}}}" if entry.mark in ("best", "apart") else value
+    mark = f"{latex_text(MARKS[entry.mark])}\\," if entry.mark in MARKS else ""
+    return mark + value + (rf"\,{{\scriptsize {latex_text(entry.interval)}}}" if entry.interval else "")
+
+
+def _fitting(table: Table, columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> list[Column]:
+    """The columns that fit a page's width, the least important left out; one at least."""
+    kept = list(columns)
+    order = [key for key in table.importance or [one.key for one in kept] if key in {c.key for c in kept}]
+    while len(order) > 1 and _points(kept, of_rows) > PAGE:
+        least = order.pop()
+        kept = [column for column in kept if column.key != least]
+    return kept
+
+
+def _points(columns: Sequence[Column], of_rows: dict[str, dict[str, Entry]]) -> float:
+    """About how wide a table is in LaTeX."""
+    total = max(map(width, of_rows))
+    for column in columns:
+        cells = [of_row[column.key] for of_row in of_rows.values() if column.key in of_row]
+        widths = [
+            width(one.value) + width(one.interval, small=True) + (8 if one.mark in MARKS else 0)
+            for one in cells
+        ]
+        total += GAP + max([*widths, *map(width, two_lines(heading(column)))])
+    return total
 
 
 def to_csv(made: Sequence[Table]) -> str:
@@ -116,70 +164,37 @@ def to_csv(made: Sequence[Table]) -> str:
     return str(flat.to_csv(index=False, lineterminator="\n"))
 
 
-def to_rich(table: Table, columns: Sequence[Column]) -> RichTable:
-    """Columns of the table for a terminal: best bold, second underlined, the interval under its value."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    made = RichTable(title=printable(table.title), box=box.SIMPLE_HEAVY, title_justify="left")
-    made.add_column("", no_wrap=True)
-    for column, heading in zip(table.columns, headers(table), strict=True):
-        if column in columns:
-            made.add_column(printable(heading), justify="right", overflow="fold")
-    styles = {"best": "bold", "second": "underline"}
-    for label, of_row in entries(table).items():
-        row = [Text(printable(label))]
-        for entry in (of_row[column.key] for column in columns):
-            text = Text(entry.value, style=styles.get(entry.mark, ""))
-            if entry.mark in TIES:
-                text = Text.assemble(text, f" {TIES[entry.mark]}")
-            row.append(Text.assemble(text, f"\n{entry.interval}") if entry.interval else text)
-        made.add_row(*row)
-    return made
-
-
-def _parts(table: Table, console: Console) -> list[RichTable]:
-    """The table, in parts of some columns each where whole numbers need more than the terminal's width."""
-    unbound = console.options.update_width(1000)
-    columns: list[Column] = []
-    made = []
-    for column in table.columns:
-        needed = console.measure(to_rich(table, [*columns, column]), options=unbound).minimum
-        if columns and needed > console.width:
-            made.append(to_rich(table, columns))
-            columns = []
-        columns.append(column)
-    return [*made, to_rich(table, columns)]
-
-
 def print_plans(
     results: Path, plans: Sequence[Plan], console: Console | None = None, everything: bool = False
 ) -> None:
-    """Print the plans' tables and notes; off a terminal as wide as they need."""
+    """Print the plans' tables as text, as wide as the terminal at most."""
     from rich.console import Console
-    from rich.text import Text
 
-    console = console or Console(highlight=False)
-    for table in tables(results, plans, everything):
-        if console.is_terminal:
-            console.print(*_parts(table, console))
-        else:
-            made = to_rich(table, table.columns)
-            needed = console.measure(made, options=console.options.update_width(1000)).maximum
-            Console(file=console.file, width=needed, highlight=False).print(made)
-        for note in table.notes:
-            console.print(Text(f"  {printable(note)}"), soft_wrap=True)
+    console = console or Console(width=terminal_width())
+    bold = console.is_terminal and not console.is_dumb_terminal
+    console.file.write(to_text(tables(results, plans, everything), console.width, bold=bold))
 
 
-def render(made: Sequence[Table], form: str, published: bool = False) -> str:
-    """All tables as ``md``, ``latex`` or ``csv``; ``published`` puts the paper's own below (not in csv)."""
+def render(made: Sequence[Table], form: str, blocks: Sequence[Block] = ()) -> str:
+    """All tables as ``md``, ``latex`` or ``csv``; ``blocks``, published tables, stand below (not in csv)."""
     if form == "csv":
         return printable(to_csv(made))
-    write = {"md": to_markdown, "latex": to_latex}[form]
-    texts_ = [write(table) for table in made]
-    if published:
-        from reports.published import blocks
+    if form == "latex":
+        texts = [*map(to_latex, made), *(block.to_latex() for block in blocks)]
+    else:
+        texts = [*map(to_markdown, made), *(block.to_markdown() for block in blocks)]
+    return printable("\n".join(texts))
 
-        texts_ += [block.to_markdown() if form == "md" else block.to_latex() for block in blocks()]
-    return printable("\n".join(texts_))
+
+__all__ = [
+    "Entry",
+    "entries",
+    "headers",
+    "print_plans",
+    "render",
+    "to_csv",
+    "to_details",
+    "to_latex",
+    "to_markdown",
+    "to_text",
+]

@@ -1,12 +1,14 @@
-"""LaTeX: plain text escaped, headings over two lines, a ``table`` environment around a frame."""
+"""LaTeX: plain text escaped, headings over two lines, a table in as much room as it needs."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pandas as pd
+COLUMN, PAGE = 200.0, 395.0
+"""Points that a table may take: a column of a two-column article, and the text of most conferences."""
+GAP = 6.0
+"""Points between two columns of a table."""
 
 _LATEX = str.maketrans(
     {
@@ -20,40 +22,80 @@ _LATEX = str.maketrans(
         "}": r"\}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
+        "<": r"$<$",
+        ">": r"$>$",
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
+        "±": r"$\pm$",
+        "●": r"$\bullet$",
+        "○": r"$\circ$",
+        "…": r"\dots{}",
     }
 )
 
 
 def latex_text(text: str) -> str:
-    """Plain text for LaTeX, its special characters escaped."""
-    return text.translate(_LATEX)
+    """Plain text for LaTeX: special characters escaped, a minus before a number a real one."""
+    return re.sub(r"(?<![\w.)-])-(?=\.?\d)", "$-$", text.translate(_LATEX))
 
 
 def latex_heading(heading: str) -> str:
-    """A heading of several words over two lines."""
-    first, _, rest = heading.partition(" ")
-    if not rest or len(heading) <= 10:
+    """A heading of several words over two lines, broken where they are of like length."""
+    lines = two_lines(heading)
+    if len(lines) == 1:
         return latex_text(heading)
-    return rf"\shortstack{{{latex_text(first)}\\{latex_text(rest)}}}"
+    return r"\shortstack[r]{" + r"\\".join(map(latex_text, lines)) + "}"
 
 
-def latex_table(title: str, frame: pd.DataFrame, notes: Sequence[str]) -> str:
-    """A ``table`` environment around a frame of LaTeX, no wider than the text; title and notes are plain."""
-    body = frame.style.to_latex(hrules=True, column_format="l" + "r" * len(frame.columns))
-    below = " ".join(latex_text(note) for note in notes)
+def two_lines(heading: str) -> list[str]:
+    """A heading's words on one or two lines, an arrow beside the word before it."""
+    words = re.sub(r" (?=[↑↓])", "\0", heading).split(" ")
+    if len(heading) > 10 and len(words) > 1:
+        halves = ((" ".join(words[:place]), " ".join(words[place:])) for place in range(1, len(words)))
+        words = list(min(halves, key=lambda lines: max(map(len, lines))))
+    else:
+        words = [" ".join(words)]
+    return [line.replace("\0", " ") for line in words]
+
+
+def width(text: str, small: bool = False) -> float:
+    """About how many points a plain text takes in ``\\small``, or where it is small in ``\\scriptsize``."""
+    narrow = sum(char in ".,:;[]() il" for char in text)
+    return (4.8 * (len(text) - narrow) + 2.8 * narrow) * (0.8 if small else 1.0)
+
+
+def latex_table(
+    caption: str,
+    label: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    wide: bool,
+) -> str:
+    """A ``table`` environment, ``table*`` where ``wide``. Headings and cells are LaTeX, the rest is plain.
+
+    Needs ``\\usepackage{booktabs}``.
+    """
+    environment = "table*" if wide else "table"
+    below = " ".join(map(latex_text, notes))
     return "\n".join(
         [
-            r"\begin{table}",
+            rf"\begin{{{environment}}}[t]",
             r"\centering\small\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{latex_text(title)}}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            body.rstrip() + "}",
-            rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\scriptsize {below}}}",
-            r"\end{table}",
+            rf"\caption{{{latex_text(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{@{{}}l{'r' * (len(headings) - 1)}@{{}}}}",
+            r"\toprule",
+            " & ".join(headings) + r" \\",
+            r"\midrule",
+            *(" & ".join(row) + r" \\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *([rf"\par\smallskip\parbox{{\linewidth}}{{\raggedright\scriptsize {below}}}"] if below else []),
+            rf"\end{{{environment}}}",
             "",
         ]
     )
+
+
+__all__ = ["COLUMN", "GAP", "PAGE", "latex_heading", "latex_table", "latex_text", "two_lines", "width"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.records.identity import WEIGHTS
@@ -25,7 +25,7 @@ from reports.footage import footage_notes, remark_notes
 from reports.numbers import number_text
 from reports.present import newest_first
 from reports.protocol import protocol_notes
-from reports.ranking import TIES, Ranking, difference_text
+from reports.ranking import MARKS, Ranking
 from reports.rows import SETTINGS, Group, Row, by_row, failures, few, plural, start_of
 from reports.statistics import FEWEST
 
@@ -37,10 +37,11 @@ UNEVEN = 2.0
 """How many times more or fewer places may move in a video than in its reference without a line about it."""
 
 
-def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
-    """The notes of a table, one line each; ``p_values`` says the p of each paired difference."""
+def notes_of(body: Body, ranking: Ranking, unknown: Mapping[str, str]) -> list[str]:
+    """All notes of a table, one line each; ``unknown`` as in ``reports.brief.brief_notes``."""
     rows = body.group.rows
     return [
+        *unknown_notes(unknown),
         *protocol_notes(body.group),
         *_now_notes(body.group),
         *_unlike(rows),
@@ -49,7 +50,6 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
         *_masks_notes(rows),
         *_moving_notes(rows),
         *_level_notes(body),
-        *_difference_notes(body, ranking, p_values),
         *_speedup_notes(body),
         *_ranking_notes(body, ranking),
         *_cost_notes(rows, {column.key for column in body.columns}),
@@ -57,9 +57,16 @@ def notes_of(body: Body, ranking: Ranking, p_values: bool = False) -> list[str]:
         *_count_notes(body),
         *_null_notes(body),
         *_hidden_notes(body),
-        *_left_out(body.group.plans),
+        *_left_out_notes(body.group.plans),
         *remark_notes(body.group.plans),
     ]
+
+
+def unknown_notes(unknown: Mapping[str, str]) -> Iterator[str]:
+    """Columns of the experiment's ``metrics.columns`` that no record has."""
+    if unknown:
+        names = "; ".join(f"{key} ({near})" for key, near in unknown.items())
+        yield f"No record has these of metrics.columns: {names}."
 
 
 def _now_notes(group: Group) -> Iterator[str]:
@@ -71,10 +78,9 @@ def _now_notes(group: Group) -> Iterator[str]:
             yield f"{row.label}: replaced by newer runs: {cells} ({few(sorted(set(row.replaced)))})."
 
 
-def _unlike(rows: list[Row]) -> Iterator[str]:
-    """What rows do not share, so that no difference is read as one of methods."""
-    if len(rows) > 1:
-        yield from _unlike_cells(rows)
+def differing(rows: Sequence[Row]) -> dict[str, str]:
+    """What rows do not share, so that no difference is read as one of methods: name -> what each row has."""
+    found = _differing_cells(rows) if len(rows) > 1 else {}
     said: set[tuple[tuple[str, ...], ...]] = set()
     for name, read in SETTINGS.items():
         values = [row.setting(read) for row in rows]
@@ -83,36 +89,43 @@ def _unlike(rows: list[Row]) -> Iterator[str]:
         # A video as it came is as it was compared, as a rule.
         if tuple(values) not in said:
             said.add(tuple(values))
-            yield f"Not the same {name}: {by_row(rows, [', '.join(value) or '-' for value in values])}."
+            found[name] = by_row(rows, [", ".join(value) or "-" for value in values])
     starts = [row.setting(start_of) for row in rows]
     if len(set(starts) - {()}) > 1 or any(len(start) > 1 for start in starts):
-        yield f"Not the same start: {by_row(rows, [', '.join(start) or '-' for start in starts])}."
-    elif any(starts):
-        yield f"Start: {next(start for start in starts if start)[0]}."
+        found["start"] = by_row(rows, [", ".join(start) or "-" for start in starts])
+    return found
 
 
-def _unlike_cells(rows: list[Row]) -> Iterator[str]:
+def _unlike(rows: list[Row]) -> Iterator[str]:
+    found = differing(rows)
+    for name, text in found.items():
+        yield f"Not the same {name}: {text}."
+    if "start" not in found and (known := [start for row in rows for start in row.setting(start_of)]):
+        yield f"Start: {known[0]}."
+
+
+def _differing_cells(rows: Sequence[Row]) -> dict[str, str]:
     """Clips, prompts and seeds that rows do not share."""
+    found = {}
     clips = [frozenset(cell.clip for cell in row.cells.values()) for row in rows]
     shared = frozenset.intersection(*clips)
     if len(set(clips)) > 1:
         sizes = "; ".join(f"{row.label} {len(own)}" for row, own in zip(rows, clips, strict=True))
-        common = f"({len(shared)} in common). Compare the paired differences instead."
-        yield f"Not the same clips: {sizes} {common}"
+        found["clips"] = f"{sizes} ({len(shared)} in common). Compare the paired differences instead"
     prompts = [
         frozenset((cell.clip, cell.prompt) for cell in row.cells.values() if cell.clip in shared)
         for row in rows
     ]
     if len(set(prompts)) > 1:
-        kinds = "; ".join(
+        found["prompts"] = "; ".join(
             f"{row.label} {', '.join(sorted({cell.prompt_kind for cell in row.cells.values()}))}"
             f" ({len(own)} on the shared clips)"
             for row, own in zip(rows, prompts, strict=True)
         )
-        yield f"Not the same prompts: {kinds}."
     seeds = [tuple(sorted({cell.seed for cell in row.cells.values()})) for row in rows]
     if len(set(seeds)) > 1:
-        yield f"Not the same seeds: {by_row(rows, [', '.join(map(str, own)) for own in seeds])}."
+        found["seeds"] = by_row(rows, [", ".join(map(str, own)) for own in seeds])
+    return found
 
 
 def _version_notes(body: Body) -> Iterator[str]:
@@ -211,24 +224,6 @@ def _level_notes(body: Body) -> Iterator[str]:
             yield f"{column.label}: {'; '.join(parts)}."
 
 
-def _difference_notes(body: Body, ranking: Ranking, p_values: bool) -> Iterator[str]:
-    base = body.group.base
-    if base is None:
-        return
-    for label, of_row in ranking.differences.items():
-        counts = {len(one.values) for one in of_row.values()}
-        over = f" over {plural(counts.pop(), 'clip')}" if len(counts) == 1 else ""
-        parts = []
-        for column in body.paired:
-            if column.key in of_row:
-                one = of_row[column.key]
-                text = f"{column.label} {difference_text(one, column, p_values)}"
-                parts.append(text if over else f"{text} (n {len(one.values)})")
-        known = p_values and any(math.isfinite(one.p) for one in of_row.values())
-        how = " (p: sign flips, adjusted for all pairs of rows in a column)" if known else ""
-        yield f"{label} - {base.label}, paired{over}{how}: {'; '.join(parts)}."
-
-
 def _speedup_notes(body: Body) -> Iterator[str]:
     base = body.group.named_base
     if SPEEDUP not in body.columns or base is None:
@@ -253,11 +248,16 @@ def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
         yield f"In parentheses: each clip's value, by clip name; fewer than {FEWEST} clips get no interval."
     counts = {column.key for column in body.columns if column.exact}
     given = [(key, mark) for of_row in ranking.marks.values() for key, mark in of_row.items() if mark]
-    if any(key not in counts or mark in TIES for key, mark in given):
+    if any(key not in counts or mark == "tied" for key, mark in given):
         yield (
-            "Best and second are marked where they differ significantly from every lower row (p <= .05: "
-            "paired sign flips over clips, adjusted for all pairs of rows in a column). =1, =2: no "
-            "significant difference from the best, the second."
+            f"{MARKS['best']} marks the best, where it differs significantly from every other row (p <= .05: "
+            "paired sign flips over clips, adjusted for all pairs of rows in a column). "
+            f"{MARKS['tied']}: no significant difference from the best, of whose column none is marked best."
+        )
+    if ranking.differences:
+        yield (
+            "Differences are paired by clip; their p is by sign flips, adjusted for all pairs of rows in a"
+            " column."
         )
 
 
@@ -399,7 +399,16 @@ def _hidden_notes(body: Body) -> Iterator[str]:
         yield f"{column.label} is not shown: there is no motion score to read it against."
 
 
-def _left_out(plans: Iterable[Plan]) -> Iterator[str]:
+def _left_out_notes(plans: Iterable[Plan]) -> Iterator[str]:
+    clips, variants = left_out(plans)
+    for line in left_out_lines(clips):
+        yield f"Left out: {line.rstrip('.')}."
+    for label, reason in variants.items():
+        yield f"Variant left out: {label}: {reason.rstrip('.')}."
+
+
+def left_out(plans: Iterable[Plan]) -> tuple[list[PlannedOut], dict[str, str]]:
+    """Clips that no later command ran; and variants without a row, by label, with the reason."""
     outs: dict[str, PlannedOut] = {}
     ran: dict[tuple[str, str, str], str] = {}
     for plan in newest_first(list(plans)):
@@ -411,9 +420,6 @@ def _left_out(plans: Iterable[Plan]) -> Iterator[str]:
         for row, variant in zip(rows_of_plan, plan.variants, strict=True):
             for cell in variant.cells:
                 ran.setdefault((*row, cell.clip), plan.ran)
-    for line in left_out_lines(list(outs.values())):
-        yield f"Left out: {line.rstrip('.')}."
     rows = {one.label for plan in plans for one in plan.variants}
     variants = {one.label: one.reason for plan in plans for one in plan.variants_out if one.label not in rows}
-    for label, reason in variants.items():
-        yield f"Variant left out: {label}: {reason.rstrip('.')}."
+    return list(outs.values()), variants

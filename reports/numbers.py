@@ -25,9 +25,24 @@ def text_of(number: Number, column: Column, interval: bool = True) -> str:
         return NOTHING
     digits = digits_of(column, [value])
     text = number_text(value, digits)
-    if interval and math.isfinite(low) and math.isfinite(high):
-        text += f" ±{number_text((high - low) / 2, digits)}"
-    return text
+    return f"{text} {half_text(low, high, digits)}".rstrip() if interval else text
+
+
+def half_text(low: float, high: float, digits: int) -> str:
+    """``±.029``: half the width of an interval; nothing for none."""
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"±{number_text((high - low) / 2, digits)}" if known else ""
+
+
+def ends_text(low: float, high: float, digits: int, *, sign: bool = False) -> str:
+    """``[.682, .740]``: both ends of an interval; nothing for none."""
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"[{number_text(low, digits, sign=sign)}, {number_text(high, digits, sign=sign)}]" if known else ""
+
+
+def p_text(p: float) -> str:
+    """``p < .001`` or ``p .031``; nothing where there is none."""
+    return "" if math.isnan(p) else "p < .001" if p < 0.001 else f"p {number_text(p, 3)}"
 
 
 def scale(column: Column) -> float:

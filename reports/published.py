@@ -10,7 +10,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.latex import latex_table, latex_text
+from reports.latex import latex_heading, latex_table, latex_text
 
 TITLES = {
     "methods": "Published: FastVMT (arXiv 2602.05551), methods",
@@ -56,15 +56,11 @@ class Block:
         return "\n".join([f"### {self.title}", "", body, "", *(f"- {note}" for note in self.notes)]) + "\n"
 
     def to_latex(self) -> str:
-        """A ``table`` environment with booktabs rules (needs ``\\usepackage{booktabs,graphicx}``)."""
-        import pandas as pd
-
-        frame = pd.DataFrame(
-            [[latex_text(text) for text in row[1:]] for row in self.rows],
-            index=[latex_text(row[0]) for row in self.rows],
-            columns=[latex_text(heading) for heading in self.headings[1:]],
-        )
-        return latex_table(self.title, frame, self.notes)
+        """A ``table*`` environment with booktabs rules (needs ``\\usepackage{booktabs}``)."""
+        rows = [[latex_text(text) for text in row] for row in self.rows]
+        label = f"published-{len(self.rows)}"
+        headings = [latex_heading(heading) for heading in self.headings]
+        return latex_table(f"{self.title}.", label, headings, rows, self.notes, wide=True)
 
 
 def blocks() -> list[Block]:

@@ -1,4 +1,4 @@
-"""Best and second of a column, and paired differences from the baseline: what the numbers can tell apart."""
+"""The best of each column, and paired differences from the baseline: what the numbers can tell apart."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from functools import partial
 from itertools import combinations
 
 from reports.columns import MEMORY, Body, Column, peak, points_of
-from reports.numbers import digits_of, number_text, points_text
+from reports.numbers import digits_of, ends_text, number_text, p_text, points_text, scale
 from reports.rows import SETTINGS, Row
 from reports.statistics import LEVEL, Difference, Pair, clip_differences, differences
 
-TIES = {"tied": "=1", "tied second": "=2"}
-"""What stands behind a number that cannot be told from the first, or second, of its column."""
+MARKS = {"best": "●", "tied": "○"}
+"""What stands before the best number of a column, or before those that are tied for it."""
 
 Compared = dict[tuple[str, str], Difference]
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """``marks``: row's label -> column's key -> ``best``, ``second``, ``tied`` (for best), ``tied second`` or
-    nothing. ``withheld`` are the columns of rows too unlike to be ranked, ``few`` those in which rows
-    share too few clips to be told apart. ``differences``: row's label -> column's key -> difference from the
-    base row.
+    """``marks``: row's label -> column's key -> ``best``, ``tied`` (with the best) or nothing.
+
+    ``withheld`` are the columns of rows too unlike to be ranked, ``few`` those in which rows share too few
+    clips to be told apart. ``differences``: row's label -> column's key -> difference from the base row.
 
     A number is best when its difference from every other row's has a p of at most .05, adjusted over all
-    pairs of rows in its column; else it is tied with those it cannot be told from. The second likewise among
-    the others. Nothing is marked between rows of other sizes, weights or, for time and memory, devices.
-    Counts are compared as they are shown.
+    pairs of rows in its column; else it is tied with those it cannot be told from. Nothing is marked between
+    rows of other sizes, weights or, for time and memory, devices. Counts are compared as they are shown.
     """
 
     marks: dict[str, dict[str, str]]
@@ -39,7 +38,7 @@ class Ranking:
 
 
 def rank(body: Body) -> Ranking:
-    """Best and second of each column, and differences from the base row, by one p for each pair of rows."""
+    """The best of each column, and differences from the base row, by one p for each pair of rows."""
     base = body.group.base
     found = Ranking({label: dict.fromkeys(of_row, "") for label, of_row in body.numbers.items()}, [], [], {})
     for column in body.columns:
@@ -100,21 +99,12 @@ def marks(
 
     ``leads``: whether the first row is told from the second, to its favour; None where it cannot be.
     """
-    found: dict[str, str] = {}
-    rest = sorted(values, key=values.__getitem__, reverse=higher)
-    for clear, tied in (("best", "tied"), ("second", "tied second")):
-        if not rest:
-            break
-        verdicts = [leads(rest[0], other) for other in rest[1:]]
-        if None in verdicts:
-            break
-        level = [label for label, verdict in zip(rest[1:], verdicts, strict=True) if not verdict]
-        if level:
-            found |= dict.fromkeys([rest[0], *level], tied)
-            break
-        found[rest[0]] = clear
-        rest = rest[1:]
-    return found
+    first, *others = sorted(values, key=values.__getitem__, reverse=higher)
+    verdicts = [leads(first, other) for other in others]
+    if None in verdicts:
+        return {}
+    level = [label for label, verdict in zip(others, verdicts, strict=True) if not verdict]
+    return dict.fromkeys([first, *level], "tied") if level else {first: "best"}
 
 
 def told(pairs: Compared, higher: bool, one: str, other: str) -> bool | None:
@@ -136,15 +126,15 @@ def _marks(body: Body, column: Column, rows: Sequence[Row], pairs: Compared) -> 
     return marks(values, higher, lambda one, other: shown[one] != shown[other])
 
 
-def difference_text(one: Difference, column: Column, p_value: bool) -> str:
-    """``+.05 [+.01, +.09] p .031``: the mean, its interval or few clips' values, and the p if asked for."""
+def in_unit(one: Difference, column: Column) -> Difference:
+    """A difference in the unit that people read."""
+    return Difference(tuple(value / scale(column) for value in one.values), one.p)
+
+
+def difference_text(one: Difference, column: Column) -> str:
+    """``+.05 [+.01, +.09] p .031``: the mean, its interval or few clips' values, and the p there is."""
+    one = in_unit(one, column)
     digits = digits_of(column, [one.mean])
-    text = number_text(one.mean, digits, sign=True)
-    low, high = one.interval
-    if points := points_of(one.values):
-        text += f" {points_text(points, digits, sign=True)}"
-    if math.isfinite(low):
-        text += f" [{number_text(low, digits, sign=True)}, {number_text(high, digits, sign=True)}]"
-    if p_value and math.isfinite(one.p):
-        text += " p < .001" if one.p < 0.001 else f" p {number_text(one.p, 3)}"
-    return text
+    few = points_text(points_of(one.values), digits, sign=True)
+    ends = ends_text(*one.interval, digits, sign=True) or few
+    return " ".join(filter(None, (number_text(one.mean, digits, sign=True), ends, p_text(one.p))))

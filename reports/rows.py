@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError, nearest
 from harness.records import store
-from harness.records.identity import PARTS, same_version, short_id
+from harness.records.identity import PARTS, of_settings, same_version, short_id
 from harness.records.record import Footage, MetricValue, PlannedCell, Record, Variant
 from reports.present import Held, Holding, present
+from reports.words import apart
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -44,6 +45,9 @@ SETTINGS: dict[str, Callable[[Record], Any]] = {
     "duration": lambda record: _of_video(record, lambda one: one.seconds and f"{one.seconds:.2f} s"),
 }
 """What rows must share before their numbers are compared; the last four are of the videos as they came."""
+
+MADE_WITH = (*PARTS, "frames")
+"""What a cell's video is made with: other keys of a command change none."""
 
 OUTDATED = "scored by another version of the metric than newer values: action=score scores it anew"
 
@@ -336,18 +340,30 @@ def with_baseline(results: Path, plans: Sequence[Plan], baseline: str) -> list[P
 
 
 def _tell_apart(rows: list[Row]) -> None:
-    """Give rows of one label and other settings different labels."""
-    labels = [row.label for row in rows]
-    for row, label in zip(rows, labels, strict=True):
-        twins = [other for other, its in zip(rows, labels, strict=True) if its == label]
-        if len(twins) > 1:
-            common = set.intersection(*(set(twin.variant.overrides) for twin in twins))
-            own = [override for override in row.variant.overrides if override not in common]
-            row.label = f"{label} ({', '.join(own) or row.variant.config_id[:8]})"
+    """Give rows of one label and other settings different labels, by the settings that differ."""
+    twins: dict[str, list[Row]] = {}
+    for row in rows:
+        twins.setdefault(row.label, []).append(row)
+    for label, of_label in twins.items():
+        if len(of_label) > 1:
+            for row, words in zip(of_label, apart(_settings(of_label)), strict=True):
+                row.label = f"{label}, {words or row.variant.config_id[:8]}"
     counts = Counter(row.label for row in rows)
     for row in rows:
         if counts[row.label] > 1:
             row.label = f"{row.label} [{row.variant.config_id[:8]}]"
+
+
+def _settings(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What rows' cells were made with: as their records know it, else as their commands asked for it."""
+    known = [next((record.identity for record in row.records.values()), None) for row in rows]
+    if all(identity is not None for identity in known):
+        return [
+            {name: part for name, part in of_settings(identity or {}).items() if name in MADE_WITH}
+            for identity in known
+        ]
+    asked = [dict(one.split("=", 1) for one in row.variant.overrides if "=" in one) for row in rows]
+    return [{key: value for key, value in one.items() if key.split(".")[0] in MADE_WITH} for one in asked]
 
 
 def _name_parts(rows: Sequence[Row]) -> None:
@@ -359,7 +375,7 @@ def _name_parts(rows: Sequence[Row]) -> None:
             for name, value in own.items()
             if value and len({other.get(name) for other in known}) > 1
         ]
-        row.label = f"{row.label} ({', '.join(words) or row.variant.config_id[:8]})"
+        row.label = ", ".join([row.label, *(words or [row.variant.config_id[:8]])])
 
 
 def _made_by(row: Row) -> dict[str, str]:

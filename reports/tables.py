@@ -5,22 +5,31 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError, nearest
-from reports.columns import COSTS, Column, Number, body, metric_columns
+from reports.brief import brief_notes
+from reports.caption import caption, name
+from reports.columns import COSTS, COUNT, Column, Number, body, by_importance, metric_columns
 from reports.notes import notes_of
 from reports.ranking import rank
-from reports.rows import Group, failures, groups
+from reports.rows import Group, Row, failures, groups
+from reports.statistics import Difference
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.records.record import Plan
+
+
+MOST = 6
+"""Columns of a main table, where nobody chose them."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +38,13 @@ class Table:
 
     ``numbers``: row's label -> column's key -> number with its 95 % interval, NaN where there is none; in
     seconds, bytes and the metrics' own units. ``marks``, of the same shape, are ``reports.ranking``'s.
-    ``notes`` stand under the table; ``failed`` counts a row's cells without a video by what ended them.
-    ``backbone_used`` is False where all videos came from elsewhere. ``stratum``: the kind of clips or prompts
-    that it is of, empty for all.
+    ``differences``, likewise, are those from the row ``base``, of the columns that have some.
+
+    ``importance``: keys of columns, the first to be kept where not all fit. ``chosen``: somebody asked for
+    these columns, so that all are shown. ``brief`` notes stand under the table, ``notes`` are all there are.
+    ``failed`` counts a row's cells without a video by what ended them. ``backbone_used`` is False where all
+    videos came from elsewhere. ``caption`` says in words what the table is of, ``stratum`` the kind of clips
+    or prompts, empty for all; ``name`` is for files and references.
     """
 
     backbone: str
@@ -44,11 +57,30 @@ class Table:
     failed: dict[str, Counter[str]]
     backbone_used: bool = True
     stratum: str = ""
+    caption: str = ""
+    name: str = ""
+    brief: tuple[str, ...] = ()
+    base: str = ""
+    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    importance: tuple[str, ...] = ()
+    chosen: bool = False
 
     @property
     def title(self) -> str:
         where = f"{self.dataset} on {self.backbone}" if self.backbone_used else self.dataset
-        return f"{where}, {self.stratum}" if self.stratum else where
+        return ", ".join(filter(None, (self.caption or where, self.stratum)))
+
+    def main(self, most: int = MOST) -> tuple[Column, ...]:
+        """The ``most`` most important columns, in the table's order; all where they were ``chosen``.
+
+        Clips are counted in the caption, and in a column only where rows' counts differ.
+        """
+        keys = self.importance or tuple(column.key for column in self.columns)
+        kept = keys[: None if self.chosen else most]
+        counts = {of_row[COUNT.key].value for of_row in self.numbers.values() if COUNT.key in of_row}
+        if len(counts) > 1 or any(self.failed.values()):
+            kept = (*kept, COUNT.key)
+        return tuple(column for column in self.columns if column.key in kept)
 
     @property
     def values(self) -> pd.DataFrame:
@@ -75,7 +107,8 @@ class Table:
     def flat(self) -> pd.DataFrame:
         """One line a row: where it belongs, and each column with its ``_low`` and ``_high``.
 
-        Where few clips stand in place of intervals, ``_points`` holds them, apart by spaces.
+        Where few clips stand in place of intervals, ``_points`` holds them, apart by spaces. ``_diff`` is the
+        difference from the base row, with its ``_diff_low``, ``_diff_high``, ``_diff_p`` and ``_diff_n``.
         """
         import pandas as pd
 
@@ -95,60 +128,91 @@ class Table:
                 flat[f"{column.key}_high"] = [number.high for number in numbers]
             if any(number.points for number in numbers):
                 flat[f"{column.key}_points"] = [" ".join(map(str, number.points)) for number in numbers]
+            for end, values in self._flat_differences(column.key).items():
+                flat[f"{column.key}_{end}"] = values
         flat["failed"] = [failures(self.failed[label]) for label in self.numbers]
         return flat
+
+    def _flat_differences(self, key: str) -> dict[str, list[float | None]]:
+        """A column's differences from the base row: the mean, its interval, p and number of clips."""
+        found = [self.differences.get(label, {}).get(key) for label in self.numbers]
+        if not any(found):
+            return {}
+        ends = [(math.nan, math.nan) if one is None else one.interval for one in found]
+        return {
+            "diff": [None if one is None else one.mean for one in found],
+            "diff_low": [low for low, _ in ends],
+            "diff_high": [high for _, high in ends],
+            "diff_p": [None if one is None else one.p for one in found],
+            "diff_n": [None if one is None else len(one.values) for one in found],
+        }
 
 
 def tables(
     results: Path,
     plans: Sequence[Plan],
     everything: bool = False,
-    p_values: bool = False,
     only: Sequence[str] = (),
     outside: Sequence[Column] = (),
 ) -> list[Table]:
     """One table for each backbone and dataset of the plans, in their order.
 
-    ``everything`` shows the metrics that are not primary too, ``p_values`` the p of each paired difference;
-    ``only`` names the columns to show, by key and in their order, as the plans may; ``outside`` are columns
-    besides ours. Reads records from ``results``; one that cannot be read is named in the notes. InputError
-    for a column that no table has, and for an outside one whose key is taken.
+    ``everything`` shows the metrics that are not primary too; ``only`` names the columns to show, by key and
+    in their order, as the plans may; ``outside`` are columns besides ours. Records are read from ``results``;
+    one that cannot be read is named in the notes. InputError for a column that no table has, and for an
+    outside one whose key is taken.
     """
     found = groups(results, plans)
-    known = {column.key for group in found for column in metric_columns(group.rows)}
-    known |= {column.key for column in COSTS}
+    known = known_columns([row for group in found for row in group.rows])
     for column in outside:
         if column.key in known:
             raise InputError(f"--column {column.key}: there is such a column already; give it another key")
-        known.add(column.key)
+        known[column.key] = column
     for key in only:
         if key not in known:
-            raise InputError(f"--columns {key}: no such column; {nearest(key, known)}")
-    return [_table(group, everything, p_values, only, outside) for group in found]
+            near = difflib.get_close_matches(key, known, cutoff=0.4)
+            like = f"near it: {', '.join(near)}; " if near else ""
+            raise InputError(f"--columns {key}: no such column; {like}`--columns help` lists them all")
+    return [_table(group, everything, only, outside) for group in found]
+
+
+def known_columns(rows: Sequence[Row]) -> dict[str, Column]:
+    """By key, the columns that can be asked for: the metrics' of some rows, and costs."""
+    return {column.key: column for column in (*metric_columns(rows), *COSTS)}
 
 
 def _own_columns(group: Group) -> list[str]:
-    """The columns that the plans name, where all name the same; those that no record has are left out."""
+    """The columns that the plans name, where all name the same."""
     named = [plan.columns for plan in group.plans]
     return named[0] if named and all(columns == named[0] for columns in named) else []
 
 
-def _table(
-    group: Group, everything: bool, p_values: bool, only: Sequence[str], outside: Sequence[Column]
-) -> Table:
-    shown = only
-    if not only and not everything and (own := _own_columns(group)):
-        shown = [*own, *(column.key for column in outside)]
-    made = body(group, everything, shown, outside)
+def _table(group: Group, everything: bool, only: Sequence[str], outside: Sequence[Column]) -> Table:
+    own = [] if only or everything else _own_columns(group)
+    known = known_columns(group.rows)
+    scored = any(record.metrics for row in group.rows for record in row.records.values())
+    unknown = {key: nearest(key, known) for key in own if scored and key not in known}
+    made = body(group, everything, [*own, *(one.key for one in outside)] if own else only, outside)
     ranking = rank(made)
+    chosen = bool(only or own)
+    keys = [column.key for column in made.columns if column != COUNT]
+    importance = tuple(keys if chosen else by_importance(made.columns))
+    shown = importance[: None if chosen or everything else MOST]
     return Table(
         backbone=group.backbone,
         dataset=group.dataset,
         columns=made.columns,
         numbers=made.numbers,
         marks=ranking.marks,
-        notes=notes_of(made, ranking, p_values),
+        notes=notes_of(made, ranking, unknown),
         config_ids=tuple(row.variant.config_id for row in group.rows),
         failed={row.label: row.failed for row in group.rows},
         backbone_used=any(row.uses_backbone for row in group.rows),
+        caption=caption(group),
+        name=name(group),
+        brief=brief_notes(made, ranking, unknown, shown),
+        base=group.base.label if group.base else "",
+        differences=ranking.differences,
+        importance=importance,
+        chosen=chosen or everything,
     )
