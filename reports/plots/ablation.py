@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports.columns import MEMORY, TIME
-from reports.plots.style import headed, look, panels, quality, short, with_legend
+from reports.columns import COUNT, MEMORY, TIME, peak
+from reports.plots.labels import label_points
+from reports.plots.style import ONE_CLIP, headed, laid_out, looks, panels, quality, ratio_axis
 from reports.rows import Group, Row
 from reports.tables import Table
 
@@ -23,9 +25,12 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Sweep:
-    """Rows that differ in one setting alone: (its value, how it is written, the row's label), in order."""
+    """Rows of a method that differ in one setting alone.
 
-    name: str
+    ``points``: (its value, how it is written, the row's label), in order.
+    """
+
+    method: str
     points: tuple[tuple[float, str, str], ...]
 
 
@@ -43,38 +48,66 @@ def sweeps(group: Group) -> dict[str, list[Sweep]]:
         for of_value in alike.values():
             if len(of_value) >= 3:
                 points = tuple((value, *of_value[value]) for value in sorted(of_value))
-                name = settings[points[0][2]]["name"]
-                made.setdefault(key, []).append(Sweep(str(name), points))
+                made.setdefault(key, []).append(Sweep(str(settings[points[0][2]]["name"]), points))
     return made
 
 
-def ablation(key: str, lines: Sequence[Sweep], table: Table) -> Figure | str:
-    """One panel a measure: its value over the values of one setting, with intervals."""
+def ablation(key: str, lines: Sequence[Sweep], group: Group, table: Table) -> Figure | str:
+    """One panel a measure: its value over the values of one setting, with intervals.
+
+    Memory only where it is the device's: a process on a CPU holds what it loaded before.
+    """
+    from matplotlib.ticker import NullLocator
+
     measured = {label for line in lines for _, _, label in line.points}
-    costs = [(column, heading) for column, heading in headed(table) if column in (TIME, MEMORY)]
+    if not any(table.numbers[label][COUNT.key].value > 1 for label in measured):
+        return ONE_CLIP
+    costs = (
+        [TIME, MEMORY]
+        if peak([one for row in group.rows for one in row.finished])[1] == "allocated"
+        else [TIME]
+    )
     shown = [
         (column, heading)
-        for column, heading in [*quality(table), *costs]
+        for column, heading in [*quality(table), *(pair for pair in headed(table) if pair[0] in costs)]
         if any(not math.isnan(table.numbers[label][column.key].value) for label in measured)
     ]
     if not shown:
         return "no row of it has a value"
     figure, axes = panels(len(shown))
+    several = Counter(line.method for line in lines)
+    names = [line.method if several[line.method] == 1 else line.points[0][2] for line in lines]
+    look = looks({name: line.method for name, line in zip(names, lines, strict=True)})
     ticks = dict(sorted({value: text for line in lines for value, text, _ in line.points}.items()))
+    ends: list[dict[str, tuple[float, float]]] = []
     for axis, (column, heading) in zip(axes, shown, strict=True):
         scale = 1e9 if column.unit == "B" else 1.0
-        for index, line in enumerate(lines):
+        every: list[float] = []
+        of_panel: dict[str, tuple[float, float]] = {}
+        for name, line in zip(names, lines, strict=True):
             places = [value for value, _, _ in line.points]
             numbers = [table.numbers[label][column.key] for _, _, label in line.points]
-            style = look(index)
+            style = look[name]
             lows, highs = [one.low / scale for one in numbers], [one.high / scale for one in numbers]
             axis.vlines(places, lows, highs, color=style["color"], linewidth=1)
-            axis.plot(places, [one.value / scale for one in numbers], label=short(line.name), **style)
+            values = [one.value / scale for one in numbers]
+            axis.plot(places, values, label=name, **style)
+            of_panel[name] = places[-1], values[-1]
+            every += values
+        if column.unit:
+            ratio_axis(axis.yaxis, every)
+        ratio_axis(axis.xaxis, ticks)
         axis.set_xticks(list(ticks), list(ticks.values()))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(key)
         axis.set_ylabel(f"{column.label} (GB) ↓" if column.unit == "B" else heading)
-        axis.margins(0.08)
-    return with_legend(figure, axes[0]) if len(lines) > 1 else figure
+        axis.margins(0.12)
+        ends.append(of_panel)
+    laid_out(figure)
+    # One line is named once.
+    for axis, of_panel in list(zip(axes, ends, strict=True))[: None if len(lines) > 1 else 1]:
+        label_points(axis, of_panel)
+    return figure
 
 
 def _settings(row: Row) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class _Drawing:
 
 
 def _drawings(results: Path, group: Group, table: Table) -> Iterator[_Drawing]:
-    yield _Drawing("quality_time", quality_time.CAPTION, partial(quality_time.quality_against_time, table))
+    yield _Drawing(
+        "quality_time", quality_time.CAPTION, partial(quality_time.quality_against_time, group, table)
+    )
     yield _Drawing("time_stages", stages.TIME_CAPTION, partial(stages.time_by_stage, group))
     yield _Drawing("memory_stages", stages.MEMORY_CAPTION, partial(stages.memory_over_stages, group))
     yield _Drawing(
@@ -57,7 +59,7 @@ def _drawings(results: Path, group: Group, table: Table) -> Iterator[_Drawing]:
         yield _Drawing(
             f"ablation_{slug(key)}",
             ablation.CAPTION.format(key=key),
-            partial(ablation.ablation, key, lines, table),
+            partial(ablation.ablation, key, lines, group, table),
         )
 
 

@@ -4,53 +4,120 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.records import store
-from reports.plots.style import look, panels, short, with_legend
+from reports.columns import number_text
+from reports.plots.style import INK, panels, short
 from reports.rows import Group, Row
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 CAPTION = (
-    "Cosine of each true gradient to the true gradient before it, by inner iteration and by guided"
-    " step: mean over videos, with the middle 80 %. Close to 1 the one before points the same way;"
-    " whether reusing it costs quality is for a table to show."
+    "Cosine of each true gradient to the true gradient before it, by guided step and inner iteration: means"
+    " over videos. At the edges: the means of each step and of each iteration. Titles say how many iterations"
+    " lie between the two; hatched: there no gradient was computed."
 )
 
 
 def gradient_similarity(results: Path, group: Group) -> Figure | str:
-    """Cosine of successive true gradients from the cells' traces, by inner iteration and by guided step."""
-    found: dict[int, list[dict[str, Any]]] = {}
-    for index, row in enumerate(group.rows):
-        rows = [line for trace in _traces(results, row) for line in trace or [] if "similarity" in line]
-        if rows:
-            found[index] = rows
+    """One map a row, of guided steps by inner iterations: the cosine of successive true gradients."""
+    found = {row.label: cosines for row in group.rows if (cosines := _cosines(results, row))}
     if not found:
-        return f"no {store.TRACE} holds a similarity: no method took two true gradients in one guided step"
-    figure, axes = panels(2, width=3.4)
-    for axis, (key, heading) in zip(
-        axes, (("iteration", "Inner iteration"), ("step", "Guided step")), strict=True
-    ):
-        for index, rows in found.items():
-            by_place: dict[int, list[float]] = {}
-            for line in rows:
-                by_place.setdefault(int(line[key]), []).append(float(line["similarity"]))
-            places = sorted(by_place)
-            low, high = np.transpose([np.percentile(by_place[place], (10, 90)) for place in places])
-            style = look(index)
-            means = [float(np.mean(by_place[place])) for place in places]
-            axis.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
-            axis.plot(places, means, label=short(group.rows[index].label), **style)
-        axis.set_xlabel(heading)
-        axis.locator_params(axis="x", integer=True)
-        axis.set_ylim(top=1.02)
-    axes[0].set_ylabel("Cosine to the last true gradient")
-    return with_legend(figure, axes[0])
+        return f"no row has two videos whose {store.TRACE} holds two true gradients of one guided step"
+    most = max(len(cosines.by_step) for cosines in found.values())
+    figure, axes = panels(len(found), height=0.65 + 0.15 * most, width=2.4)
+    for axis, (label, cosines) in zip(axes, found.items(), strict=True):
+        steps, iterations = sorted(cosines.by_step), sorted(cosines.by_iteration)
+        grid = np.array(
+            [[cosines.mean.get((step, one), np.nan) for one in iterations] for step in steps], dtype=float
+        )
+        drawn = axis.imshow(
+            grid, cmap="PuOr", vmin=-1, vmax=1, aspect="auto", interpolation="nearest", zorder=1
+        )
+        axis.set_title(f"{short(label, 26)}: {cosines.apart}", pad=11)
+        axis.grid(visible=False)
+        axis.add_patch(_behind(len(iterations), len(steps)))
+        axis.set_xticks(range(len(iterations)), [str(one) for one in iterations])
+        axis.set_yticks(range(len(steps)), [str(step) for step in steps])
+        axis.set_xlabel("Inner iteration")
+        axis.set_ylabel("Guided step")
+        for place, step in enumerate(steps):
+            _edge(axis, cosines.by_step[step], (len(iterations) - 0.4, place), (2, 0), ha="left", va="center")
+        for place, one in enumerate(iterations):
+            _edge(axis, cosines.by_iteration[one], (place, -0.5), (0, 2), ha="center", va="bottom")
+    height = 1.6 / float(figure.get_figheight())
+    figure.colorbar(drawn, ax=axes, shrink=height, label="Cosine", pad=0.02, aspect=12)
+    return figure
+
+
+def _behind(across: int, down: int) -> Rectangle:
+    """What is seen where a map is empty: its middle colour is the paper's."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(
+        (-0.5, -0.5), across, down, hatch="//////", facecolor="none", edgecolor=INK, linewidth=0, zorder=0.5
+    )
+
+
+def _edge(axis: Axes, value: float, at: tuple[float, float], away: tuple[int, int], **given: Any) -> None:
+    axis.annotate(
+        number_text(value, 2),
+        at,
+        away,
+        textcoords="offset points",
+        fontsize=5.5,
+        annotation_clip=False,
+        **given,
+    )
+
+
+@dataclass(frozen=True)
+class _Cosines:
+    """Of one row. ``mean``: (step, iteration) -> mean over videos; ``by_step``, ``by_iteration``: over all
+    cosines there; ``apart``: how many iterations lie between the two gradients, in words."""
+
+    mean: dict[tuple[int, int], float]
+    by_step: dict[int, float]
+    by_iteration: dict[int, float]
+    apart: str
+
+
+def _cosines(results: Path, row: Row) -> _Cosines | None:
+    videos = 0
+    values: dict[tuple[int, int], list[float]] = {}
+    gaps: set[int] = set()
+    for trace in _traces(results, row):
+        last = 0
+        videos += any("similarity" in line for line in trace or [])
+        for place, line in enumerate(trace or []):
+            if "similarity" in line:
+                values.setdefault((int(line["step"]), int(line["iteration"])), []).append(line["similarity"])
+                gaps.add(place - last)
+            if line.get("true_gradient", True):
+                last = place
+    if videos < 2:
+        return None
+    few, most = min(gaps), max(gaps)
+    apart = f"{few} to {most} apart" if few < most else f"{few} apart"
+    by_step: dict[int, list[float]] = {}
+    by_iteration: dict[int, list[float]] = {}
+    for (step, iteration), some in values.items():
+        by_step.setdefault(step, []).extend(some)
+        by_iteration.setdefault(iteration, []).extend(some)
+    return _Cosines(
+        {place: float(np.mean(some)) for place, some in values.items()},
+        {step: float(np.mean(some)) for step, some in by_step.items()},
+        {iteration: float(np.mean(some)) for iteration, some in by_iteration.items()},
+        apart,
+    )
 
 
 def unread_note(results: Path, group: Group) -> str:

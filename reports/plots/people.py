@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reports.plots.files import Plot
-from reports.plots.style import INK, look, panels, short, styled
+from reports.plots.style import INK, look_of, panels, short, styled
 
 if TYPE_CHECKING:
     from reports.study.table import VoteTable
@@ -32,8 +32,9 @@ def draw(made: Sequence[VoteTable]) -> list[Plot]:
         for axis, table in zip(axes, shown, strict=True):
             numbers = {label: of_row["strength"] for label, of_row in table.numbers.items()}
             for place, (label, number) in enumerate(reversed(numbers.items())):
+                colour, mark = look_of(label)
                 axis.plot([number.low, number.high], [place, place], color=INK, linewidth=1.6)
-                axis.plot([number.value], [place], **look(methods.index(label)), markeredgecolor=INK)
+                axis.plot([number.value], [place], color=colour, marker=mark, markeredgecolor=INK)
             axis.axvline(0, color=INK, linewidth=0.8)
             axis.set_yticks(range(len(numbers)), [short(label, 22) for label in reversed(numbers)])
             axis.set_ylim(-0.6, len(numbers) - 0.4)

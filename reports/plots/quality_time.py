@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from reports.columns import TIME
-from reports.plots.style import INK, look, panels, quality, short, with_legend
+from reports.plots.labels import label_points
+from reports.plots.style import INK, laid_out, looks, methods_of, panels, quality, ratio_axis
+from reports.rows import Group
 from reports.tables import Table
 
 if TYPE_CHECKING:
@@ -18,45 +22,53 @@ CAPTION = (
     " the dashed line joins the rows that no other row beats in both (the Pareto front)."
 )
 
+INTERVAL: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.35, "zorder": 1.5}
+"""Light: 18 rows' crosses would hide their points."""
 
-def quality_against_time(table: Table) -> Figure | str:
-    """One panel a metric: value against seconds, with intervals and the Pareto front."""
-    from matplotlib.ticker import LogLocator
 
-    shown = quality(table)
-    timed = [of_row[TIME.key].value for of_row in table.numbers.values()] if TIME in table.columns else []
-    known = [seconds for seconds in timed if not math.isnan(seconds)]
-    if not shown or not known:
-        return "no row has both a metric's value and a time"
-    figure, axes = panels(len(shown))
+def quality_against_time(group: Group, table: Table) -> Figure | str:
+    """One panel a metric: value against seconds, with intervals, names and the Pareto front."""
+    timed = {label: of_row[TIME.key] for label, of_row in table.numbers.items() if TIME.key in of_row}
+    seconds = {label: time.value for label, time in timed.items() if math.isfinite(time.value)}
+    shown = [
+        (column, heading)
+        for column, heading in quality(table)
+        if sum(math.isfinite(table.numbers[label][column.key].value) for label in seconds) > 1
+    ]
+    if not shown:
+        return "it takes two rows with a time and a metric's value over two clips or more"
+    figure, axes = panels(len(shown), height=2.9, width=3.6, most=2)
+    look = looks(methods_of(group))
+    points: list[dict[str, tuple[float, float]]] = []
     for axis, (column, heading) in zip(axes, shown, strict=True):
-        for index, (label, of_row) in enumerate(table.numbers.items()):
-            style = look(index)
-            time, number = of_row[TIME.key], of_row[column.key]
-            axis.plot([time.value, time.value], [number.low, number.high], color=style["color"], linewidth=1)
-            axis.plot([time.low, time.high], [number.value, number.value], color=style["color"], linewidth=1)
-            axis.plot([time.value], [number.value], linestyle="none", label=short(label), **style)
-        values = [of_row[column.key].value for of_row in table.numbers.values()]
-        front = pareto(timed, values, column.higher_is_better is not False)
-        axis.step(
-            [timed[index] for index in front],
-            [values[index] for index in front],
-            where="post",
+        numbers = {label: table.numbers[label][column.key] for label in seconds}
+        for label, number in numbers.items():
+            time, colour = timed[label], look[label]["color"]
+            axis.plot([time.value] * 2, [number.low, number.high], color=colour, **INTERVAL)
+            axis.plot([time.low, time.high], [number.value] * 2, color=colour, **INTERVAL)
+            axis.plot([time.value], [number.value], linestyle="none", label=label, **look[label])
+        values = [number.value for number in numbers.values()]
+        front = pareto(list(seconds.values()), values, column.higher_is_better is not False)
+        places = [list(seconds.values())[index] for index in front]
+        axis.plot(
+            np.repeat(places, 2)[1:],
+            np.repeat([values[index] for index in front], 2)[:-1],
             color=INK,
             linestyle=(0, (4, 3)),
             linewidth=0.8,
             zorder=1,
         )
-        if max(known) > 8 * min(known) > 0:
-            axis.set_xscale("log")
-            # The logarithmic axis would write its numbers as formulas, which are never parsed here.
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter("")
+        ratio_axis(axis.xaxis, seconds.values())
+        if column.unit:
+            ratio_axis(axis.yaxis, values)
         axis.set_xlabel("Time (s) ↓")
         axis.set_ylabel(heading)
-        axis.margins(0.1)
-    return with_legend(figure, axes[0])
+        axis.margins(0.08)
+        points.append({label: (seconds[label], number.value) for label, number in numbers.items()})
+    laid_out(figure)
+    for axis, of_panel in zip(axes, points, strict=True):
+        label_points(axis, of_panel)
+    return figure
 
 
 def pareto(times: Sequence[float], values: Sequence[float], higher_is_better: bool) -> list[int]:

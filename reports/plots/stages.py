@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.columns import PEAKS
-from reports.plots.style import INK, look, panels, short, with_legend
+from reports.plots.style import INK, MARKERS, short
 from reports.rows import Group, Row
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from harness.records.record import Memory, Record, Timing
+    from harness.records.record import Record, Timing
 
 TIME_CAPTION = (
     "Where the time goes: seconds of each stage of the video in the middle, together the table's time"
     " (median over clips)."
 )
 MEMORY_CAPTION = (
-    "Peak memory of each stage, the highest of all videos, weights included; the axis does not start at 0."
+    "Peak of the device's memory in each stage, the highest of all videos, weights included; the axis does"
+    " not start at 0."
 )
 
 STAGES = ("encode", "text", "train", "extract", "guide", "denoise", "decode")
 """In the order of their first call."""
 REST = "not in a stage"
+
+COLOURS = {
+    "encode": "#77AADD",
+    "text": "#99DDFF",
+    "train": "#EE8866",
+    "extract": "#BBCC33",
+    "guide": "#44BB99",
+    "denoise": "#EEDD88",
+    "decode": "#AAAA00",
+    REST: "#DDDDDD",
+}
+"""Paul Tol's light scheme (sronpersonalpages.nl/~pault): stages have no order of more or less, and none of
+these is a method's colour. A stage without a line here gets the scheme's pink."""
+HATCHES = {"train": "////", "guide": "....", "denoise": "\\\\\\\\"}
 
 
 def _in_order(stages: set[str]) -> list[str]:
@@ -72,7 +87,6 @@ def _middle(videos: Sequence[Counter[str]]) -> Counter[str]:
 
 def time_by_stage(group: Group) -> Figure | str:
     """Stacked bars, one a row: seconds of each stage, the table's time together."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     seconds = {row.label: stages for row in group.rows if (stages := stage_seconds(row))}
@@ -81,20 +95,20 @@ def time_by_stage(group: Group) -> Figure | str:
     names = _in_order({name for stages in seconds.values() for name in stages})
     if any(stages.get(REST, 0) > 0.005 * sum(stages.values()) for stages in seconds.values()):
         names.append(REST)
-    # Lightness rises along this map, so the order of the stages survives a black-and-white printer.
-    colours = dict(zip(names, matplotlib.colormaps["cividis"](np.linspace(0.1, 1, len(names))), strict=True))
-    figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(seconds)), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.9 + 0.22 * len(seconds)), layout="constrained")
     axis = figure.subplots()
     lefts = np.zeros(len(seconds))
     places = np.arange(len(seconds))[::-1]
     for name in names:
         widths = np.array([stages.get(name, 0.0) for stages in seconds.values()])
+        # The hatch tells stages apart in black and white.
         axis.barh(
             places,
             widths,
             left=lefts,
-            height=0.7,
-            color=colours[name],
+            height=0.72,
+            color=_colour(name),
+            hatch=HATCHES.get(name),
             edgecolor=INK,
             linewidth=0.4,
             label=name,
@@ -102,47 +116,64 @@ def time_by_stage(group: Group) -> Figure | str:
         lefts += widths
     for place, total in zip(places, lefts, strict=True):
         axis.annotate(f"{total:.3g} s", (total, place), (4, 0), textcoords="offset points", va="center")
-    axis.set_yticks(places, [short(label) for label in seconds])
     axis.set_xlim(0, 1.1 * lefts.max())
+    _one_line_a_row(figure, axis, [*seconds])
     axis.set_xlabel("Seconds a video")
-    axis.grid(axis="y", visible=False)
-    return with_legend(figure, axis)
+    return figure
 
 
 def memory_over_stages(group: Group) -> Figure | str:
-    """Peak bytes by stage, one line a row; one panel for each kind of peak, which are never mixed."""
-    headings = {
-        "allocated": "Peak allocated on the device (GB)",
-        "process": "Peak of the process (GB)",
-    }
-    peaks: dict[str, dict[int, dict[str, int]]] = {}
-    for index, row in enumerate(group.rows):
-        for kind, read in PEAKS.items():
-            of_row = _peaks(row.finished, read)
-            if of_row:
-                peaks.setdefault(kind, {})[index] = of_row
-                break
+    """Gigabytes allocated on the device: a line a row, a mark a stage, the highest written beside it."""
+    from matplotlib.figure import Figure
+
+    peaks = {row.label: found for row in group.rows if (found := _peaks(row.finished))}
     if not peaks:
-        return "no record holds a peak"
-    names = _in_order({name for rows in peaks.values() for stages in rows.values() for name in stages})
-    figure, axes = panels(len(peaks), width=4.6)
-    for axis, (kind, rows) in zip(axes, peaks.items(), strict=True):
-        for index, of_row in rows.items():
-            places = [place for place, name in enumerate(names) if name in of_row]
-            values = [of_row[names[place]] / 1e9 for place in places]
-            axis.plot(places, values, label=short(group.rows[index].label), **look(index))
-        axis.set_xticks(range(len(names)), names)
-        axis.set_ylabel(headings[kind])
-        axis.ticklabel_format(axis="y", useOffset=False)
-    return with_legend(figure, *axes)
+        return "no record holds a device's memory; a process on a CPU keeps what it loaded before"
+    names = _in_order({name for stages in peaks.values() for name in stages})
+    figure = Figure(figsize=(7.2, 0.9 + 0.22 * len(peaks)), layout="constrained")
+    axis = figure.subplots()
+    places = dict(zip(peaks, range(len(peaks) - 1, -1, -1), strict=True))
+    for label, stages in peaks.items():
+        ends = [min(stages.values()) / 1e9, max(stages.values()) / 1e9]
+        axis.plot(ends, [places[label]] * 2, color=INK, linewidth=0.6, alpha=0.5, zorder=1)
+        highest = f"{ends[1]:.3g} GB"
+        axis.annotate(highest, (ends[1], places[label]), (6, 0), textcoords="offset points", va="center")
+    for name in names:
+        having = {label: stages[name] / 1e9 for label, stages in peaks.items() if name in stages}
+        axis.plot(
+            list(having.values()),
+            [places[label] for label in having],
+            linestyle="none",
+            color=_colour(name),
+            marker=MARKERS[(_in_order({*STAGES, *names})).index(name) % len(MARKERS)],
+            markeredgecolor=INK,
+            markeredgewidth=0.5,
+            label=name,
+        )
+    axis.margins(x=0.12)
+    _one_line_a_row(figure, axis, [*peaks])
+    axis.set_xlabel("Peak allocated on the device (GB)")
+    return figure
 
 
-def _peaks(records: Sequence[Record], read: Callable[[Memory], int | None]) -> dict[str, int]:
-    """Stage -> the highest peak of one kind in any of the records."""
+def _one_line_a_row(figure: Figure, axis: Axes, labels: Sequence[str]) -> None:
+    """The rows' names on the left, the first at the top, and the stages' names above."""
+    axis.set_yticks(range(len(labels) - 1, -1, -1), [short(label) for label in labels])
+    axis.set_ylim(-0.6, len(labels) - 0.4)
+    axis.grid(axis="y", visible=False)
+    # Above the bars: the lowest lies beside the axis' own numbers.
+    figure.legend(loc="outside upper center", ncols=8, columnspacing=1.2, handlelength=1.2)
+
+
+def _colour(stage: str) -> str:
+    return COLOURS.get(stage, "#FFAABB")
+
+
+def _peaks(records: Sequence[Record]) -> dict[str, int]:
+    """Stage -> the most bytes allocated on the device in any of the records."""
     found: dict[str, int] = {}
     for record in records:
         for stage, memory in record.memory.items():
-            peak = read(memory)
-            if peak is not None:
-                found[stage] = max(peak, found.get(stage, 0))
+            if memory.allocated is not None:
+                found[stage] = max(memory.allocated, found.get(stage, 0))
     return found

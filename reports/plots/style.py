@@ -7,17 +7,20 @@ papers and survive colour blindness and black-and-white print.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reports.columns import Column
 from reports.formats import headers
+from reports.rows import Group
 from reports.tables import Table
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from matplotlib.axes import Axes
+    from matplotlib.axis import XAxis, YAxis
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
@@ -31,6 +34,9 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
 without their yellow: both have to show on white paper and on a dark page."""
 
 MARKERS = "oDs^vP*X<>"
+
+Looks = dict[str, dict[str, Any]]
+"""Row's label -> matplotlib's ``color`` and ``marker``."""
 
 LOOKS = {
     # What is compared most has a colour of its own; the others share one with another marker.
@@ -57,6 +63,9 @@ LOOKS = {
 }
 """Method -> its colour and marker. A further method adds a line; without one it gets ``look_of``'s."""
 
+ONE_CLIP = "it is of one clip, which says nothing of another"
+"""Why a figure of quality is not drawn."""
+
 _STYLE: dict[RcKeyType, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -72,6 +81,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "grid.alpha": 0.15,
     "grid.linewidth": 0.5,
     "legend.frameon": False,
+    "hatch.linewidth": 0.4,
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -91,11 +101,13 @@ def styled() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
-def panels(count: int, height: float = 2.3, width: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` panels, at most three abreast (a text's width), without empty axes."""
+def panels(
+    count: int, height: float = 2.3, width: float | None = None, most: int = 3
+) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels, ``most`` abreast at most (a text's width), without empty axes."""
     from matplotlib.figure import Figure
 
-    abreast = min(3, count)
+    abreast = min(most, count)
     down = -(-count // abreast)
     across = width * abreast if width else {1: 4.6, 2: 6.4, 3: 7.2}[abreast]
     figure = Figure(figsize=(across, height * down + 0.3), layout="constrained")
@@ -105,19 +117,10 @@ def panels(count: int, height: float = 2.3, width: float | None = None) -> tuple
     return figure, axes[:count]
 
 
-def with_legend(figure: Figure, *axes: Axes) -> Figure:
-    """One legend below all panels."""
-    found = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    longest = max(map(len, found), default=1)
-    across = max(1, min(len(found), 6, int(figure.get_figwidth() * 13 / (longest + 5))))
-    # Room of its own: many rows would take it from the panels.
-    figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(found) // across) - 1))
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=across)
-    return figure
+def laid_out(figure: Figure) -> None:
+    """Give the panels the places that they keep: what is written into them afterwards moves none."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def look_of(method: str) -> tuple[str, str]:
@@ -133,11 +136,10 @@ def colour_of(method: str) -> str:
     return look_of(method)[0]
 
 
-def looks(methods: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Row's label -> matplotlib's ``color`` and ``marker``, from its method's name.
+def looks(methods: Mapping[str, str]) -> Looks:
+    """How rows look, from their labels and methods.
 
-    Rows of one method share its colour; the first has its marker, the others the next ones.
-    """
+    Rows of one method share its colour; the first has its marker, the others the next ones."""
     seen: dict[str, int] = {}
     found = {}
     for label, method in methods.items():
@@ -157,6 +159,20 @@ def short(text: str, width: int = 34) -> str:
     return line if len(line) <= width else f"{line[:half]}…{line[-half:]}"
 
 
+def ratio_axis(axis: XAxis | YAxis, values: Iterable[float]) -> None:
+    """Make an axis of seconds, pixels or counts logarithmic where its values span a factor of four."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    known = [value for value in values if math.isfinite(value)]
+    if not known or min(known) <= 0 or max(known) < 4 * min(known):
+        return
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # The logarithmic axis would write its numbers as formulas, which are never parsed here.
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def headed(table: Table) -> list[tuple[Column, str]]:
     """The table's columns that have a number in some row, with their headings (label, unit, arrow)."""
     return [
@@ -167,5 +183,18 @@ def headed(table: Table) -> list[tuple[Column, str]]:
 
 
 def quality(table: Table) -> list[tuple[Column, str]]:
-    """Those of ``headed`` that are metrics, or columns compared as they are."""
-    return [(column, heading) for column, heading in headed(table) if column.paired]
+    """Those of ``headed`` that are metrics, or columns compared as they are, of more than one clip."""
+    return [
+        (column, heading)
+        for column, heading in headed(table)
+        if column.paired
+        and any(
+            of_row[column.key].points or math.isfinite(of_row[column.key].low)
+            for of_row in table.numbers.values()
+        )
+    ]
+
+
+def methods_of(group: Group) -> dict[str, str]:
+    """Row's label -> its method's name, as ``looks`` takes them."""
+    return {row.label: row.variant.method for row in group.rows}
