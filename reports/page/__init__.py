@@ -159,7 +159,7 @@ def _figure(plot: Plot, media: Media) -> dict[str, Any]:
 
 
 def first_shown(made: Sequence[Table]) -> dict[str, str]:
-    """Metric and row of the first screen: the one that the headline is of, and the row with its best number."""
+    """Metric and row of the first screen: what the headline is of, and the row with its best number."""
     order = {key: place for place, key in enumerate(TELLING)}
     for table in made:
         columns = [one for one in table.columns if one.of_video and one.higher_is_better is not None]

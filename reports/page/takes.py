@@ -61,9 +61,7 @@ class Maker:
             cells.append({(cell.clip, cell.prompt, cell.seed): cell for cell in row.cells.values()})
             keys |= dict.fromkeys(cells[-1])
         return [
-            self._case(
-                table, [(row, of_row.get(key)) for row, of_row in zip(group.rows, cells, strict=True)]
-            )
+            self._case(table, [(row, of_row.get(key)) for row, of_row in zip(group.rows, cells, strict=True)])
             for key in keys
         ]
 
@@ -81,10 +79,7 @@ class Maker:
             if more is not None:
                 about[take["id"]] = more
         known = known or Probe(24.0, 1.0, 1, 1)
-        if about:
-            file = self.media.write(f"case-{case_id}.js", _script(case_id, about))
-        else:
-            file = None
+        file = self.media.write(f"case-{case_id}.js", _script(case_id, about)) if about else None
         return {
             "id": case_id,
             "group": table.title,

@@ -54,7 +54,11 @@ def _load(path: Path) -> dict[str, NDArray[Any]] | None:
 def _size(record: Record) -> tuple[int, int]:
     """Height and width that an earlier version's tracks are in; zeros where nothing tells."""
     video, reference = record.generated, record.reference
-    if video is None or reference is None or (video.height, video.width) != (reference.height, reference.width):
+    if (
+        video is None
+        or reference is None
+        or (video.height, video.width) != (reference.height, reference.width)
+    ):
         return 0, 0
     return video.height, video.width
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.records import store
-from reports.columns import number_text
+from reports.numbers import number_text
 from reports.plots.style import INK, panels, short
 from reports.rows import Group, Row
 

@@ -39,7 +39,7 @@ def write_page(made: Sequence[VoteTable], plots: Sequence[Plot], out: Path) -> P
             .render(
                 generator=GENERATOR,
                 style=(TEMPLATES / "page.css").read_text(),
-                tables=[grid(table) for table in made],
+                tables=[grid(table, table.columns) for table in made],
                 plots=drawn,
                 media=MEDIA,
             )

@@ -61,7 +61,9 @@ setTimeout(() => {
 def make(folder: Path, methods: int = METHODS, clips: int = CLIPS) -> Path:
     """A page of ``methods * clips`` takes with videos; its ``index.html``."""
     labels = ["none", *(f"method_{place:02d}" for place in range(1, methods))]
-    plan = gallery(folder / "results", labels, clips, lambda index: f"a red square, {index}", failing=labels[-1])
+    plan = gallery(
+        folder / "results", labels, clips, lambda index: f"a red square, {index}", failing=labels[-1]
+    )
     return write_page(folder / "results", [plan], tables(folder / "results", [plan]), folder / "page")
 
 
@@ -69,9 +71,7 @@ def load_ms(driver: Any, index: Path) -> float:
     """From the navigation's start until everything but the videos is there and the script has run."""
     driver.get("about:blank")
     driver.get(index.as_uri())
-    return float(
-        driver.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
-    )
+    return float(driver.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd"))
 
 
 def sort_ms(driver: Any) -> float:

@@ -42,7 +42,9 @@ async function showTake() {
   left.element.classList.add("left");
   if (left.video && right.video) $("wiped").append(right.element, left.element);
   else $("wiped").append((right.video ? right : take.video ? left : right).element);
-  $("wiper").classList.toggle("single", !(left.video && right.video));
+  const single = !(left.video && right.video);
+  $("wiper").classList.toggle("single", single);
+  $("beside").parentElement.hidden = single;
   $("left-name").textContent = other ? other.row : "reference";
   $("right-name").textContent = take.row;
 
@@ -76,7 +78,7 @@ async function showTake() {
   $("take-curves").replaceChildren(...(own.curves ?? []).map(curveOf));
   $("take-span").textContent = own.curves?.[0]?.span ?? "";
   $("take-notes").replaceChildren(...(own.notes ?? []).map((note) => make("li", {}, note)));
-  $("take-trace").textContent = own.traceback ?? "";
+  $("take-trace").textContent = [take.message, own.traceback].filter(Boolean).join("\n\n");
   for (const part of $("take").querySelectorAll("section")) {
     part.hidden = !part.querySelector("dl > div, figure, li, pre:not(:empty)");
   }
