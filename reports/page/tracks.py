@@ -12,10 +12,9 @@ from harness.records import store
 from harness.records.record import Record
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-SHOWN = 130
+SHOWN = 200
 """Tracks of a video, about: more hide it."""
 GRID = 1000
 """Places are whole thousandths of the picture's width and height."""
@@ -53,14 +52,8 @@ def _load(path: Path) -> dict[str, NDArray[Any]] | None:
 
 def _size(record: Record) -> tuple[int, int]:
     """Height and width that an earlier version's tracks are in; zeros where nothing tells."""
-    video, reference = record.generated, record.reference
-    if (
-        video is None
-        or reference is None
-        or (video.height, video.width) != (reference.height, reference.width)
-    ):
-        return 0, 0
-    return video.height, video.width
+    sizes = {(one.height, one.width) for one in (record.generated, record.reference) if one is not None}
+    return sizes.pop() if len(sizes) == 1 else (0, 0)
 
 
 def _lines(file: dict[str, NDArray[Any]], height: int, width: int) -> list[dict[str, Any]]:

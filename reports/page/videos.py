@@ -37,7 +37,7 @@ def probe_video(path: Path) -> Probe | None:
 
 
 def write_small(source: Path, target: Path, probe: Probe) -> None:
-    """Encode a video again with fewer bytes, at most ``SMALL_SIDE`` pixels; as it is where that saves none."""
+    """Encode a video again in fewer bytes, at most ``SMALL_SIDE`` pixels; a copy where that saves none."""
     from datasets.images import resize_crop
     from datasets.video import read_video, write_h264
 

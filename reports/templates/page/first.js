@@ -18,7 +18,7 @@ function showFirst() {
       make("div", {}, referenceOf(one), make("small", {}, "reference")),
       make("div", {}, frameOf(one, take), make("small", {}, take.row)));
     $("picks").append(sized(make("figure", { class: "pick" },
-      make("figcaption", {}, make("b", {}, name), ` ${text} `),
+      make("figcaption", {}, make("b", {}, name), " ", make("span", {}, text)),
       pair,
       make("p", { class: "what" }, one.clip, " ", make("q", {}, one.prompt))), one));
   }
