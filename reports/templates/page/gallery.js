@@ -36,7 +36,9 @@ function estimate() {
   const [first] = list.children;
   if (!first) return;
   fill(first);
+  first.style.contentVisibility = "visible"; // Out of sight it has no height of its own.
   list.style.setProperty("--estimate", `${first.offsetHeight}px`);
+  first.style.contentVisibility = "";
 }
 
 const coming = new IntersectionObserver((entries) => {
@@ -99,8 +101,14 @@ function here() {
 function goTo(id) {
   const place = $(id);
   if (!place) return;
-  if (caseOf.has(place)) fill(place);
-  place.scrollIntoView({ block: "start" });
+  // What is filled on the way there moves it, so that it takes some frames to be there.
+  let frames = caseOf.has(place) ? 20 : 1;
+  const settle = () => {
+    place.scrollIntoView({ block: "start" });
+    frames -= 1;
+    if (frames > 0) requestAnimationFrame(settle);
+  };
+  settle();
 }
 
 let waiting = 0;
