@@ -99,6 +99,10 @@ def test_a_reference_is_tracked_once_for_all_cells_of_its_clip(tmp_path):
     assert go(job).ok
     assert job.tracker.calls == 3 + 6
     assert len(list(tmp_path.glob("tracks/*.npz"))) == 3
+    for path in tmp_path.glob("cells/**/tracks.npz"):
+        with np.load(path) as kept:
+            assert tracks.of_reference(tmp_path, str(kept["reference"])).exists(), "the page draws both"
+            assert kept["points"].max() < kept["size"].max()
     tracks._held.clear()
     again = make_job(
         tmp_path,

@@ -89,19 +89,20 @@ def apart_ms(driver: Any, speed: float, seconds: float = 8) -> list[float]:
     return list(driver.execute_async_script(APART, seconds))
 
 
-def _line(name: str, values: Sequence[float]) -> str:
+def _row(name: str, values: Sequence[float]) -> str:
     ordered = sorted(values)
     most = ordered[int(0.95 * len(ordered))]
-    return f"{name}: median {statistics.median(ordered):.0f} ms, 95 % within {most:.0f} ms"
+    return f"| {name} | {statistics.median(ordered):.0f} ms | {most:.0f} ms |"
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, open_browser() as driver:
         index = make(Path(sys.argv[1] if len(sys.argv) > 1 else temporary))
-        print(_line("load", [load_ms(driver, index) for _ in range(5)]))
-        print(_line("sort", [sort_ms(driver) for _ in range(20)]))
+        print(f"| {METHODS * CLIPS:,} takes | median | 95 % within |\n|---|---:|---:|")
+        print(_row("load", [load_ms(driver, index) for _ in range(5)]))
+        print(_row("sort", [sort_ms(driver) for _ in range(20)]))
         for speed in (1, 2):
-            print(_line(f"apart at {speed}x", apart_ms(driver, speed)))
+            print(_row(f"a clip's videos apart at {speed}x", apart_ms(driver, speed)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ function explain(element) {
   $("tip").hidden = false;
   const left = Math.min(box.left, innerWidth - $("tip").offsetWidth - 8);
   $("tip").style.left = `${Math.max(8, left)}px`;
-  $("tip").style.top = `${box.bottom + 6}px`;
+  const above = box.top - $("tip").offsetHeight - 4; // The numbers below stay in sight.
+  $("tip").style.top = `${above > 0 ? above : box.bottom + 6}px`;
 }
 
 for (const element of document.querySelectorAll("[data-tip]")) {
