@@ -102,7 +102,8 @@ def test_a_reference_is_tracked_once_for_all_cells_of_its_clip(tmp_path):
     for path in tmp_path.glob("cells/**/tracks.npz"):
         with np.load(path) as kept:
             assert tracks.of_reference(tmp_path, str(kept["reference"])).exists(), "the page draws both"
-            assert kept["points"].max() < kept["size"].max()
+            video = store.load_record(path.parent).generated
+            assert video is not None and tuple(kept["size"]) == (video.height, video.width)
     tracks._held.clear()
     again = make_job(
         tmp_path,

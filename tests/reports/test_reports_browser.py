@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from browser_world import NEEDS_BROWSER, open_browser, press, until
 from measure_page import apart_ms, load_ms, sort_ms
-from reports_world import FPS, HOSTILE, LENGTH, gallery
-from test_reports_page import tracked
+from reports_world import FPS, HOSTILE, LENGTH, gallery, tracked
 
 from harness.records import store
 from harness.records.record import Plan

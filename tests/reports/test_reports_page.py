@@ -9,13 +9,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from reports_world import FPS, HOSTILE, LENGTH, add_videos, bar, gallery, metric, write_plan, write_record
+from reports_world import (
+    FPS,
+    HOSTILE,
+    LENGTH,
+    add_videos,
+    bar,
+    gallery,
+    metric,
+    tracked,
+    write_plan,
+    write_record,
+)
 
 from datasets.errors import InputError
 from datasets.video import count_frames, read_video, write_h264
-from harness.cells import tracks
 from harness.records import store
-from metrics.interface import Tracks
 from reports.__main__ import main
 from reports.page import Options, write_page
 from reports.page.about import About, load_about
@@ -165,19 +174,6 @@ def test_every_heading_says_what_its_column_is_and_every_number_can_be_sorted_by
     numbers = [cell["data-number"] for cell in seen.every("td") if "data-number" in cell]
     first = [table.numbers["none"][column.key].value for column in table.main()]
     assert [float(text or "nan") for text in numbers[: len(first)]] == pytest.approx(first, nan_ok=True)
-
-
-def tracked(results, cell, moved):
-    """Tracks of a cell and of its reference, as scoring leaves them; the reference's first point stands."""
-    points = np.full((3, 4, 2), 15.5, np.float32)
-    visible = np.ones((3, 4), bool)
-    visible[1, 0] = False
-    start = np.array([0, 0, 2, 2])
-    beside = {"size": (32, 64)}
-    tracks.write(tracks.of_reference(results, "r" * 64), Tracks(points, visible, start), "r" * 64, **beside)
-    points = points + np.arange(3, dtype=np.float32)[:, None, None] * moved
-    made = Tracks(points, visible, start)
-    tracks.write(results / cell.path / store.TRACKS, made, "g" * 64, **beside, reference="r" * 64)
 
 
 def test_the_tracks_of_both_videos_stand_in_a_takes_details(tmp_path):
