@@ -153,9 +153,11 @@ def _section(results: Path, group: Group, table: Table, media: Media) -> dict[st
 
 
 def _figure(plot: Plot, media: Media) -> dict[str, Any]:
-    files = [path.name for path in save(plot, media.out / MEDIA)]
+    svg = inline_svg(plot)
+    plot.figure.set_layout_engine("none")  # It is laid out: to do it again takes as long as drawing.
+    files = [path.name for path in save(plot, media.out / MEDIA, ["pdf"])]
     media.taken.update((name, media.out / MEDIA / name) for name in files)
-    return {"svg": inline_svg(plot), "caption": plot.caption, "files": files}
+    return {"svg": svg, "caption": plot.caption, "files": files}
 
 
 def first_shown(made: Sequence[Table]) -> dict[str, str]:
