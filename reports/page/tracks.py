@@ -14,7 +14,7 @@ from harness.records.record import Record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHOWN = 200
+SHOWN = 203
 """Tracks of a video, about: more hide it."""
 GRID = 1000
 """Places are whole thousandths of the picture's width and height."""
@@ -61,8 +61,8 @@ def _lines(file: dict[str, NDArray[Any]], height: int, width: int) -> list[dict[
     import numpy as np
 
     first = np.flatnonzero(file["start"] == file["start"].min(initial=0))
-    # An odd step, so that of a grid's rows not the same columns are taken.
-    chosen = first[:: len(first) // SHOWN | 1]
+    # Of a grid's rows not the same columns: a step of a whole number might take one column alone.
+    chosen = first[np.linspace(0, len(first) - 1, min(SHOWN, len(first))).round().astype(int)]
     places = (file["points"][:, chosen] + 0.5) / (width, height) * GRID
     whole = np.rint(np.clip(places, -GRID, 2 * GRID)).astype(int).transpose(1, 0, 2)
     steps = np.diff(whole, axis=1, prepend=0).reshape(len(chosen), -1)
