@@ -101,6 +101,15 @@ def parser() -> argparse.ArgumentParser:
         "--by", metavar="STRATUM", help="a table for each kind: prompt, or what the dataset knows (motion)"
     )
     made.add_argument("--published", action="store_true", help="the paper's own numbers in blocks below")
+    made.add_argument(
+        "--about", type=Path, metavar="FILE.yaml", help="of the page: title, authors, abstract, bibtex, links"
+    )
+    made.add_argument(
+        "--anonymous", action="store_true", help="a page for review: no names, links, paths or commands"
+    )
+    made.add_argument(
+        "--small", action="store_true", help="a page of few bytes: its videos are encoded again"
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="write here instead of printing")
     made.add_argument("--to", choices=["wandb"], help="send the records to W&B: offline, into RESULTS/wandb")
     made.add_argument("--online", action="store_true", help="with --to wandb: upload at once")
@@ -169,12 +178,15 @@ def _command(words: Sequence[str]) -> int:
 def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Table]) -> None:
     """Print the tables, or write them, the page or the figures where they were asked for."""
     if given.plots is not None or given.format == "html":
-        from reports.page import publish
+        from reports.page import Options, publish
+        from reports.page.about import About, load_about
         from reports.published import blocks
 
         page = (given.out or given.results / "page") if given.format == "html" else None
         shown = blocks() if given.published else ()
-        print(*publish(given.results, plans, made, page, given.plots, given.all, shown), sep="\n")
+        about = load_about(given.about) if given.about else About()
+        options = Options(about, given.anonymous, given.small)
+        print(*publish(given.results, plans, made, page, given.plots, given.all, shown, options), sep="\n")
         return
     from reports.published import blocks
 

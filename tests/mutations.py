@@ -1132,13 +1132,13 @@ METRICS = (
 
 REPORTS = (
     C(
-        "reports/page.py",
-        "video = media.add(folder / store.VIDEO, row.label",
-        "video = media.add(folder / store.REFERENCE, row.label",
+        "reports/page/takes.py",
+        "path = folder / store.VIDEO",
+        "path = folder / store.REFERENCE",
         "the reference under every row",
     ),
     C(
-        "reports/page.py",
+        "reports/page/takes.py",
         "cells.append({(cell.clip, cell.prompt, cell.seed): cell for",
         "cells.append({(cell.clip, cell.prompt, 0): cell for",
         "one seed's video for all",

@@ -61,6 +61,7 @@ def test_the_wheel_carries_configs_prompts_and_checkpoints_but_no_tests(wheel: P
         "methods/backbones/checkpoints/sprites/transformer/diffusion_pytorch_model.safetensors",
         "metrics/checkpoints/sprites_clip/model.safetensors",
         "reports/templates/page.html",
+        "reports/templates/page/take.js",
     }
     assert wanted <= names
     assert not [name for name in names if name.startswith("tests/")]

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +49,20 @@ def read(path: Path, wanted: str) -> Tracks | None:
         return None
 
 
-def write(path: Path, tracks: Tracks, made_of: str) -> None:
-    """Write tracks and the key of what they were ``made_of``, whole or not at all."""
+def write(path: Path, tracks: Tracks, made_of: str, **beside: Any) -> None:
+    """Write tracks and the key of what they were ``made_of``, whole or not at all.
+
+    ``beside``: arrays for those who draw them, ``size`` (height and width of the frames) and, in a cell,
+    ``reference`` (the key of its reference's tracks). Files of earlier versions have neither.
+    """
     data = io.BytesIO()
-    np.savez_compressed(data, key=np.array(made_of), **tracks._asdict())
+    np.savez_compressed(data, key=np.array(made_of), **tracks._asdict(), **beside)
     write_whole(path, data.getvalue())
+
+
+def of_reference(results: Path, made_of: str) -> Path:
+    """Where the tracks of a reference are kept, by their key."""
+    return results / store.REFERENCE_TRACKS / f"{made_of[:32]}.npz"
 
 
 class KeptTracks:
@@ -63,7 +73,7 @@ class KeptTracks:
         reference = key(tracker_version, sample.reference, sample.masks)
         self.places = {
             "generated": (folder / store.TRACKS, generated),
-            "reference": (results / store.REFERENCE_TRACKS / f"{reference[:32]}.npz", reference),
+            "reference": (of_reference(results, reference), reference),
         }
         self.sample = sample
         self.known: set[str] = set()
@@ -84,7 +94,10 @@ class KeptTracks:
                 continue
             tracks = self.sample.tracks[name]
             if name not in self.known:
-                write(path, tracks, made_of)
+                beside = {"size": getattr(self.sample, name).shape[1:3]}
+                if name == "generated":
+                    beside["reference"] = self.places["reference"][1]
+                write(path, tracks, made_of, **beside)
             if name == "reference":
                 _held[path] = tracks
                 _held.move_to_end(path)

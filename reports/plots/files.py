@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ class Plot:
     figure: Figure
 
 
-def save(plot: Plot, out: Path) -> list[Path]:
+def save(plot: Plot, out: Path, chosen: Sequence[str] = ("pdf", "svg", "png")) -> list[Path]:
     """Write one figure as PDF, SVG and PNG (300 dots an inch) under its name, always the same bytes.
 
     InputError when ``out`` cannot be written.
@@ -34,7 +35,7 @@ def save(plot: Plot, out: Path) -> list[Path]:
     forms: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
     paths = []
     sweep(out)
-    for form, metadata in forms.items():
+    for form, metadata in ((form, forms[form]) for form in chosen):
         path, buffer = out / f"{plot.name}.{form}", io.BytesIO()
         with styled():
             plot.figure.savefig(buffer, format=form, dpi=300, metadata=metadata)

@@ -22,11 +22,11 @@ from harness.protocol.stated import stated_tables
 from reports.columns import COUNT, Column, Number
 from reports.formats import entries, headers
 from reports.output import writing
-from reports.page import GENERATOR, TEMPLATES, check_ours, environment, script_hash
 from reports.protocol import closest, departures
 from reports.rows import SETTINGS, Group, Row, groups, plural
 from reports.sharing.submission import Submission, unpack
 from reports.sharing.submit import tables_of
+from reports.site import GENERATOR, TEMPLATES, check_ours, environment, script_hash
 from reports.tables import Table, tables
 
 if TYPE_CHECKING:

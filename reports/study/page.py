@@ -8,8 +8,9 @@ from pathlib import Path
 from datasets.files import sweep, write_whole
 from reports.formats import render
 from reports.output import writing
-from reports.page import GENERATOR, MEDIA, TEMPLATES, check_ours, environment, grid
+from reports.page.table import grid
 from reports.plots.files import Plot, inline_svg, save
+from reports.site import GENERATOR, MEDIA, TEMPLATES, check_ours, environment
 from reports.study.table import VoteTable
 
 
@@ -38,7 +39,7 @@ def write_page(made: Sequence[VoteTable], plots: Sequence[Plot], out: Path) -> P
             .render(
                 generator=GENERATOR,
                 style=(TEMPLATES / "page.css").read_text(),
-                tables=[grid(table) for table in made],
+                tables=[grid(table, table.columns) for table in made],
                 plots=drawn,
                 media=MEDIA,
             )

@@ -11,7 +11,7 @@ from datasets.files import sweep, write_whole
 from harness.records.printable import printable
 from harness.records.store import write_json
 from reports.output import writing
-from reports.page import TEMPLATES, environment, script_hash
+from reports.site import TEMPLATES, environment, script_hash
 from reports.study import videos
 from reports.study.plan import StudyPlan, read_plan
 from reports.study.videos import Shown

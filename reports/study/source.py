@@ -13,7 +13,7 @@ from datasets.images import Frames
 from datasets.video import read_video
 from harness.records import store
 from harness.records.record import PlannedCell
-from reports.page import probe_video
+from reports.page.videos import probe_video
 from reports.rows import Group, Row, find_plans, groups
 from reports.statistics import Pair
 

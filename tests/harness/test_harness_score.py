@@ -100,6 +100,11 @@ def test_a_reference_is_tracked_once_for_all_cells_of_its_clip(tmp_path):
     assert go(job).ok
     assert job.tracker.calls == 3 + 6
     assert len(list(tmp_path.glob("tracks/*.npz"))) == 3
+    for path in tmp_path.glob("cells/**/tracks.npz"):
+        with np.load(path) as kept:
+            assert tracks.of_reference(tmp_path, str(kept["reference"])).exists(), "the page draws both"
+            video = store.load_record(path.parent).generated
+            assert video is not None and tuple(kept["size"]) == (video.height, video.width)
     tracks._held.clear()
     again = make_job(
         tmp_path,

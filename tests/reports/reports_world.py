@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets.video import write_h264
+from harness.cells import tracks
 from harness.records import store
 from harness.records.record import (
     Failure,
@@ -26,6 +27,7 @@ from harness.records.record import (
     Variant,
 )
 from metrics.consistency import ClipF, WarpConsistency
+from metrics.interface import Tracks
 from metrics.motion_fidelity import MotionFidelity
 from metrics.motion_legacy import MotionFidelityLegacy
 from metrics.position import BackgroundFlowError, DirectionCosine, PositionError
@@ -155,6 +157,23 @@ def add_videos(results: Path, plan: Plan) -> None:
             if record.exists() and json.loads(record.read_text())["status"] == "ok":
                 os.link(made / f"{index}.mp4", results / cell.path / "video.mp4")
                 os.link(made / "reference.mp4", results / cell.path / "reference.mp4")
+
+
+def tracked(results: Path, cell: PlannedCell, moved: float) -> None:
+    """Tracks of a cell and of its reference, as scoring leaves them; the reference's points stand.
+
+    Those of the video move by ``moved`` pixels a frame. Two begin in the first frame, one of them is unseen
+    in the second.
+    """
+    points = np.full((3, 4, 2), 15.5, np.float32)
+    visible = np.ones((3, 4), bool)
+    visible[1, 0] = False
+    start = np.array([0, 0, 2, 2])
+    key, size = "r" * 64, (32, 64)
+    tracks.write(tracks.of_reference(results, key), Tracks(points, visible, start), key, size=size)
+    points = points + np.arange(3, dtype=np.float32)[:, None, None] * moved
+    made = Tracks(points, visible, start)
+    tracks.write(results / cell.path / store.TRACKS, made, "g" * 64, size=size, reference=key)
 
 
 def gallery(

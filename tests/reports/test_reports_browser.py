@@ -1,4 +1,4 @@
-"""The page in a real browser, from disk, with 200 cells."""
+"""The page in a real browser, from disk, with 200 takes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from typing import Any
 
 import pytest
 from browser_world import NEEDS_BROWSER, open_browser, press, until
-from reports_world import FPS, HOSTILE, LENGTH, gallery
+from measure_page import apart_ms, load_ms, sort_ms
+from reports_world import FPS, HOSTILE, LENGTH, gallery, tracked
 
 from harness.records import store
 from harness.records.record import Plan
-from reports.page import write_page
+from reports.page import Options, write_page
+from reports.page.about import About
 from reports.tables import tables
 
 pytestmark = NEEDS_BROWSER
 
 ROWS = ["none", "fastvmt", "full_attention", HOSTILE]
 CLIPS = 50
+ABOUT = About(
+    f"A page {HOSTILE}", ("Ada Lovelace",), "What we did.", "@article{x}", {"Paper": "https://example.org"}
+)
 
 
 def prompt_of(index: int) -> str:
@@ -30,9 +35,12 @@ def prompt_of(index: int) -> str:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, Path]:
     folder = tmp_path_factory.mktemp("browser")
-    plan = gallery(folder / "results", ROWS, CLIPS, prompt_of, failing="full_attention")
-    index = write_page(folder / "results", [plan], tables(folder / "results", [plan]), folder / "a page?")
-    return folder / "results", plan, index
+    results = folder / "results"
+    plan = gallery(results, ROWS, CLIPS, prompt_of, failing="full_attention")
+    tracked(results, cell_of(plan, "fastvmt", "clip-007"), moved=6.4)
+    made = tables(results, [plan])
+    index = write_page(results, [plan], made, folder / "a page?", options=Options(ABOUT))
+    return results, plan, index
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +51,26 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, world: tuple[Path, Plan, Path]) -> Any:
-    browser.get(world[2].as_uri())
-    return browser
+    return opened(browser, world[2])
+
+
+def opened(driver: Any, index: Path, address: str = "") -> Any:
+    driver.get("about:blank")
+    driver.get(index.as_uri() + address)
+    return driver
+
+
+def cell_of(plan: Plan, row: str, clip: str) -> Any:
+    (variant,) = [one for one in plan.variants if one.label == row]
+    return next(cell for cell in variant.cells if cell.clip == clip)
+
+
+def values(world: tuple[Path, Plan, Path], key: str, label: str) -> dict[str, float]:
+    """Clip -> a row's value of a metric, from its records."""
+    results, plan, _ = world
+    (variant,) = [one for one in plan.variants if one.label == label]
+    records = [store.load_record(results / cell.path) for cell in variant.cells]
+    return {record.clip: record.metrics[key].value for record in records if record.metrics}
 
 
 def choose(driver: Any, id_: str, value: str) -> None:
@@ -58,9 +84,23 @@ def choose(driver: Any, id_: str, value: str) -> None:
 
 
 def shown(driver: Any) -> list[str]:
-    return driver.execute_script(
-        "return [...document.querySelectorAll('.take:not([hidden])')].map(t => t.dataset.clip)"
+    return [
+        id_.removeprefix("case-") for id_ in driver.execute_script("return [...list.children].map(c => c.id)")
+    ]
+
+
+def picked(driver: Any) -> list[str]:
+    """The clips of the first screen."""
+    words = driver.execute_script("return [...document.querySelectorAll('.what')].map(p => p.textContent)")
+    return [text.split()[0] for text in words]
+
+
+def table(driver: Any) -> list[str]:
+    """Labels of the main table's rows, from above."""
+    script = (
+        "return [...document.querySelectorAll('table')[0].tBodies[0].rows].map(r => r.cells[0].textContent)"
     )
+    return driver.execute_script(script)
 
 
 LOADED = "[...document.querySelectorAll('video[src]')]"
@@ -68,46 +108,53 @@ READY = f"{LOADED}.length > 0 && {LOADED}.every(v => v.readyState >= 2 && !v.see
 
 
 def to_gallery(driver: Any) -> None:
-    driver.execute_script("document.getElementById('takes').scrollIntoView()")
-    until(driver, READY)
+    driver.execute_script("list.scrollIntoView()")
+    until(driver, f"{LOADED}.some(v => v.closest('.case')) && {READY}")
 
 
-def test_it_opens_from_disk_quickly_quietly_and_loads_only_what_is_near(page: Any) -> None:
-    took = page.execute_script(
-        "const n = performance.getEntriesByType('navigation')[0]; return n.domComplete"
-    )
-    assert took < 20_000, f"{took} ms on a busy machine"
-    to_gallery(page)
-    cells = page.execute_script("return document.querySelectorAll('video').length")
-    assert cells == CLIPS * 5 - 5
-    assert page.execute_script(f"return {LOADED}.length") <= 60
-    assert page.execute_script(f"return {LOADED}.every(v => v.videoWidth === 64)"), "H.264 is played"
-    loaded = page.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+def test_it_opens_from_disk_quickly_quietly_and_loads_only_what_is_near(
+    browser: Any, world: tuple[Path, Plan, Path]
+) -> None:
+    assert load_ms(browser, world[2]) < 20_000, "on a busy machine"
+    to_gallery(browser)
+    assert browser.execute_script("return list.children.length") == CLIPS
+    assert browser.execute_script(f"return {LOADED}.length") <= 60
+    assert browser.execute_script(f"return {LOADED}.every(v => v.videoWidth === 64)"), "H.264 is played"
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith(("file:", "data:")) for name in loaded)
-    assert page.execute_script("return window.hacked === undefined && document.images.length === 0")
-    page.execute_script("window.scrollTo(0, document.body.scrollHeight)")
-    until(page, f"{LOADED}.some(v => v.closest('.take').dataset.clip === 'clip-049') && {READY}")
-    assert page.execute_script(f"return {LOADED}.length") <= 60, "what is far away is let go"
-    complaints = [entry for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert browser.execute_script("return window.hacked === undefined && document.images.length === 0")
+    browser.execute_script("goTo('case-clip-049')")
+    until(browser, f"{LOADED}.some(v => v.closest('#case-clip-049')) && {READY}")
+    assert browser.execute_script(f"return {LOADED}.length") <= 60, "what is far away is let go"
+    assert sort_ms(browser) < 5_000, "on a busy machine"
+    complaints = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
     assert complaints == []
+
+
+def test_the_first_screen_plays_best_median_and_worst_above_the_table(
+    page: Any, world: tuple[Path, Plan, Path]
+) -> None:
+    until(page, f"{LOADED}.filter(v => v.closest('#picks') && v.currentTime > 0).length === 6")
+    for metric, sign in (("motion_fidelity", -1), ("position_error", 1)):
+        choose(page, "first-metric", metric)
+        choose(page, "first-row", "fastvmt")
+        of_row = values(world, metric, "fastvmt")
+        ranked = sorted(of_row, key=lambda clip: sign * of_row[clip])
+        assert picked(page) == [ranked[0], ranked[(len(ranked) - 1) // 2], ranked[-1]]
+    bottoms = page.execute_script(
+        "return ['.headline', '#picks', '#tables thead'].map(s =>"
+        "document.querySelector(s).getBoundingClientRect().bottom)"
+    )
+    assert bottoms == sorted(bottoms) and bottoms[-1] < page.execute_script("return innerHeight")
 
 
 def test_all_videos_follow_one_clock(page: Any) -> None:
     to_gallery(page)
     until(page, f"{LOADED}.every(v => v.currentTime > 0)")
-    takes = (
-        "return [...document.querySelectorAll('.take')].map(t => [...t.querySelectorAll('video[src]')]"
-        ".map(v => v.currentTime)).filter(t => t.length > 1)"
-    )
-    spreads = []
-    for _ in range(20):
-        spreads += [max(times) - min(times) for times in page.execute_script(takes)]
-        time.sleep(0.1)
-    spreads.sort()
-    # Around the end of the loop some have begun again and others not yet.
-    assert spreads[int(0.7 * len(spreads))] < 1 / FPS, "within a frame of each other"
+    apart = sorted(apart_ms(page, 1, seconds=3))
+    assert apart[int(0.7 * len(apart))] < 1000 / FPS, "within a frame of each other, on a busy machine"
     press(page, " ")
-    assert page.execute_script("return document.getElementById('play').textContent") == "Play"
+    assert page.execute_script("return $('play').textContent") == "Play"
     choose(page, "scrub", "0.8")
     wanted = (int(0.8 * FPS) + 0.5) / FPS
     until(page, f"{LOADED}.every(v => v.paused && Math.abs(v.currentTime - {wanted}) < 0.01)")
@@ -117,79 +164,153 @@ def test_all_videos_follow_one_clock(page: Any) -> None:
     until(page, f"{LOADED}.every(v => Math.abs(v.currentTime - {wanted + 1 / FPS}) < 0.01)")
     press(page, "\ue011", "\ue012")  # home, left: round to the last frame
     until(page, f"{LOADED}.every(v => Math.abs(v.currentTime - {(LENGTH - 0.5) / FPS}) < 0.01)")
-    assert f"frame {LENGTH}" in page.execute_script("return document.getElementById('time').value")
+    until(page, f"$('time').value.endsWith('frame {LENGTH}')")
     choose(page, "speed", "2")
     press(page, "-", " ")
-    assert page.execute_script("return document.getElementById('speed').value") == "1"
+    assert page.execute_script("return $('speed').value") == "1"
     until(page, f"{LOADED}.every(v => !v.paused)")
 
 
 def test_filters_leave_what_was_asked_for(page: Any) -> None:
     assert len(shown(page)) == CLIPS
-    choose(page, "clip", "CLIP-01")
+    choose(page, "find", "CLIP-01")
     assert shown(page) == [f"clip-01{digit}" for digit in range(10)]
-    choose(page, "prompt", "img src=x")
-    assert shown(page) == [f"clip-01{digit}" for digit in (1, 3, 5, 7, 9)]
-    assert page.execute_script("return document.getElementById('count').value") == f"5 of {CLIPS}"
-    choose(page, "clip", "no such clip")
+    choose(page, "find", "img src=x")
+    assert shown(page) == [f"clip-{index:03d}" for index in range(1, CLIPS, 2)]
+    assert page.execute_script("return $('count').value") == f"{CLIPS // 2} of {CLIPS} clips"
+    choose(page, "find", "no such clip")
     assert shown(page) == []
-    assert page.execute_script("return !document.getElementById('nothing').hidden")
-    page.execute_script("document.querySelector('[type=reset]').click()")
-    until(page, f"document.querySelectorAll('.take:not([hidden])').length === {CLIPS}")
-    page.execute_script("document.getElementById('failures').click()")
+    assert page.execute_script("return !$('nothing').hidden")
+    page.execute_script("$('reset').click()")
+    assert len(shown(page)) == CLIPS
+    page.execute_script("$('failed').click()")
     assert shown(page) == [f"clip-0{digit}0" for digit in range(5)]
     visible = (
         "return [...new Set([...document.querySelectorAll('.shot[data-row]:not([hidden])')]"
         ".map(s => s.dataset.row))]"
     )
+    to_gallery(page)
     assert page.execute_script(visible) == ROWS
     page.execute_script("document.querySelectorAll('[name=row]')[2].click()")
-    assert page.execute_script(visible) == [row for row in ROWS if row != "full_attention"]
     assert shown(page) == [], "the failures are those of the rows that are shown"
+    page.execute_script("$('failed').click()")
+    assert page.execute_script(visible) == [row for row in ROWS if row != "full_attention"]
 
 
 def test_sorting_follows_the_records_in_the_metrics_direction(
     page: Any, world: tuple[Path, Plan, Path]
 ) -> None:
-    results, plan, _ = world
-
-    def values(key: str, label: str) -> dict[str, float]:
-        (variant,) = [one for one in plan.variants if one.label == label]
-        records = [store.load_record(results / cell.path) for cell in variant.cells]
-        return {record.clip: record.metrics[key].value for record in records if record.metrics}
-
-    choose(page, "sort", "motion_fidelity")
-    choose(page, "of", "row:fastvmt")
-    high = values("motion_fidelity", "fastvmt")
+    choose(page, "first-metric", "motion_fidelity")
+    choose(page, "first-row", "fastvmt")
+    choose(page, "order", "best")
+    high = values(world, "motion_fidelity", "fastvmt")
     assert shown(page) == sorted(high, key=lambda clip: -high[clip])
     choose(page, "order", "worst")
     assert shown(page) == sorted(high, key=lambda clip: high[clip])
-    choose(page, "sort", "position_error")
+    choose(page, "first-metric", "position_error")
+    choose(page, "first-row", "full_attention")
     choose(page, "order", "best")
-    choose(page, "of", "row:full_attention")
-    low = values("position_error", "full_attention")
+    low = values(world, "position_error", "full_attention")
     assert shown(page)[: len(low)] == sorted(low, key=lambda clip: low[clip])
     assert set(shown(page)[len(low) :]) == {f"clip-0{digit}0" for digit in range(5)}, "without a value, last"
-    choose(page, "of", "mean")
-    every = [values("position_error", row) for row in ROWS]
-    mean = {
-        clip: (of := [one[clip] for one in every if clip in one]) and sum(of) / len(of) for clip in every[0]
-    }
-    assert shown(page) == sorted(mean, key=lambda clip: mean[clip])
+    choose(page, "order", "differ")
+    every = [values(world, "position_error", row) for row in ROWS]
+    spread = {clip: max(of := [one[clip] for one in every if clip in one]) - min(of) for clip in every[0]}
+    assert shown(page) == sorted(spread, key=lambda clip: -spread[clip])
+
+
+def test_a_heading_sorts_the_table_by_its_numbers_and_says_what_it_means(
+    page: Any, world: tuple[Path, Plan, Path]
+) -> None:
+    (made,) = tables(world[0], [world[1]])
+    numbers = {label: of_row["position_error"].value for label, of_row in made.numbers.items()}
+    heading = "document.querySelector('#tables th[data-key=position_error] button')"
+    page.execute_script(f"{heading}.click()")
+    assert table(page) == sorted(numbers, key=lambda label: numbers[label])
+    assert page.execute_script(f"return {heading}.parentElement.ariaSort") == "ascending"
+    page.execute_script(f"{heading}.click()")
+    assert table(page) == sorted(numbers, key=lambda label: -numbers[label])
+    page.execute_script(f"{heading}.click()")
+    assert table(page) == list(numbers)
+    time_ = next(column for column in made.columns if column.key == "time")
+    page.execute_script("document.querySelector('#tables th[data-key=time] button').focus()")
+    assert page.execute_script("return $('tip').hidden ? '' : $('tip').textContent") == time_.sentence
+
+
+def test_what_was_chosen_stands_in_the_address(page: Any, world: tuple[Path, Plan, Path]) -> None:
+    choose(page, "first-metric", "motion_fidelity")
+    choose(page, "first-row", HOSTILE)
+    choose(page, "find", "clip-0")
+    choose(page, "order", "worst")
+    page.execute_script("document.querySelectorAll('[name=row]')[0].click()")
+    page.execute_script("document.querySelector('#tables th[data-key=motion_fidelity] button').click()")
+    before = shown(page), picked(page), table(page)
+    wanted = before[0][20]
+    page.execute_script("goTo(arguments[0])", f"case-{wanted}")
+    until(page, f"state.at === 'case-{wanted}'")
+    address = page.execute_script("return location.hash")
+    page.get("about:blank")
+    opened(page, world[2], address)
+    assert (shown(page), picked(page), table(page)) == before
+    until(page, f"Math.abs($('case-{wanted}').getBoundingClientRect().top) < 60")
+    assert page.execute_script("return document.querySelectorAll('[name=row]')[0].checked") is False
+    assert page.execute_script("return window.hacked") is None
+
+
+def test_a_take_opens_at_its_own_address_with_all_that_is_known_of_it(
+    page: Any, world: tuple[Path, Plan, Path]
+) -> None:
+    results, plan, index = world
+    cell = cell_of(plan, "fastvmt", "clip-007")
+    page.execute_script("goTo('case-clip-007')")
+    until(page, "document.querySelector('#case-clip-007 [data-row=fastvmt] a')")
+    page.execute_script("document.querySelector('#case-clip-007 [data-row=fastvmt] a').click()")
+    until(page, "$('take').open && layers.length === 2")
+    assert cell.id in page.execute_script("return location.hash")
+    record = store.load_record(results / cell.path)
+    text = page.execute_script("return $('take').innerText")
+    assert all(part in text for part in ("fastvmt", cell.clip, cell.prompt, "denoise", "frame size"))
+    assert f"{record.metrics['position_error'].value:.2f} px" in text.replace("\n0.", "\n.")
+    until(page, "layers.every(layer => layer.video.readyState >= 2)")
+    inked = (
+        "layers.map(({ canvas: c }) =>"
+        "c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(value => value > 0))"
+    )
+    until(page, f"{inked}.every(Boolean)")
+    press(page, "t")
+    until(page, f"!{inked}.some(Boolean)")
+    choose(page, "cut", "20")
+    clip = "return getComputedStyle(document.querySelector('.side.left')).clipPath"
+    assert "80%" in page.execute_script(clip)
+    choose(page, "beside", "none")
+    assert page.execute_script("return $('left-name').textContent") == "none"
+    press(page, "j")
+    until(page, "$('take-title').textContent.includes('clip-008')")
+    page.back()
+    until(page, "!$('take').open")
+    assert "take=" not in page.execute_script("return location.hash")
+    opened(page, index, f"#take={cell.id}")
+    until(page, "$('take').open && $('take-title').textContent.includes('clip-007')")
+    press(page, "\ue00c")
+    until(page, "!$('take').open && !location.hash.includes('take')")
 
 
 def test_failures_and_records_are_one_look_and_one_click_away(
     page: Any, world: tuple[Path, Plan, Path]
 ) -> None:
-    failed = page.execute_script("return [...document.querySelectorAll('.shot.oom')].map(s => s.innerText)")
-    assert len(failed) == 5 and all("Out of memory" in text and HOSTILE in text for text in failed)
-    link = page.execute_script(
-        "return document.querySelector('.take[data-clip=\"clip-007\"] .shot[data-row=fastvmt] a').href"
-    )
-    page.get(link)
+    page.execute_script("$('failed').click()")
+    to_gallery(page)
+    for place in page.execute_script("return [...list.children].map(c => c.id)"):
+        page.execute_script("goTo(arguments[0])", place)
+    texts = page.execute_script("return [...document.querySelectorAll('.shot.oom')].map(s => s.innerText)")
+    assert len(texts) == 5 and all("Out of memory" in text and HOSTILE in text for text in texts)
+    cell = cell_of(world[1], "full_attention", "clip-010")
+    opened(page, world[2], f"#take={cell.id}")
+    until(page, "$('take').open && $('take-trace').textContent")
+    assert page.execute_script("return $('take-trace').textContent") == f"Boom: no {HOSTILE}\n\n..."
+    page.get(page.execute_script("return $('take-record').href"))
     record = json.loads(page.execute_script("return document.body.innerText"))
-    cell = next(cell for cell in world[1].variants[1].cells if cell.clip == "clip-007")
-    assert record["id"] == cell.id
+    assert record["id"] == cell.id and record["status"] == "oom"
 
 
 def test_dark_and_light_follow_the_system_until_the_switch(page: Any) -> None:
@@ -214,7 +335,7 @@ def test_dark_and_light_follow_the_system_until_the_switch(page: Any) -> None:
 
 
 def test_the_keyboard_reaches_everything(page: Any) -> None:
-    tab, escape = "\ue004", "\ue00c"
+    tab, escape, enter = "\ue004", "\ue00c", "\ue007"
     reached = []
     for _ in range(25):
         press(page, tab)
@@ -226,25 +347,50 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
         )
     assert reached[0][0] == "skip"
     assert all(outline != "none" for _, outline in reached), "focus is always seen"
-    assert "theme" in [name for name, _ in reached]
+    assert {"theme", "first-row", "first-metric", "open"} <= {name for name, _ in reached}
     press(page, "?")
-    assert page.execute_script("return document.getElementById('keys').open")
+    assert page.execute_script("return $('keys').open")
     press(page, escape)
-    assert not page.execute_script("return document.getElementById('keys').open")
+    assert not page.execute_script("return $('keys').open")
+    page.execute_script("document.activeElement.blur()")
     press(page, "j", "j", "k", "j")
-    assert page.execute_script("return document.activeElement.dataset.clip") == "clip-001"
+    assert page.execute_script("return document.activeElement.id") == "case-clip-001"
+    press(page, tab)
+    assert page.execute_script("return document.activeElement.closest('.shot').dataset.row") == "none"
+    press(page, enter)
+    until(page, "$('take').open && $('take-title').textContent.startsWith('none')")
+    press(page, escape)
+    until(page, "!$('take').open")
+    assert page.execute_script("return document.activeElement.closest('.shot')?.dataset.row") == "none"
     press(page, "f", "d", " ", "j")
-    assert page.execute_script("return document.getElementById('clip').value") == "d j"
+    assert page.execute_script("return $('find').value") == "d j"
     assert page.execute_script("return document.documentElement.dataset.theme") is None
 
 
-def test_a_narrow_window_needs_no_sideways_scrolling(page: Any) -> None:
+def test_every_control_and_video_has_a_name(page: Any, world: tuple[Path, Plan, Path]) -> None:
+    to_gallery(page)
+    page.execute_script("document.querySelector('.case a.open').click()")
+    until(page, "$('take').open && $('wiped').querySelector('video')")
+    nameless = page.execute_script(
+        "return [...document.querySelectorAll('button, a, input, select, video, dialog, table')].filter(e =>"
+        "!(e.ariaLabel || e.textContent.trim() || e.title || e.labels?.length || e.closest('[aria-label]')"
+        "|| e.getAttribute('aria-labelledby'))).map(e => e.outerHTML.slice(0, 120))"
+    )
+    assert nameless == []
+
+
+@pytest.mark.parametrize("address", ["", "#take="])
+def test_a_narrow_window_needs_no_sideways_scrolling(
+    page: Any, world: tuple[Path, Plan, Path], address: str
+) -> None:
     page.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True},
     )
     try:
-        page.refresh()
+        cell = cell_of(world[1], "fastvmt", "clip-007")
+        opened(page, world[2], address and address + cell.id)
+        time.sleep(0.5)
         wide = page.execute_script(
             "return [...document.querySelectorAll('body *')].filter(e => {"
             "  if (e.getBoundingClientRect().right <= document.documentElement.clientWidth) return false;"
@@ -253,5 +399,15 @@ def test_a_narrow_window_needs_no_sideways_scrolling(page: Any) -> None:
             "  return true; }).map(e => e.outerHTML.slice(0, 120))"
         )
         assert page.execute_script("return document.documentElement.scrollWidth") <= 390, wide
+        if not address:
+            page.execute_script("document.querySelector('#tables .scroll').scrollLeft = 200")
+            heading = "return document.querySelector('#tables tbody th').getBoundingClientRect().left"
+            assert 0 <= page.execute_script(heading) < 20, "a row's name stays in sight"
+            top = "document.querySelector('#case-clip-002 .reference')?.getBoundingClientRect().top"
+            page.execute_script("goTo('case-clip-002')")
+            until(page, f"{top} < 100")
+            time.sleep(1)
+            page.execute_script("window.scrollBy(0, 500)")
+            until(page, f"Math.abs({top} - 8) < 2", 20)
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
