@@ -92,8 +92,9 @@ def present(results: Path, plans: Sequence[Plan]) -> dict[tuple[str, str], Prese
     for held in ordered:
         place = held.variant.backbone, held.variant.dataset
         clip = names[_source(held.variant, asked)].of(held)
-        held.cell = held.cell.model_copy(update={"clip": clip})
-        if held.record is not None:
+        if clip != held.cell.clip:
+            held.cell = held.cell.model_copy(update={"clip": clip})
+        if held.record is not None and clip != held.record.clip:
             held.record = held.record.model_copy(update={"clip": clip})
         _put(found[place][asked[held.variant.config_id].settings, held.variant.label], held)
     return {
@@ -160,11 +161,12 @@ def _asked(plans: Sequence[Plan], by_plan: dict[int, list[Held]]) -> dict[str, _
     variants = [variant for plan in plans for variant in plan.variants]
     found = {one.config_id: _Asked(one.settings, one.dataset_id) for one in variants if one.settings}
     for held in (held for cells in by_plan.values() for held in cells):
-        record = held.record
-        if record is not None and "method" in record.identity and is_whole(record.identity, record.id):
+        record, config_id = held.record, held.variant.config_id
+        if config_id in found or record is None:
+            continue
+        if "method" in record.identity and is_whole(record.identity, record.id):
             settings = of_settings(record.identity)
-            asked = _Asked(short_id(settings), short_id(settings.get("dataset")))
-            found.setdefault(held.variant.config_id, asked)
+            found[config_id] = _Asked(short_id(settings), short_id(settings.get("dataset")))
     return {one.config_id: _Asked(one.config_id, "") for one in variants} | found
 
 

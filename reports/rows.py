@@ -10,12 +10,13 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError, nearest
 from harness.records import store
-from harness.records.identity import PARTS, same_version, short_id
+from harness.records.identity import PARTS, of_variant, same_version, short_id
 from harness.records.record import Footage, MetricValue, PlannedCell, Record, Variant
 from reports.present import Held, Holding, present
 
@@ -121,6 +122,9 @@ class Row:
     records: dict[str, Record] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    _settings: dict[Callable[[Record], Any], tuple[str, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def levels(self) -> dict[str, list[dict[str, float]]]:
@@ -154,8 +158,16 @@ class Row:
 
     def setting(self, read: Callable[[Record], Any]) -> tuple[str, ...]:
         """The distinct values of a setting over the records that know it."""
-        known = (read(record) for record in self.records.values())
-        return tuple(sorted({_short(value) for value in known if value is not None}))
+        if read not in self._settings:
+            known = (read(record) for record in self.records.values())
+            self._settings[read] = tuple(sorted({_short(value) for value in known if value is not None}))
+        return self._settings[read]
+
+    @cached_property
+    def identities(self) -> list[dict[str, Any]]:
+        """What its records' cells have in common (``harness.records.identity.of_variant``), each once."""
+        common = (of_variant(record.identity) for record in self.records.values())
+        return list({repr(one): one for one in common}.values())
 
 
 @dataclass(frozen=True)
@@ -308,12 +320,12 @@ def _of_one_version(records: dict[str, Record]) -> dict[str, Record]:
         for key, value in record.metrics.items():
             found = record.scored or record.finished, counts[key, value.version], value.version
             newest[key] = max(newest.get(key, found), found)
-    return {
-        id_: record.model_copy(
-            update={"metrics": {key: _if(value, newest[key][2]) for key, value in record.metrics.items()}}
-        )
-        for id_, record in records.items()
-    }
+    found = {}
+    for id_, record in records.items():
+        metrics = {key: _if(value, newest[key][2]) for key, value in record.metrics.items()}
+        changed = any(metrics[key] is not value for key, value in record.metrics.items())
+        found[id_] = record.model_copy(update={"metrics": metrics}) if changed else record
+    return found
 
 
 def _if(value: MetricValue, version: str) -> MetricValue:
