@@ -59,7 +59,9 @@ def make_cells(results: Path, count: int, videos: bool = False, schema: int = SC
         cells: list[Data] = []
         for place, effect in enumerate(clips):
             for seed in range(SEEDS):
-                record = _record(settings, f"clip-{place:04d}", seed, rng.normal(effect + row / 100, 0.05, 16))
+                record = _record(
+                    settings, f"clip-{place:04d}", seed, rng.normal(effect + row / 100, 0.05, 16)
+                )
                 folder = f"cells/fastvmt/sprites/{record['clip']}-{record['id']}"
                 _write(results / folder / store.RECORD, _as_of(schema, "record", record))
                 if videos:

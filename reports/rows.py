@@ -135,7 +135,7 @@ class Row:
                 found.setdefault(metric, []).append(levels)
         return found
 
-    @property
+    @cached_property
     def finished(self) -> list[Record]:
         return [record for record in self.records.values() if record.status == "ok"]
 
@@ -144,7 +144,7 @@ class Row:
         """How many of its cells ended without a video, by what ended them."""
         return Counter(ending(record) for record in self.records.values() if record.status != "ok")
 
-    @property
+    @cached_property
     def untrained(self) -> bool:
         return any(untrained(record) for record in self.records.values())
 
@@ -166,8 +166,11 @@ class Row:
     @cached_property
     def identities(self) -> list[dict[str, Any]]:
         """What its records' cells have in common (``harness.records.identity.of_variant``), each once."""
-        common = (of_variant(record.identity) for record in self.records.values())
-        return list({repr(one): one for one in common}.values())
+        found: list[dict[str, Any]] = []
+        for record in self.records.values():
+            if (common := of_variant(record.identity)) not in found:
+                found.append(common)
+        return found
 
 
 @dataclass(frozen=True)
@@ -320,12 +323,12 @@ def _of_one_version(records: dict[str, Record]) -> dict[str, Record]:
         for key, value in record.metrics.items():
             found = record.scored or record.finished, counts[key, value.version], value.version
             newest[key] = max(newest.get(key, found), found)
-    found = {}
+    kept = {}
     for id_, record in records.items():
         metrics = {key: _if(value, newest[key][2]) for key, value in record.metrics.items()}
         changed = any(metrics[key] is not value for key, value in record.metrics.items())
-        found[id_] = record.model_copy(update={"metrics": metrics}) if changed else record
-    return found
+        kept[id_] = record.model_copy(update={"metrics": metrics}) if changed else record
+    return kept
 
 
 def _if(value: MetricValue, version: str) -> MetricValue:

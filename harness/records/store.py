@@ -104,7 +104,7 @@ def _data(path: Path) -> Any:
         raise
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
-    # A third of json's time. It takes neither half a surrogate nor what is nested too deep to be written again.
+    # In a third of json's time; half a surrogate, and what is nested too deep, is an error to it.
     with contextlib.suppress(ValueError):
         return from_json(data)
     try:
