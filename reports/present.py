@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.records import store
 from harness.records.identity import is_whole, of_settings, short_id
+from harness.records.index import Index
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedCell, Record, Variant
@@ -77,6 +78,7 @@ def present(results: Path, plans: Sequence[Plan]) -> dict[tuple[str, str], Prese
     """What the plans hold by backbone and dataset, in the plans' order."""
     read = _Reader(results)
     by_plan = {id(plan): list(_cells(plan, read)) for plan in plans}
+    read.index.save()
     asked = _asked(plans, by_plan)
     found: dict[tuple[str, str], dict[tuple[str, str], Holding]] = {}
     for plan in plans:
@@ -127,11 +129,14 @@ class _Reader:
     results: Path
     known: dict[str, Record | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.index = Index(self.results)
+
     def __call__(self, cell: PlannedCell) -> Record | None:
         """The record in a cell's folder, None without one. ValueError, OSError: it is not the cell's."""
         if cell.path not in self.known:
             try:
-                self.known[cell.path] = store.load_record(self.results / cell.path)
+                self.known[cell.path] = store.load_record(self.results / cell.path, self.index.read)
             except FileNotFoundError:
                 self.known[cell.path] = None
         record = self.known[cell.path]

@@ -1,8 +1,9 @@
 """Where things lie in a results folder: the one file that knows file names.
 
 ``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
-``tracks/``; ``flow/``; ``scorers/``; ``locks/``; ``runs/``. A finished cell of another device stands beside
-its own as ``<clip>-<id>@<device>``, what this version must not touch as ``<clip>-<id>.aside``.
+``tracks/``; ``flow/``; ``scorers/``; ``locks/``; ``runs/``; ``index.jsonl`` (``harness/records/index.py``).
+A finished cell of another device stands beside its own as ``<clip>-<id>@<device>``, what this version must
+not touch as ``<clip>-<id>.aside``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from harness.records.migrate import Unreadable
 from harness.records.record import Plan, Record
 
 RECORD = "record.json"
+INDEX = "index.jsonl"
 VIDEO = "video.mp4"
 REFERENCE = "reference.mp4"
 FRAMES = "frames.mkv"
@@ -68,13 +70,14 @@ def sweep_results(results: Path) -> None:
 # --- records -----------------------------------------------------------------------------------
 
 
-def load_record(folder: Path) -> Record:
+def load_record(folder: Path, read: Callable[[Path], Any] | None = None) -> Record:
     """The record of a cell's folder, in today's schema whatever it was written in.
 
-    Raises FileNotFoundError without one, Unreadable where this version cannot read it.
+    ``read``: in place of ``read_json``. Raises FileNotFoundError without one, Unreadable where this version
+    cannot read it.
     """
     try:
-        return Record.model_validate(_migrated(folder))
+        return Record.model_validate(migrate.record((read or read_json)(folder / RECORD)))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
 
@@ -93,10 +96,11 @@ def save_record(folder: Path, record: Record) -> None:
 
 
 def _migrated(folder: Path) -> dict[str, Any]:
-    return migrate.record(_data(folder / RECORD))
+    return migrate.record(read_json(folder / RECORD))
 
 
-def _data(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Plain data of a file. Raises FileNotFoundError without one, Unreadable where it cannot be read."""
     try:
         # Neither a folder nor a pipe, which would be waited for.
         data = path.read_bytes() if path.is_file() or not path.exists() else b""
@@ -163,7 +167,7 @@ def load_plan(path: Path) -> Plan:
             return None
 
     try:
-        return Plan.model_validate(migrate.plan(_data(path), read))
+        return Plan.model_validate(migrate.plan(read_json(path), read))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
     except (KeyError, TypeError, AttributeError) as error:
