@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +64,7 @@ def _bare_mean(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
 
 def _median(cells: Mapping[Pair, float], _row: Row, _group: Group) -> Number:
     """Median over clips (of the medians within each) and its interval."""
-    clips = list(clip_means(cells, median).values())
+    clips = list(clip_means(cells, np.median).values())
     return Number(float(np.median(clips)), *median_interval(clips), points_of(clips)) if clips else Number()
 
 
@@ -143,12 +142,7 @@ class Column:
 
     def cells(self, row: Row) -> dict[Pair, float]:
         """The numbers of a row's finished cells by (clip, prompt, seed)."""
-        found: dict[Pair, float] = {}
-        for record in row.finished:
-            value = self.number(record)
-            if value is not None:
-                found[record.clip, record.prompt, record.seed] = value
-        return found
+        return row.numbers(self.number)
 
     def dropped(self, rows: Sequence[Row]) -> set[Pair]:
         """(clip, prompt, seed) whose finished cell has no number in one row and has one in another."""
@@ -255,8 +249,7 @@ def metric_columns(rows: Sequence[Row]) -> list[Column]:
     for row in rows:
         for record in row.records.values():
             for key, metric in record.metrics.items():
-                if key not in found:
-                    found[key] = _metric_column(key, metric)
+                found.setdefault(key, _metric_column(key, metric))
     return list(found.values())
 
 
@@ -361,7 +354,7 @@ def peak(records: Sequence[Record]) -> tuple[int | None, str]:
 def median_seconds(row: Row, read: Callable[[Timing], float | None]) -> float:
     """Median over clips (of the medians within each) of a time; NaN when nothing was timed."""
     timed = [(found, record.clip) for record in row.finished if (found := read(record.timing)) is not None]
-    clips = cluster_means((seconds for seconds, _ in timed), (clip for _, clip in timed), median)
+    clips = cluster_means((seconds for seconds, _ in timed), (clip for _, clip in timed), np.median)
     return float(np.median(list(clips.values()))) if clips else math.nan
 
 

@@ -136,7 +136,7 @@ class _Reader:
         """The record in a cell's folder, None without one. ValueError, OSError: it is not the cell's."""
         if cell.path not in self.known:
             try:
-                self.known[cell.path] = store.load_record(self.results / cell.path, self.index.read)
+                self.known[cell.path] = store.record_of(self.index.read(cell.path))
             except FileNotFoundError:
                 self.known[cell.path] = None
         record = self.known[cell.path]

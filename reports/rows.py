@@ -19,6 +19,7 @@ from harness.records import store
 from harness.records.identity import PARTS, of_variant, same_version, short_id
 from harness.records.record import Footage, MetricValue, PlannedCell, Record, Variant
 from reports.present import Held, Holding, present
+from reports.statistics import Pair
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -125,6 +126,9 @@ class Row:
     _settings: dict[Callable[[Record], Any], tuple[str, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _numbers: dict[Callable[[Record], float | None], dict[Pair, float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def levels(self) -> dict[str, list[dict[str, float]]]:
@@ -155,6 +159,17 @@ class Row:
             record.identity.get("backbone", {}).get("weights", "") is not None
             for record in self.records.values()
         )
+
+    def numbers(self, read: Callable[[Record], float | None]) -> dict[Pair, float]:
+        """The numbers of the finished cells that have one, by (clip, prompt, seed)."""
+        if read not in self._numbers:
+            read_of = ((record, read(record)) for record in self.finished)
+            self._numbers[read] = {
+                (record.clip, record.prompt, record.seed): value
+                for record, value in read_of
+                if value is not None
+            }
+        return self._numbers[read]
 
     def setting(self, read: Callable[[Record], Any]) -> tuple[str, ...]:
         """The distinct values of a setting over the records that know it."""
@@ -319,6 +334,8 @@ def _of_one_version(records: dict[str, Record]) -> dict[str, Record]:
     """The records without values of another version than the metric's most recent one has."""
     newest: dict[str, tuple[str, int, str]] = {}
     counts = Counter((key, value.version) for one in records.values() for key, value in one.metrics.items())
+    if len(counts) == len({key for key, _ in counts}):
+        return records
     for record in records.values():
         for key, value in record.metrics.items():
             found = record.scored or record.finished, counts[key, value.version], value.version
@@ -414,6 +431,8 @@ def plural(count: int, noun: str) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
+    if type(value) is int:
+        return str(value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 

@@ -50,7 +50,7 @@ def clip_means(
 
 def clip_differences(ours: Mapping[Pair, float], theirs: Mapping[Pair, float]) -> dict[str, float]:
     """Ours - theirs over the cells both have, averaged within each clip."""
-    return clip_means({pair: ours[pair] - theirs[pair] for pair in ours if pair in theirs})
+    return clip_means({pair: value - theirs[pair] for pair, value in ours.items() if pair in theirs})
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -167,10 +167,11 @@ def adjusted_p(family: Sequence[Mapping[str, float]]) -> list[float]:
     matrix /= np.maximum(np.abs(matrix).max(axis=0), np.finfo(float).tiny)
     matrix /= np.maximum(np.sqrt((matrix**2).sum(axis=0)), np.finfo(float).tiny)
     order = np.argsort(np.abs(matrix.sum(axis=0)), kind="stable")
-    flipped = np.abs(_signs(len(clips)) @ matrix[:, order])
+    # (members, patterns): accumulating over members then goes along memory.
+    flipped = np.abs(matrix[:, order].T @ _signs(len(clips)).T)
     # The largest of a member and of those less clear than it; rounding must not break ties.
-    largest = np.maximum.accumulate(flipped, axis=1)
-    p = (largest >= flipped[0] - 1e-9).mean(axis=0)
+    largest = np.maximum.accumulate(flipped)
+    p = (largest >= flipped[:, :1] - 1e-9).mean(axis=1)
     stepped = np.maximum.accumulate(p[::-1])[::-1]
     for place, value in zip(order, stepped, strict=True):
         adjusted[members[place]] = float(value)

@@ -2,7 +2,7 @@
 
 It says nothing that they do not, and is made anew where they changed: it may be removed at any time.
 ``index.jsonl``: its format and a checksum; the parts that many records share; then a line for each record,
-with its path, its file's state, its data, and which shared parts stand in it where.
+with its cell's folder, its file's state, its data, and which shared parts stand in it where.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ class Index:
                 self._shared = from_json(shared)
                 self._lines = dict(line.split(b"\t", 1) for line in lines)
 
-    def read(self, path: Path) -> Any:
-        """What ``store.read_json`` gives of a record's file."""
-        now = time.time_ns()
+    def read(self, cell: str) -> Any:
+        """What ``store.read_json`` gives of the record in a cell's folder, relative to the results folder."""
+        # Thousands of Path take as long as what they name.
+        now, path = time.time_ns(), os.path.join(self.results, cell, store.RECORD)  # noqa: PTH118
         try:
-            name, state = os.fsencode(path.relative_to(self.results)), _state(path)
+            name, state = os.fsencode(cell), _state(path)
         except (OSError, ValueError):
-            return store.read_json(path)
+            return store.read_json(Path(path))
         # An index of other hands may hold anything.
         with contextlib.suppress(ValueError, TypeError, LookupError):
             known, numbers, data = from_json(self._lines[name])
@@ -62,7 +63,7 @@ class Index:
                     if number is not None:
                         holder[key] = self._shared[number]
                 return data
-        data = store.read_json(path)
+        data = store.read_json(Path(path))
         # What changed just now may change again and look the same.
         if state[0] + YOUNG < now and isinstance(data, dict):
             self._new[name] = state, data
@@ -72,8 +73,8 @@ class Index:
         """Write the index anew where much was not in it, and the folder can be written."""
         if len(self._new) < FEWEST:
             return
-        shared = {to_json(part): number for number, part in enumerate(self._shared)}
-        lines = {name: line for name, line in self._lines.items() if self._path(name).exists()}
+        shared = {_json(part): number for number, part in enumerate(self._shared)}
+        lines = {name: line for name, line in self._lines.items() if self._there(name)}
         for name, (state, data) in self._new.items():
             # A name or text that no line can hold stays with its record alone.
             with contextlib.suppress(PydanticSerializationError):
@@ -84,16 +85,16 @@ class Index:
             sweep(self.results)
             write_whole(self.results / store.INDEX, _head(body) + b"\n" + body)
 
-    def _path(self, name: bytes) -> Path:
-        return self.results / os.fsdecode(name)
+    def _there(self, name: bytes) -> bool:
+        return (self.results / os.fsdecode(name) / store.RECORD).exists()
 
 
 def _head(body: bytes) -> bytes:
     return b"%d %d" % (FORMAT, zlib.crc32(body))
 
 
-def _state(path: Path) -> State:
-    found = path.stat()
+def _state(path: str) -> State:
+    found = os.stat(path)  # noqa: PTH116
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 

@@ -70,14 +70,18 @@ def sweep_results(results: Path) -> None:
 # --- records -----------------------------------------------------------------------------------
 
 
-def load_record(folder: Path, read: Callable[[Path], Any] | None = None) -> Record:
+def load_record(folder: Path) -> Record:
     """The record of a cell's folder, in today's schema whatever it was written in.
 
-    ``read``: in place of ``read_json``. Raises FileNotFoundError without one, Unreadable where this version
-    cannot read it.
+    Raises FileNotFoundError without one, Unreadable where this version cannot read it.
     """
+    return record_of(read_json(folder / RECORD))
+
+
+def record_of(data: Any) -> Record:
+    """The record that the data of a file are. Raises Unreadable."""
     try:
-        return Record.model_validate(migrate.record((read or read_json)(folder / RECORD)))
+        return Record.model_validate(migrate.record(data))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
 
