@@ -216,10 +216,14 @@ def checked_out(commit: str) -> Iterator[Path]:
 
 
 def seconds(code: Path, *words: str) -> float:
-    """Processor seconds of one ``python -m reports``; subprocess.CalledProcessError where it fails."""
+    """Processor seconds of one ``python -m reports``, on one thread; subprocess.CalledProcessError where it
+    fails.
+    """
+    command = [sys.executable, "-m", "reports", *words]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     before = os.times()
     # ``-m`` looks in the working directory first.
-    subprocess.run([sys.executable, "-m", "reports", *words], cwd=code, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, cwd=code, env=env, stdout=subprocess.DEVNULL, check=True)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

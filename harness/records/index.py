@@ -40,6 +40,7 @@ class Index:
         self._shared: list[Data] = []
         self._lines: dict[bytes, bytes] = {}
         self._new: dict[bytes, tuple[State, Data]] = {}
+        self._changed = False
         with contextlib.suppress(OSError, ValueError):
             head, _, body = (results / store.INDEX).read_bytes().partition(b"\n")
             if head == _head(body):
@@ -63,6 +64,8 @@ class Index:
                     if number is not None:
                         holder[key] = self._shared[number]
                 return data
+        # What a record said before is not kept: a secret may have been taken out.
+        self._changed |= self._lines.pop(name, None) is not None
         data = store.read_json(Path(path))
         # What changed just now may change again and look the same.
         if state[0] + YOUNG < now and isinstance(data, dict):
@@ -70,8 +73,8 @@ class Index:
         return data
 
     def save(self) -> None:
-        """Write the index anew where much was not in it, and the folder can be written."""
-        if len(self._new) < FEWEST:
+        """Write the index anew where records changed or many are new, and the folder can be written."""
+        if len(self._new) < FEWEST and not self._changed:
             return
         shared = {_json(part): number for number, part in enumerate(self._shared)}
         lines = {name: line for name, line in self._lines.items() if self._there(name)}

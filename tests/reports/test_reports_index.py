@@ -85,9 +85,11 @@ def test_what_is_read_from_the_index_is_what_the_file_holds_key_by_key(results, 
 
 def test_a_record_that_changed_is_read_anew(results, capsys):
     before = shown(results, capsys)
+    index = (results / store.INDEX).read_bytes()
     age(change(results))
     after = shown(results, capsys)
     assert after != before
+    assert b'"value":9.' not in index and b'"value":9.' in (results / store.INDEX).read_bytes()
     (results / store.INDEX).unlink()
     assert shown(results, capsys) == after
 
