@@ -154,12 +154,7 @@ class Column:
 
     def cells(self, row: Row) -> dict[Pair, float]:
         """The numbers of a row's finished cells by (clip, prompt, seed)."""
-        found: dict[Pair, float] = {}
-        for record in row.finished:
-            value = self.number(record)
-            if value is not None:
-                found[record.clip, record.prompt, record.seed] = value
-        return found
+        return row.numbers(self.number)
 
     def dropped(self, rows: Sequence[Row]) -> set[Pair]:
         """(clip, prompt, seed) whose finished cell has no number in one row and has one in another."""

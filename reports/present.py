@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.records import store
 from harness.records.identity import is_whole, of_settings, short_id
+from harness.records.index import Index
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedCell, Record, Variant
@@ -77,6 +78,7 @@ def present(results: Path, plans: Sequence[Plan]) -> dict[tuple[str, str], Prese
     """What the plans hold by backbone and dataset, in the plans' order."""
     read = _Reader(results)
     by_plan = {id(plan): list(_cells(plan, read)) for plan in plans}
+    read.index.save()
     asked = _asked(plans, by_plan)
     found: dict[tuple[str, str], dict[tuple[str, str], Holding]] = {}
     for plan in plans:
@@ -92,8 +94,9 @@ def present(results: Path, plans: Sequence[Plan]) -> dict[tuple[str, str], Prese
     for held in ordered:
         place = held.variant.backbone, held.variant.dataset
         clip = names[_source(held.variant, asked)].of(held)
-        held.cell = held.cell.model_copy(update={"clip": clip})
-        if held.record is not None:
+        if clip != held.cell.clip:
+            held.cell = held.cell.model_copy(update={"clip": clip})
+        if held.record is not None and clip != held.record.clip:
             held.record = held.record.model_copy(update={"clip": clip})
         _put(found[place][asked[held.variant.config_id].settings, held.variant.label], held)
     return {
@@ -126,11 +129,14 @@ class _Reader:
     results: Path
     known: dict[str, Record | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.index = Index(self.results)
+
     def __call__(self, cell: PlannedCell) -> Record | None:
         """The record in a cell's folder, None without one. ValueError, OSError: it is not the cell's."""
         if cell.path not in self.known:
             try:
-                self.known[cell.path] = store.load_record(self.results / cell.path)
+                self.known[cell.path] = store.record_of(self.index.read(cell.path))
             except FileNotFoundError:
                 self.known[cell.path] = None
         record = self.known[cell.path]
@@ -160,11 +166,12 @@ def _asked(plans: Sequence[Plan], by_plan: dict[int, list[Held]]) -> dict[str, _
     variants = [variant for plan in plans for variant in plan.variants]
     found = {one.config_id: _Asked(one.settings, one.dataset_id) for one in variants if one.settings}
     for held in (held for cells in by_plan.values() for held in cells):
-        record = held.record
-        if record is not None and "method" in record.identity and is_whole(record.identity, record.id):
+        record, config_id = held.record, held.variant.config_id
+        if config_id in found or record is None:
+            continue
+        if "method" in record.identity and is_whole(record.identity, record.id):
             settings = of_settings(record.identity)
-            asked = _Asked(short_id(settings), short_id(settings.get("dataset")))
-            found.setdefault(held.variant.config_id, asked)
+            found[config_id] = _Asked(short_id(settings), short_id(settings.get("dataset")))
     return {one.config_id: _Asked(one.config_id, "") for one in variants} | found
 
 

@@ -44,14 +44,14 @@ def departures(row: Row, table: Stated) -> list[str]:
     It is empty where the row follows the protocol. Frames of DAVIS's files and weights of Wan are not
     compared.
     """
-    parts = _Parts(list(row.records.values()))
+    parts = _Parts(row.identities)
     made = [
         *_clips(row, table),
         *_one_or_many("seeds", {cell.seed for cell in row.cells.values()}, table.seeds),
         *_cells(row),
         *_one_or_many("frames", parts.values("frames"), [table.frames]),
         *parts.unlike("dataset", table.dataset.model_dump(exclude={"weights"})),
-        *_backbone(parts, table),
+        *_backbone(row, parts, table),
         *_sampling(parts, table),
         *_one_or_many("masks", {one.masks for one in row.finished if one.masks}, [table.masks]),
         *_metrics(row.finished, table),
@@ -77,10 +77,10 @@ def protocol_notes(group: Group) -> Iterator[str]:
 
 
 class _Parts:
-    """The identities of a row's records: what their cells are made of."""
+    """What a row's cells are made of: the identities of its records."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.identities = [record.identity for record in records]
+    def __init__(self, identities: Sequence[Mapping[str, Any]]) -> None:
+        self.identities = identities
 
     def values(self, *keys: str) -> set[Any]:
         """The distinct values of a key; of what holds none, nothing."""
@@ -137,8 +137,8 @@ def _cells(row: Row) -> Iterator[str]:
         yield "not every prompt with every seed"
 
 
-def _backbone(parts: _Parts, table: Stated) -> Iterator[str]:
-    if any("video" in identity for identity in parts.identities):
+def _backbone(row: Row, parts: _Parts, table: Stated) -> Iterator[str]:
+    if any("video" in record.identity for record in row.records.values()):
         yield f"backbone unknown, the videos were made elsewhere ({table.backbone.config['name']})"
         return
     stated = table.backbone.model_dump()

@@ -10,14 +10,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError, nearest
 from harness.records import store
-from harness.records.identity import PARTS, of_settings, same_version, short_id
+from harness.records.identity import PARTS, of_settings, of_variant, same_version, short_id
 from harness.records.record import Footage, MetricValue, PlannedCell, Record, Variant
 from reports.present import Held, Holding, present
+from reports.statistics import Pair
 from reports.words import apart
 
 if TYPE_CHECKING:
@@ -128,6 +130,12 @@ class Row:
     records: dict[str, Record] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    _settings: dict[Callable[[Record], Any], tuple[str, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _numbers: dict[Callable[[Record], float | None], dict[Pair, float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def levels(self) -> dict[str, list[dict[str, float]]]:
@@ -138,7 +146,7 @@ class Row:
                 found.setdefault(metric, []).append(levels)
         return found
 
-    @property
+    @cached_property
     def finished(self) -> list[Record]:
         return [record for record in self.records.values() if record.status == "ok"]
 
@@ -147,7 +155,7 @@ class Row:
         """How many of its cells ended without a video, by what ended them."""
         return Counter(ending(record) for record in self.records.values() if record.status != "ok")
 
-    @property
+    @cached_property
     def untrained(self) -> bool:
         return any(untrained(record) for record in self.records.values())
 
@@ -159,10 +167,32 @@ class Row:
             for record in self.records.values()
         )
 
+    def numbers(self, read: Callable[[Record], float | None]) -> dict[Pair, float]:
+        """The numbers of the finished cells that have one, by (clip, prompt, seed)."""
+        if read not in self._numbers:
+            read_of = ((record, read(record)) for record in self.finished)
+            self._numbers[read] = {
+                (record.clip, record.prompt, record.seed): value
+                for record, value in read_of
+                if value is not None
+            }
+        return self._numbers[read]
+
     def setting(self, read: Callable[[Record], Any]) -> tuple[str, ...]:
         """The distinct values of a setting over the records that know it."""
-        known = (read(record) for record in self.records.values())
-        return tuple(sorted({_short(value) for value in known if value is not None}))
+        if read not in self._settings:
+            known = (read(record) for record in self.records.values())
+            self._settings[read] = tuple(sorted({_short(value) for value in known if value is not None}))
+        return self._settings[read]
+
+    @cached_property
+    def identities(self) -> list[dict[str, Any]]:
+        """What its records' cells have in common (``harness.records.identity.of_variant``), each once."""
+        found: list[dict[str, Any]] = []
+        for record in self.records.values():
+            if (common := of_variant(record.identity)) not in found:
+                found.append(common)
+        return found
 
 
 @dataclass(frozen=True)
@@ -311,16 +341,18 @@ def _of_one_version(records: dict[str, Record]) -> dict[str, Record]:
     """The records without values of another version than the metric's most recent one has."""
     newest: dict[str, tuple[str, int, str]] = {}
     counts = Counter((key, value.version) for one in records.values() for key, value in one.metrics.items())
+    if len(counts) == len({key for key, _ in counts}):
+        return records
     for record in records.values():
         for key, value in record.metrics.items():
             found = record.scored or record.finished, counts[key, value.version], value.version
             newest[key] = max(newest.get(key, found), found)
-    return {
-        id_: record.model_copy(
-            update={"metrics": {key: _if(value, newest[key][2]) for key, value in record.metrics.items()}}
-        )
-        for id_, record in records.items()
-    }
+    kept = {}
+    for id_, record in records.items():
+        metrics = {key: _if(value, newest[key][2]) for key, value in record.metrics.items()}
+        changed = any(metrics[key] is not value for key, value in record.metrics.items())
+        kept[id_] = record.model_copy(update={"metrics": metrics}) if changed else record
+    return kept
 
 
 def _if(value: MetricValue, version: str) -> MetricValue:
@@ -421,6 +453,8 @@ def plural(count: int, noun: str) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
+    if type(value) is int:
+        return str(value)
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 

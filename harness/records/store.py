@@ -1,12 +1,14 @@
 """Where things lie in a results folder: the one file that knows file names.
 
 ``plans/NAME.json``; ``cells/<method>/<dataset>/<clip>-<id>/`` with the files named below; ``levels/``;
-``tracks/``; ``flow/``; ``scorers/``; ``locks/``; ``runs/``. A finished cell of another device stands beside
-its own as ``<clip>-<id>@<device>``, what this version must not touch as ``<clip>-<id>.aside``.
+``tracks/``; ``flow/``; ``scorers/``; ``locks/``; ``runs/``; ``index.jsonl`` (``harness/records/index.py``).
+A finished cell of another device stands beside its own as ``<clip>-<id>@<device>``, what this version must
+not touch as ``<clip>-<id>.aside``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from datasets.files import sweep, write_whole
 from harness.records import migrate
@@ -24,6 +27,7 @@ from harness.records.migrate import Unreadable
 from harness.records.record import Plan, Record
 
 RECORD = "record.json"
+INDEX = "index.jsonl"
 VIDEO = "video.mp4"
 REFERENCE = "reference.mp4"
 FRAMES = "frames.mkv"
@@ -71,8 +75,13 @@ def load_record(folder: Path) -> Record:
 
     Raises FileNotFoundError without one, Unreadable where this version cannot read it.
     """
+    return record_of(read_json(folder / RECORD))
+
+
+def record_of(data: Any) -> Record:
+    """The record that the data of a file are. Raises Unreadable."""
     try:
-        return Record.model_validate(_migrated(folder))
+        return Record.model_validate(migrate.record(data))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
 
@@ -91,10 +100,11 @@ def save_record(folder: Path, record: Record) -> None:
 
 
 def _migrated(folder: Path) -> dict[str, Any]:
-    return migrate.record(_data(folder / RECORD))
+    return migrate.record(read_json(folder / RECORD))
 
 
-def _data(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Plain data of a file. Raises FileNotFoundError without one, Unreadable where it cannot be read."""
     try:
         # Neither a folder nor a pipe, which would be waited for.
         data = path.read_bytes() if path.is_file() or not path.exists() else b""
@@ -102,6 +112,9 @@ def _data(path: Path) -> Any:
         raise
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
+    # In a third of json's time; half a surrogate, and what is nested too deep, is an error to it.
+    with contextlib.suppress(ValueError):
+        return from_json(data)
     try:
         loaded = json.loads(data)
         if _nested(loaded):
@@ -158,7 +171,7 @@ def load_plan(path: Path) -> Plan:
             return None
 
     try:
-        return Plan.model_validate(migrate.plan(_data(path), read))
+        return Plan.model_validate(migrate.plan(read_json(path), read))
     except ValidationError as error:
         raise Unreadable(_first(error)) from error
     except (KeyError, TypeError, AttributeError) as error:

@@ -88,7 +88,16 @@ def _drawn(axis: Axes, scale: float) -> Boxes:
 def _arrange(places: Boxes, sizes: Boxes, frame: Boxes, lines: Boxes) -> Boxes:
     """A box for each name, of its size, inside the frame as far as possible."""
     marks = np.hstack([places - MARK, places + MARK])
-    candidates = [_candidates(place, size) for place, size in zip(places, sizes, strict=True)]
+    # Lines may run far out of the panel.
+    lines = lines[((lines > frame[:2]) & (lines < frame[2:])).all(axis=1)]
+    candidates = []
+    for index, (place, size) in enumerate(zip(places, sizes, strict=True)):
+        boxes, cost = _candidates(place, size)
+        cost += 2 * _overlap(boxes, marks)
+        cost += 8 * (_area(boxes) - _overlap(boxes, frame[None]))
+        cost += 1.5 * _inside(boxes, lines)
+        cost += 20 * _crossed(place, boxes, np.delete(marks, index, axis=0))
+        candidates.append((boxes, cost))
     nearness = np.linalg.norm(places[:, None] - places[None], axis=2)
     # The crowded ones choose first.
     order = np.argsort(np.sort(nearness, axis=1)[:, : min(4, len(places))].sum(axis=1), kind="stable")
@@ -96,18 +105,14 @@ def _arrange(places: Boxes, sizes: Boxes, frame: Boxes, lines: Boxes) -> Boxes:
     for _ in range(ROUNDS):
         for index in order:
             others = np.delete(chosen, index, axis=0)
-            boxes, distances = candidates[index]
-            cost = 4 * _overlap(boxes, others[np.isfinite(others[:, 0])])
-            cost += 2 * _overlap(boxes, marks)
-            cost += 8 * (_area(boxes) - _overlap(boxes, frame[None]))
-            cost += 1.5 * _inside(boxes, lines)
-            cost += 20 * _crossed(places[index], boxes, np.delete(marks, index, axis=0))
-            chosen[index] = boxes[int(np.argmin(cost + distances))]
+            boxes, cost = candidates[index]
+            overlap = _overlap(boxes, others[np.isfinite(others[:, 0])])
+            chosen[index] = boxes[int(np.argmin(cost + 4 * overlap))]
     return chosen
 
 
 def _candidates(place: Boxes, size: Boxes) -> tuple[Boxes, Boxes]:
-    """Boxes around a point, and how far each is from it."""
+    """Boxes around a point, and how far each is from it in points."""
     angles = np.arange(16) * np.pi / 8
     ways = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     boxes, distances = [], []
