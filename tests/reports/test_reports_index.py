@@ -47,7 +47,7 @@ def age(path: Path) -> None:
 
 
 def shown(results: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main([str(results), "--all", "--p-values"]) == 0
+    assert main([str(results), "--all"]) == 0
     return capsys.readouterr().out
 
 
