@@ -41,7 +41,7 @@ def fetch(root: Path, url: str, frames: Mapping[str, int]) -> None:
 
     ``frames`` maps each sequence the archive must hold to its number of frames.
     The archive lies beside ``root`` while it comes in, as ``<name>.part``; the next
-    call goes on where this one was cut off. A second process waits for the first.
+    call resumes. A second process waits for the first.
     InputError: ``root`` is in the way, the server cannot be reached, the disk is
     full, or the archive is not what it should be (it is then removed).
     """

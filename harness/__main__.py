@@ -60,7 +60,7 @@ def main() -> int:
         say(unwritable(error) or f"{error.filename}: {error.strerror}; correct or remove it")
         return 2
     except KeyboardInterrupt:
-        say("interrupted: finished cells are kept; the same command goes on where this one stopped")
+        say("interrupted: finished cells are kept; the same command resumes")
         return 130
 
 

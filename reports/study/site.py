@@ -21,7 +21,7 @@ PLAN, SITE, MEDIA = "plan.json", "site", "media"
 
 
 def write_study(plan: StudyPlan, files: Mapping[str, Shown], out: Path) -> Path:
-    """Write a study's folder; the path of its page. One that was cut short goes on where it ended.
+    """Write a study's folder; the path of its page. One that was cut short resumes.
 
     InputError when ``out`` holds another study or anything else, or cannot be written.
     """
