@@ -21,13 +21,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from datasets import davis_download, davis_folder, images
+from datasets import davis_download, davis_folder
 from datasets.davis_folder import DavisFolder
 from datasets.errors import InputError, nearest
 from datasets.footage import FPS, Footage
-from datasets.frame_files import FrameFiles
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.media import images
+from datasets.media.frame_files import FrameFiles
 from datasets.tables import read_table
 
 Row = dict[str, str]

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from datasets import images
 from datasets.errors import InputError
-from datasets.frame_files import NUMBER, FrameFiles, frame_files, junk
+from datasets.media import images
+from datasets.media.frame_files import NUMBER, FrameFiles, frame_files, junk
 
 RESOLUTION = re.compile(r"\d{3,4}p|full[-_ ]?res(olution)?", re.IGNORECASE)
 ANNOTATIONS = ("Annotations", "Annotations_unsupervised")

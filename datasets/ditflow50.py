@@ -23,7 +23,7 @@ from datasets.davis import DavisFootage, Row
 from datasets.davis_folder import DavisFolder
 from datasets.errors import InputError
 from datasets.footage import FPS
-from datasets.frame_files import FrameFiles
+from datasets.media.frame_files import FrameFiles
 from datasets.tables import read_table
 
 KINDS = {"easy": "caption", "medium": "subject", "hard": "scene"}

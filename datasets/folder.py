@@ -12,12 +12,12 @@ from typing import ClassVar, NamedTuple
 
 from pydantic.dataclasses import dataclass
 
-from datasets import images, video
 from datasets.errors import InputError
 from datasets.footage import FPS, Footage, Taken
-from datasets.frame_files import FrameFiles, frame_files, junk
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.media import images, video
+from datasets.media.frame_files import FrameFiles, frame_files, junk
 from datasets.tables import Row, clip_name, find_file, read_table
 
 COLUMNS = ("clip", "prompt")
@@ -48,10 +48,10 @@ class Source(NamedTuple):
 
 @dataclass(config={"extra": "forbid"})
 class Folder(Footage, kind="folder"):
-    """Videos (``datasets.video.VIDEO_SUFFIXES``) and sub-folders of pictures in ``root``.
+    """Videos (``datasets.media.video.VIDEO_SUFFIXES``) and sub-folders of pictures in ``root``.
 
     A clip's name is its file's without the suffix, or its sub-folder's. Pictures follow each other as
-    ``datasets.frame_files`` says, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the
+    ``datasets.media.frame_files`` says, at 24 frames a second. Prompts stand in ``root/prompts.csv`` with the
     header ``clip,prompt`` and, optionally, ``caption`` (what the clip shows), ``kind`` (caption, subject,
     scene or target), ``stride`` and ``fps`` (this clip's, before the dataset's). A clip may have several
     rows.

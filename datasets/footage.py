@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from datasets import images
 from datasets.errors import InputError
 from datasets.hashing import named_files_sha256
 from datasets.interface import ClipInfo, Dataset, LeftOut, Listing
+from datasets.media import images
 from datasets.tables import clip_name
 
 # Clips asked for by name: a list, or one name (``dataset.names=lucia``).
@@ -57,8 +57,8 @@ class Footage(Dataset):
     ``root`` is the folder. ``names`` asks for clips by name. The frames used are ``start``,
     ``start + stride``, ...: ``frames`` of them. With ``fps`` those are frames of a clip at that rate, each
     the one shown at its time. ``frames`` ``auto``: of each clip the longest 4k+1, up to ``most_frames``. They
-    are brought to ``height`` x ``width`` by ``datasets.images.resize_crop``; without these a clip keeps its
-    own size. ``clip_model`` and ``default_frames`` are what other parts of the configuration take from a
+    are brought to ``height`` x ``width`` by ``media.images.resize_crop``; without these a clip keeps its own
+    size. ``clip_model`` and ``default_frames`` are what other parts of the configuration take from a
     dataset.
     """
 
@@ -119,7 +119,7 @@ class Footage(Dataset):
     def content(self, sha256: str, taken: Taken, looks: Sequence[str] = ()) -> str:
         """A clip's content: what its files hold, and where it is read in a way of its own, that way.
 
-        ``looks``: what was done to its pixels (``datasets.video.looks``).
+        ``looks``: what was done to its pixels (``datasets.media.video.looks``).
         """
         own = f" at {taken.fps:g} a second" if taken.fps else ""
         own += f" stride {taken.stride}" if taken.stride != self.stride else ""

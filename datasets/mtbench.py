@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from datasets import images
 from datasets.errors import InputError
-from datasets.frame_files import junk
 from datasets.hashing import file_sha256
 from datasets.interface import Prompt
+from datasets.media import images
+from datasets.media.frame_files import junk
 from datasets.tracked import Entry, TrackedFootage, Tracks, checked_tracks
 
 PROMPTS = "eval_prompts.txt"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.errors import InputError, nearest
-from datasets.video import VIDEO_SUFFIXES
+from datasets.media.video import VIDEO_SUFFIXES
 
 DELIMITERS = ",;\t"
 

@@ -13,11 +13,11 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from datasets import images, video
 from datasets.errors import InputError, nearest
 from datasets.footage import FPS, Footage, Taken
 from datasets.hashing import files_sha256
 from datasets.interface import Clip, ClipInfo, LeftOut, Listing, Prompt
+from datasets.media import images, video
 
 Tracks = NDArray[np.float32]
 """As ``Clip.tracks``: (T, N, 3), x, y and whether it is seen."""

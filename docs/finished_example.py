@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.images import resize_crop
+from datasets.media.images import resize_crop
+from datasets.media.video import write_h264
 from datasets.sprites.world import HELD_OUT, render
-from datasets.video import write_h264
 
 folder = Path(sys.argv[1])
 listed, prompts = [], []

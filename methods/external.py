@@ -80,7 +80,7 @@ class External(VideoMethod, kind="external"):
         Raises ProgramTimeout, or ProgramFailed for an exit status other than 0, a missing or
         unreadable video, or one of another length than the reference; Unwritable where the disk is full.
         """
-        from datasets.video import write_ffv1
+        from datasets.media.video import write_ffv1
 
         self._program.arguments()
         # What an orphan still writes there would be in the way of removing it.
@@ -102,7 +102,7 @@ class External(VideoMethod, kind="external"):
         return frames, seconds
 
     def _frames(self, request: VideoRequest, output: Path, log: Path) -> NDArray[np.uint8]:
-        from datasets.video import read_video
+        from datasets.media.video import read_video
 
         if not output.is_file():
             raise ProgramFailed(f"{self.name} wrote no video to {output.name}; {self._program.see(log)}")

@@ -79,7 +79,7 @@ class Precomputed(VideoMethod, kind="precomputed"):
 
     def content(self, clip: str, prompt: str, seed: int) -> str:
         """sha256 hex digest of the video file, its rate if told, and what is done to its pixels."""
-        from datasets.video import looks
+        from datasets.media.video import looks
 
         entry = self._entry(clip, prompt, seed)
         own = file_sha256(entry.file) + ("" if entry.fps is None else f" at {entry.fps:g}")
@@ -90,7 +90,7 @@ class Precomputed(VideoMethod, kind="precomputed"):
 
     def video(self, request: VideoRequest) -> tuple[NDArray[np.uint8], float | None]:
         """Frames (T, H, W, 3) uint8 RGB up to the reference's end, and the seconds they took, if known."""
-        from datasets.video import read_video
+        from datasets.media.video import read_video
 
         entry = self._entry(request.clip, request.prompt, request.seed)
         times = self.times(request)
@@ -110,7 +110,7 @@ class Precomputed(VideoMethod, kind="precomputed"):
         """
         import numpy as np
 
-        from datasets.video import frame_times
+        from datasets.media.video import frame_times
 
         entry = self._entry(request.clip, request.prompt, request.seed)
         times, fps = frame_times(entry.file)

@@ -44,7 +44,7 @@ import pydantic
 from pydantic import Field
 
 from datasets.errors import InputError
-from datasets.flow import dis_flow, raft_flow, raft_weights
+from datasets.media.flow import dis_flow, raft_flow, raft_weights
 from methods.backbones.interface import Backbone, Grid, Rotary, token_positions
 from methods.guidance.latent_guidance import Optimiser
 from methods.guidance.loop import Hook, SampledMethod, SamplingRun

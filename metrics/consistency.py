@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import bilinear, flows, grey_frames, pixel_grid
+from datasets.media.flow import bilinear, flows, grey_frames, pixel_grid
 from metrics.clip_model import UsesClip
 from metrics.interface import Column, Details, Metric, Sample, Score
 
@@ -41,7 +41,7 @@ class WarpConsistency(Metric, kind="warp_consistency"):
     """1 - mean absolute error (0..1 scale) of the next frame warped back by DIS flow, on non-occluded pixels.
 
     The warping error of Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018, with DIS and the
-    forward-backward check of ``datasets/flow.py``. Never shown without a motion score: a frozen video
+    forward-backward check of ``datasets/media/flow.py``. Never shown without a motion score: a frozen video
     has 1, and pixels that the flow cannot explain are left out (see ``used`` in the details).
 
     ``min_side``: smaller frames are enlarged to it for the flow; errors are taken in the frame's own pixels.

@@ -40,7 +40,7 @@ class KeptFeatures:
 
     def of(self, frames: NDArray[np.uint8], read: Read) -> Features:
         """What ``read`` gives for these frames, read once; not to be written to."""
-        from datasets.video import frames_sha256
+        from datasets.media.video import frames_sha256
 
         key = frames_sha256(frames)
         if key not in self._kept:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import RAFT_SIDE, Floats, enlarged
+from datasets.media.flow import RAFT_SIDE, Floats, enlarged
 from datasets.sprites.detect import colour_masks
 from datasets.sprites.world import OBJECT_HUES, parse
 from metrics.chance import mismatched

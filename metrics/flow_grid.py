@@ -1,7 +1,7 @@
 """Motion by place: the optical flow of a video, read in the cells of a grid.
 
 Nothing is followed through time, so that nothing is lost: what appears late is seen as well as what was there
-from the start. The flow is DIS (``datasets.flow``) on the main axis of the video's colours, checked there and
+from the start. The flow is DIS (``media.flow``) on the main axis of the video's colours, checked there and
 back: the second axis is mostly the chroma that codecs spare on. Where the image is bare (sky, calm water, a
 wall) flow is an invention of its smoothness, and changes with every encoding: such cells rest.
 """
@@ -16,7 +16,16 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.flow import Floats, Grey, colour_planes, dis_medium, inconsistent, outside, pixel_grid, remapped
+from datasets.media.flow import (
+    Floats,
+    Grey,
+    colour_planes,
+    dis_medium,
+    inconsistent,
+    outside,
+    pixel_grid,
+    remapped,
+)
 
 SIDE = 256
 """Shorter side, in pixels, at which flow is computed, whatever the video's own size."""
@@ -48,7 +57,7 @@ def flow_grid(frames: NDArray[np.uint8], size: Size) -> Floats:
     with ``CELLS`` cells along the shorter side; 0 where the image is bare, NaN where the motion is unknown.
     Kept by content, in memory and in the folder that ``keep_in`` names.
     """
-    from datasets.video import frames_sha256
+    from datasets.media.video import frames_sha256
 
     key = (frames_sha256(frames), size)
     if key not in _kept:

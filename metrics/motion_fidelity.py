@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import Floats
+from datasets.media.flow import Floats
 from metrics.chance import mismatched
 from metrics.flow_grid import Size, flow_grid, mask_grid
 from metrics.interface import Column, Details, Metric, Sample, Score

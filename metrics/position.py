@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import flows, grey_frames, pixel_grid
+from datasets.media.flow import flows, grey_frames, pixel_grid
 from datasets.sprites.detect import Detector, detect
 from datasets.sprites.world import OBJECT_HUES, parse
 from metrics.interface import Column, Details, Metric, Sample, Score

@@ -18,7 +18,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
-from datasets.flow import RAFT_SIDE, Floats
+from datasets.media.flow import RAFT_SIDE, Floats
 from datasets.weights import Weight
 from metrics.interface import Metric
 from metrics.weights import files_id, reachable, unavailable

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import (
+from datasets.media.flow import (
     RAFT_SIDE,
     Floats,
     dis_medium,

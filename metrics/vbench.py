@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import RAFT_SIDE, Floats, enlarged
+from datasets.media.flow import RAFT_SIDE, Floats, enlarged
 from datasets.weights import Weight
 from metrics.clip_model import SPRITES, UsesClip
 from metrics.dino import UsesDino

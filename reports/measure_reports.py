@@ -183,7 +183,7 @@ def _write(path: Path, data: Data) -> None:
 
 
 def _make_videos(folder: Path) -> None:
-    from datasets.video import write_h264
+    from datasets.media.video import write_h264
 
     folder.mkdir(parents=True)
     frames = np.random.default_rng(0).integers(0, 256, (FRAMES, 8, 8, 3), np.uint8)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from datasets.errors import InputError
 from datasets.files import whole
-from datasets.images import enlarged, line, resize_crop
-from datasets.video import frame_times, read_video
+from datasets.media.images import enlarged, line, resize_crop
+from datasets.media.video import frame_times, read_video
 from harness.records import store
 from harness.records.record import Plan
 from reports.rows import Row, find_plans, groups

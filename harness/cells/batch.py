@@ -172,7 +172,7 @@ class _Batch:
         self, unscored: Sequence[tuple[Cell, Record]], references: Path
     ) -> tuple[list[Stored], dict[str, Score]]:
         """The videos that can be scored, and why others cannot."""
-        from datasets import video
+        from datasets.media import video
 
         load = lru_cache(maxsize=1)(self.job.dataset.load)
         written: dict[tuple[str, int, tuple[int, ...] | None], Path] = {}

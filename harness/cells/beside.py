@@ -54,7 +54,7 @@ def brought_beside(
     Frames nearest in time (``nearest``) where the times (T,) of both are known, else as many of each from the
     first on. ``times`` may go on where ``frames`` end with the reference.
     """
-    from datasets import images
+    from datasets.media import images
 
     height, width = frames.shape[1:3]
     count = len(frames) if times is None else len(times)

@@ -325,7 +325,7 @@ def _save_videos(
     trace: list[measure.TraceRow],
     keep: bool,
 ) -> None:
-    from datasets import images, video
+    from datasets.media import images, video
 
     beside, fps, compared = clip.at(range(len(frames))), clip.info.fps, record.compared
     if compared is not None and compared.reference is not None:

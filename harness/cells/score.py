@@ -102,7 +102,7 @@ def _reads_masks(metric: Metric) -> bool:
 
 
 def frames_sha256(frames: NDArray[np.uint8]) -> str:
-    from datasets import video
+    from datasets.media import video
 
     return video.frames_sha256(frames)
 
@@ -305,7 +305,7 @@ def stale(job: Job, cell: Cell, record: Record) -> list[str]:
 
 def kept_frames(job: Job, cell: Cell, record: Record) -> NDArray[np.uint8] | None:
     """The cell's frames from ``frames.mkv``; None unless they are the very frames of the record."""
-    from datasets import video
+    from datasets.media import video
 
     path = job.results / cell.path / store.FRAMES
     if not path.exists():

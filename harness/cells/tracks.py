@@ -30,7 +30,7 @@ _held: OrderedDict[Path, Tracks] = OrderedDict()
 
 def key(tracker_version: str, frames: NDArray[np.uint8], masks: NDArray[np.bool_] | None) -> str:
     """What tracks depend on: sha256 hex digest of tracker, frames (T, H, W, 3) and masks (T, H, W)."""
-    from datasets import video
+    from datasets.media import video
 
     parts = [tracker_version, video.frames_sha256(frames)]
     if masks is not None:

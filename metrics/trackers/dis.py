@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from datasets.flow import Floats, Grey, colour_planes, dis_medium, inconsistent, outside
+from datasets.media.flow import Floats, Grey, colour_planes, dis_medium, inconsistent, outside
 from metrics.interface import Tracker, Tracks
 from metrics.trackers.starts import start_points
 from metrics.trackers.surroundings import Indices, Places, Surroundings, sample

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import images, video
 from datasets.errors import InputError
-from datasets.flow import flows, grey_frames, pixel_grid
-from datasets.frame_files import frame_files
+from datasets.media import images, video
+from datasets.media.flow import flows, grey_frames, pixel_grid
+from datasets.media.frame_files import frame_files
 from metrics.validate import overlay
 
 Floats = NDArray[np.float64]

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import video
 from datasets.errors import InputError
 from datasets.files import whole
+from datasets.media import video
 from metrics.flow_grid import flow_grid
 from metrics.interface import Metric, MetricUnavailable, Sample, Tracker, Tracks
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import images, video
 from datasets.errors import InputError
-from datasets.frame_files import frame_files
+from datasets.media import images, video
+from datasets.media.frame_files import frame_files
 from metrics.interface import Tracks
 
 TRAIL = 8

@@ -152,7 +152,7 @@ def cut_outs(folder: Path, seeds: Sequence[int], frames: int, side: int) -> Iter
 
 def timed(tracker: Tracker, frames: NDArray[np.uint8], count: int = 81) -> tuple[float, float]:
     """Seconds, by the clock and of processors, to track ``count`` frames at 480x832; played to and fro."""
-    from datasets import images
+    from datasets.media import images
 
     there = images.resize_crop(frames, 480, 832)
     whole = np.stack(list(islice(cycle([*there, *there[::-1]]), count)))

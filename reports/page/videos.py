@@ -38,8 +38,8 @@ def probe_video(path: Path) -> Probe | None:
 
 def write_small(source: Path, target: Path, probe: Probe) -> None:
     """Encode a video again in fewer bytes, at most ``SMALL_SIDE`` pixels; a copy where that saves none."""
-    from datasets.images import resize_crop
-    from datasets.video import read_video, write_h264
+    from datasets.media.images import resize_crop
+    from datasets.media.video import read_video, write_h264
 
     frames = read_video(source)[0]
     shrink = min(1.0, SMALL_SIDE / max(probe.width, probe.height))

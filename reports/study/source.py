@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from datasets.errors import InputError, nearest
-from datasets.images import Frames
-from datasets.video import read_video
+from datasets.media.images import Frames
+from datasets.media.video import read_video
 from harness.records import store
 from harness.records.record import PlannedCell
 from reports.page.videos import probe_video

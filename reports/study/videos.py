@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.images import resize_crop
-from datasets.video import read_video, write_h264
+from datasets.media.images import resize_crop
+from datasets.media.video import read_video, write_h264
 from reports.study.source import Take, cut
 
 

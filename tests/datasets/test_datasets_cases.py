@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import video
 from datasets.davis import Davis
 from datasets.errors import InputError
 from datasets.folder import Folder
-from datasets.images import resize_crop
+from datasets.media import video
+from datasets.media.images import resize_crop
 from harness import __main__ as cli
 from metrics.interface import Sample
 from metrics.motion_fidelity import MotionFidelity

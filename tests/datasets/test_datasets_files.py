@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import images, video
 from datasets.files import Unwritable, sweep, temporary_path, unwritable, whole, write_whole
+from datasets.media import images, video
 
 ROOT = Path(__file__).parents[2]
 

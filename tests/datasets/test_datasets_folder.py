@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pydantic import ValidationError
 
-from datasets import video
 from datasets.errors import InputError
 from datasets.folder import Folder
+from datasets.media import video
 
 
 def frames_of(count, seed=0):
@@ -45,7 +45,7 @@ def names(listing):
 
 
 def test_the_yaml_holds_exactly_the_fields_and_their_defaults():
-    path = Path(video.__file__).parents[1] / "conf/dataset/folder.yaml"
+    path = Path(video.__file__).parents[2] / "conf/dataset/folder.yaml"
     values = OmegaConf.to_container(
         OmegaConf.create(
             {"dataset": OmegaConf.load(path), "frames": 49, "backbone": {"height": 480, "width": 832}}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datasets import images
 from datasets.errors import InputError
-from datasets.frame_files import FrameFiles, frame_files, junk
+from datasets.media import images
+from datasets.media.frame_files import FrameFiles, frame_files, junk
 
 MANY = range(17)
 

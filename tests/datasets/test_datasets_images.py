@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from datasets import images
 from datasets.errors import InputError
-from datasets.frame_files import frame_files
+from datasets.media import images
+from datasets.media.frame_files import frame_files
 
 HEIGHT, WIDTH = 12, 16
 GREY = np.linspace(0, 255, HEIGHT * WIDTH).round().astype(np.uint8).reshape(HEIGHT, WIDTH)

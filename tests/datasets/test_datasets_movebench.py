@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from datasets import video
 from datasets.errors import InputError
 from datasets.interface import LeftOut, Prompt
+from datasets.media import video
 from datasets.movebench import MoveBench
 
 HEIGHT, WIDTH, FRAMES = 32, 56, 81
@@ -52,7 +52,7 @@ def bench(where, **keys):
 
 
 def test_the_yaml_holds_exactly_the_fields_and_their_defaults():
-    path = Path(video.__file__).parents[1] / "conf/dataset/movebench.yaml"
+    path = Path(video.__file__).parents[2] / "conf/dataset/movebench.yaml"
     node = OmegaConf.create({"dataset": OmegaConf.load(path), "frames": 49})
     values = OmegaConf.to_container(node, resolve=True)["dataset"]
     assert values.pop("_target_") == "datasets.movebench.MoveBench"

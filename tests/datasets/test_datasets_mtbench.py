@@ -12,9 +12,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from datasets import video
 from datasets.errors import InputError
 from datasets.interface import LeftOut
+from datasets.media import video
 from datasets.mtbench import MTBench, clusters
 from harness import __main__ as cli
 
@@ -99,7 +99,7 @@ def bench(where, **keys):
 
 
 def test_the_yaml_holds_exactly_the_fields_and_their_defaults():
-    path = Path(video.__file__).parents[1] / "conf/dataset/mtbench.yaml"
+    path = Path(video.__file__).parents[2] / "conf/dataset/mtbench.yaml"
     node = OmegaConf.create({"dataset": OmegaConf.load(path), "frames": 49})
     values = OmegaConf.to_container(node, resolve=True)["dataset"]
     assert values.pop("_target_") == "datasets.mtbench.MTBench"

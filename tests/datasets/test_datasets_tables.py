@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import video
 from datasets.errors import InputError
 from datasets.folder import Folder
+from datasets.media import video
 from datasets.tables import clip_name, find_file, read_table, same_text
 from methods.precomputed import Precomputed
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import images, video
 from datasets.errors import InputError
 from datasets.files import whole
+from datasets.media import images, video
 
 
 def noise(frames=5, height=33, width=47, seed=0):

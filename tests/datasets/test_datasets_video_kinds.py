@@ -12,8 +12,8 @@ import pytest
 from av.stream import Disposition
 from PIL import Image
 
-from datasets import video
 from datasets.errors import InputError
+from datasets.media import video
 
 RED, GREEN, BLUE, YELLOW = (220, 40, 40), (40, 200, 40), (40, 40, 220), (230, 230, 60)
 
@@ -545,7 +545,7 @@ def test_many_frames_take_little_more_memory_than_they_have(tmp_path):
     script = """
 import re, sys
 from pathlib import Path
-from datasets import video
+from datasets.media import video
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasets.video import write_h264
+from datasets.media.video import write_h264
 from harness import __main__ as cli
 from harness.execute.here import Here
 from harness.records import store

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from harness_fakes import Squares, make_job, planned
 
-from datasets import video
 from datasets.errors import InputError
+from datasets.media import video
 from harness.actions.score import Score
 from harness.cells import run
 from harness.records import store

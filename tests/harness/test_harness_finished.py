@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from brief import BRIEF
 
-from datasets import video
+from datasets.media import video
 from harness import __main__ as cli
 from harness.records import store
 from reports.tables import tables

@@ -123,7 +123,7 @@ def test_of_a_video_longer_than_its_reference_the_first_frames_are_compared(tmp_
 
 
 def test_kept_videos_play_at_the_clip_s_rate(tmp_path: Path) -> None:
-    from datasets.video import read_video
+    from datasets.media.video import read_video
 
     go(tmp_path, method=Program())
     for name in (store.VIDEO, store.REFERENCE, store.FRAMES):
@@ -143,7 +143,7 @@ def nothing_fits(*_: Any) -> None:
 def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datasets import images, video
+    from datasets.media import images, video
 
     (record, *_) = go(tmp_path, method=Program())
     (plan,) = (tmp_path / "plans").glob("*.json")

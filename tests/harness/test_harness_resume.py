@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness_fakes import Corners, Drift, FakeConfig, Likeness, Squares, make_job, planned
 
-from datasets import video
+from datasets.media import video
 from harness.cells import environment, run
 from harness.records import store
 

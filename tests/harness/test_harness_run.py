@@ -11,8 +11,8 @@ from fake_backbone import FakeBackbone
 from harness_fakes import Drift, Elsewhere, FakeConfig, Likeness, Squares, make_job, planned
 from PIL import Image
 
-from datasets import video
 from datasets.errors import InputError
+from datasets.media import video
 from harness.cells import run
 from harness.execute.here import Here
 from harness.records import store

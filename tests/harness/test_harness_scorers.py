@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from harness_fakes import NEEDS, Drift, FakeConfig, Likeness, Squares, make_job, planned
 
-from datasets import video
 from datasets.errors import InputError
+from datasets.media import video
 from harness import __main__ as cli
 from harness.cells import batch, run, score
 from harness.cells.locks import CellLock

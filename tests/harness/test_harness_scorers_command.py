@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import video
+from datasets.media import video
 from harness import __main__ as cli
 from harness.records import store
 from reports.tables import tables

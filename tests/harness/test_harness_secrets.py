@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_harness_cli import Harness, harness, world
 
-from datasets import video
+from datasets.media import video
 from harness.command.secrets import without_secrets
 from harness.records import migrate
 from harness.records.hidden import Hidden, folders
@@ -28,7 +28,7 @@ PROGRAM = """
 import json, os, sys
 import numpy as np
 sys.path.insert(0, {root!r})
-from datasets import video
+from datasets.media import video
 job = json.load(open(sys.argv[1]))
 print("environment:", os.environ["TOKEN"], "options:", json.dumps(job["options"]))
 assert job["options"]["key"] == os.environ["KEY"]
@@ -50,7 +50,7 @@ def external(harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     video.write_ffv1(clips / "a.mkv", frames, 8.0)
     (clips / "prompts.csv").write_text("clip,prompt\na.mkv,a red square\n")
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(root=str(Path(video.__file__).parents[1])))
+    program.write_text(PROGRAM.format(root=str(Path(video.__file__).parents[2])))
 
     def command(*words: str) -> tuple[int, str, str]:
         given = (

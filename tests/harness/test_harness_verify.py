@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from brief import BRIEF
 
-from datasets import video
+from datasets.media import video
 from harness import __main__ as cli
 
 LEFT = (

@@ -114,7 +114,7 @@ print(json.dumps([job, known, os.getcwd(), sys.argv[1:-1]]))
     assert Path(folder) == place
     assert arguments == ["--fast"]
     # The reference stays where the program failed, so that it can be run again by hand.
-    from datasets.video import read_video
+    from datasets.media.video import read_video
 
     frames, fps = read_video(attempt / "reference.mkv")
     assert np.array_equal(frames, wanted.reference)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import video
 from datasets.errors import InputError
+from datasets.media import video
 from methods.interface import VideoRequest
 from methods.precomputed import Precomputed
 

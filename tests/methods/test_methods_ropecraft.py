@@ -13,7 +13,7 @@ import torch
 from fake_backbone import FakeBackbone, Recorder
 
 from datasets.errors import InputError
-from datasets.flow import raft_weights
+from datasets.media.flow import raft_weights
 from harness.cost.calls import Call, method_calls
 from methods.backbones.interface import Grid, token_positions
 from methods.none import Plain

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import video
 from datasets.errors import InputError
+from datasets.media import video
 from metrics.validate import collage
 from metrics.validate.__main__ import main
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets import video
+from datasets.media import video
 from metrics.external_scorer import ExternalScorer
 from metrics.interface import WAITS, Column, MetricUnavailable, Sample, Score, Stored
 from metrics.trackers.dis import Dis

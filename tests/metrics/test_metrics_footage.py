@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_metrics_motion_fidelity import line, patch
 
-from datasets import video
+from datasets.media import video
 from metrics.validate import separation
 from metrics.validate.__main__ import main
 from metrics.validate.footage import COPIES, MATCHED, MISMATCHED, REFERENCES, mean_path

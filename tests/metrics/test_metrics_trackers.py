@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from datasets.flow import inconsistent
+from datasets.media.flow import inconsistent
 from datasets.sprites.world import HELD_OUT, draw, render
 from harness.cells.score import tracker_version
 from metrics.interface import MetricUnavailable, Tracks

@@ -8,8 +8,8 @@ import pytest
 from first_frame import from_first
 from metric_nodes import names
 
+from datasets.media.video import write_ffv1
 from datasets.sprites.world import HELD_OUT, draw
-from datasets.video import write_ffv1
 from metrics.interface import Tracks
 from metrics.motion_fidelity import MotionFidelity
 from metrics.trackers.dis import Dis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasets.video import read_video
+from datasets.media.video import read_video
 from reports.__main__ import main as reports
 
 FILES = {

@@ -16,6 +16,7 @@ from harness.command.terminal import HOME
 from harness.records import store
 
 TEMPLATE = HOME / "docs" / "plugin-template"
+FILES = {str(path.relative_to(TEMPLATE)): path.read_text() for path in sorted(TEMPLATE.glob("mymotion/*.py"))}
 SMALL = ["backbone.steps=2", "measure.warmup_steps=0", "wandb=disabled", "device=cpu", "execute=here"]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets.video import write_h264
+from datasets.media.video import write_h264
 from harness.cells import tracks
 from harness.records import store
 from harness.records.record import (

@@ -23,7 +23,7 @@ from reports_world import (
 )
 
 from datasets.errors import InputError
-from datasets.video import count_frames, read_video, write_h264
+from datasets.media.video import count_frames, read_video, write_h264
 from harness.records import store
 from reports.__main__ import main
 from reports.page import Options, write_page

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from datasets.errors import InputError
-from datasets.video import write_ffv1, write_h264
+from datasets.media.video import write_ffv1, write_h264
 from harness.records.record import Plan, PlannedCell, Variant
 from reports.pictures import WIDTH, save, scenes, strips
 

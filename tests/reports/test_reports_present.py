@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import video
+from datasets.media import video
 from harness import __main__ as command_line
 from harness.records import store
 from reports.rows import find_plans, groups

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from reports_world import FPS, HOSTILE, bar, gallery, write_plan, write_record
 
-from datasets.video import read_video, write_h264
+from datasets.media.video import read_video, write_h264
 from reports.__main__ import main
 from reports.study.plan import read_plan
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets.container import AGAIN, check_whole
 from datasets.errors import InputError
-from datasets.images import Frames
+from datasets.media.container import AGAIN, check_whole
+from datasets.media.images import Frames
 
 if TYPE_CHECKING:
     import av

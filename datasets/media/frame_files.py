@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from datasets import images
+from datasets.media import images
 
 NUMBER = re.compile(r"[0-9]+")
 DECIMAL = re.compile(r"[0-9]+(?:\.[0-9]+)?")

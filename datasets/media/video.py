@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datasets import decode
 from datasets.errors import InputError
 from datasets.files import whole
-from datasets.images import Frames, checked, enlarged
+from datasets.media import decode
+from datasets.media.images import Frames, checked, enlarged
 
 if TYPE_CHECKING:
     import av

@@ -1,0 +1,1 @@
+"""Reading and writing pictures and videos, and the optical flow between frames."""
