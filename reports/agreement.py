@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from harness.command.terminal import say, tell
+from reports.caption import caption
 from reports.columns import metric_columns
 from reports.numbers import number_text
 from reports.rows import Group, find_plans, groups
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = groups(given.results, find_plans(given.results, (), given.experiment))
         for group, table in _against_truth(found) if given.votes is None else _against_votes(found, given):
-            tell(f"\n#### {group.dataset} on {group.backbone}\n\n{table.to_markdown(floatfmt='.2f')}")
+            tell(f"\n#### {caption(group)}\n\n{table.to_markdown(floatfmt='.2f')}")
     except InputError as error:
         say(str(error))
         return 2

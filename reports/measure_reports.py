@@ -265,7 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3, help="of each, in turns")
     given = parser.parse_args(arguments)
     with checked_out(given.against) as other, tempfile.TemporaryDirectory() as folder:
-        print(compare(other, Path(folder), given.cells, given.runs).to_markdown(index=False, disable_numparse=True))
+        table = compare(other, Path(folder), given.cells, given.runs)
+    print(table.to_markdown(index=False, disable_numparse=True))
     return 0
 
 

@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=4_000, help="samples drawn for each coverage")
     given = parser.parse_args(arguments)
     print(
-        f"Shares of {given.tables} columns, by number of clips. Equal rows: *marked* with a best or second, "
+        f"Shares of {given.tables} columns, by number of clips. Equal rows: one *marked* as best, "
         "any two told *apart*. One better row: *found* as the best.\n"
     )
     print(mark_table(given.tables, np.random.default_rng(0)).to_markdown(index=False, floatfmt=".3f"))

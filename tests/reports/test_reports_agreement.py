@@ -74,7 +74,7 @@ def test_cells_that_do_not_know_the_truth_are_left_out(tmp_path, capsys):
     }
     assert main([str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "sprites on sprites" in shown
+    assert "embedded world" in shown
     assert "position_error, within clips" in shown
 
 
