@@ -116,9 +116,10 @@ class Column:
 
     ``paired``: differences from the baseline are noted, and what is null in one row is left out of all.
     ``sees_motion``, ``beside_motion``, ``truth``: as a metric declares them.
-    ``interval``: its numbers have one.
-    ``ranked``: best and second are marked. ``exact``: counts, without chance, so that what differs as it is
-    shown differs. ``of_device``: not compared across devices. ``of_video``: stands under each video too.
+    ``interval``: its numbers have one. ``ranked``: the best, or those tied for it, are marked.
+    ``exact``: counts, without chance, so that what differs as it is shown differs.
+    ``of_device``: not compared across devices. ``ratio``: rows are ranked by their ratios, as times are.
+    ``of_video``: stands under each video too.
     """
 
     key: str
@@ -140,6 +141,7 @@ class Column:
     ranked: bool = True
     exact: bool = False
     of_device: bool = False
+    ratio: bool = False
     of_video: bool = True
 
     @cached_property
@@ -185,6 +187,7 @@ TIME = Column(
     read=lambda record: record.timing.first_video,
     pool=_median,
     of_device=True,
+    ratio=True,
 )
 SPEEDUP = Column(
     key="speedup",

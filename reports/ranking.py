@@ -47,7 +47,9 @@ def rank(body: Body) -> Ranking:
         if len(rows) < 2 or not (ranked or column.paired):
             continue
         cells = body.cells[column.key]
-        pairs = {} if column.exact else compare({row.label: cells[row.label] for row in rows})
+        pairs = (
+            {} if column.exact else compare({row.label: _compared(column, cells[row.label]) for row in rows})
+        )
         if column.paired and base is not None:
             for row in rows:
                 if (row.label, base.label) in pairs:
@@ -66,6 +68,11 @@ def rank(body: Body) -> Ranking:
         for label, mark in given.items():
             found.marks[label][column.key] = mark
     return found
+
+
+def _compared(column: Column, cells: Mapping[Pair, float]) -> Mapping[Pair, float]:
+    """A row's numbers as rows are compared by them: logarithms where ratios count."""
+    return {pair: math.log(value) for pair, value in cells.items() if value > 0} if column.ratio else cells
 
 
 def _too_unlike(rows: Sequence[Row], column: Column) -> bool:

@@ -22,7 +22,7 @@ from reports.page.anonymous import without_names, without_paths
 from reports.page.table import grid
 from reports.page.takes import ENDED, Maker
 from reports.plots.figures import NotDrawn, plots, write_plots
-from reports.plots.files import Plot, inline_svg, save
+from reports.plots.files import Plot, inline_svg
 from reports.plots.style import colour_of
 from reports.published import Block
 from reports.rows import Group, groups
@@ -130,7 +130,7 @@ def write_page(
         (out / MEDIA).mkdir(exist_ok=True)
         for group in groups(results, plans):
             table = of_group[(group.backbone, group.dataset)]
-            sections.append(_section(results, group, table, media))
+            sections.append(_section(results, group, table))
             colours |= {row.label: colour_of(row.variant.method) for row in group.rows}
             cases += maker.cases(group, table)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
@@ -143,21 +143,17 @@ def write_page(
     return index
 
 
-def _section(results: Path, group: Group, table: Table, media: Media) -> dict[str, Any]:
+def _section(results: Path, group: Group, table: Table) -> dict[str, Any]:
     """A table and its figures for the template."""
     drawn: list[dict[str, Any]] = []
     if len(group.rows) >= FEWEST_ROWS:
-        found = plots(results, group, table)
-        drawn = [_figure(plot, media) for plot in found if not isinstance(plot, NotDrawn)]
+        found = plots(results, group, table, page=True)
+        drawn = [_figure(plot) for plot in found if not isinstance(plot, NotDrawn)]
     return {"table": grid(table), "headline": headline(table), "plots": drawn}
 
 
-def _figure(plot: Plot, media: Media) -> dict[str, Any]:
-    svg = inline_svg(plot)
-    plot.figure.set_layout_engine("none")  # It is laid out: to do it again takes as long as drawing.
-    files = [path.name for path in save(plot, media.out / MEDIA, ["pdf"])]
-    media.taken.update((name, media.out / MEDIA / name) for name in files)
-    return {"svg": svg, "caption": plot.caption, "files": files}
+def _figure(plot: Plot) -> dict[str, Any]:
+    return {"svg": inline_svg(plot), "caption": plot.caption, "files": []}
 
 
 def first_shown(made: Sequence[Table]) -> dict[str, str]:

@@ -30,12 +30,16 @@ class NotDrawn:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """A figure before it is drawn; ``note`` is said whether or not there is something to draw."""
+    """A figure before it is drawn; ``note`` is said whether or not there is something to draw.
+
+    ``on_page``: the page shows it; it has a table of its own for the others, or they take long.
+    """
 
     name: str
     caption: str
     draw: Callable[[], Figure | str]
     note: str = ""
+    on_page: bool = True
 
 
 def _drawings(results: Path, group: Group, table: Table) -> Iterator[_Drawing]:
@@ -48,12 +52,14 @@ def _drawings(results: Path, group: Group, table: Table) -> Iterator[_Drawing]:
         "paired_differences",
         paired_differences.CAPTION,
         partial(paired_differences.paired_differences, group, table),
+        on_page=False,
     )
     yield _Drawing(
         "gradient_similarity",
         gradient_similarity.CAPTION,
         partial(gradient_similarity.gradient_similarity, results, group),
         gradient_similarity.unread_note(results, group),
+        on_page=False,
     )
     for key, lines in ablation.sweeps(group).items():
         yield _Drawing(
@@ -63,10 +69,10 @@ def _drawings(results: Path, group: Group, table: Table) -> Iterator[_Drawing]:
         )
 
 
-def plots(results: Path, group: Group, table: Table) -> Iterator[Plot | NotDrawn]:
-    """All figures of one backbone and dataset. ``table`` is the group's own table."""
-    place = slug(table.title)
-    for drawing in _drawings(results, group, table):
+def plots(results: Path, group: Group, table: Table, page: bool = False) -> Iterator[Plot | NotDrawn]:
+    """All figures of one backbone and dataset, or those of the page. ``table`` is the group's own table."""
+    place = slug(table.name)
+    for drawing in (one for one in _drawings(results, group, table) if one.on_page or not page):
         with styled():
             drawn = drawing.draw()
         name = f"{place}-{drawing.name}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,15 +45,14 @@ class Plot:
         return self.drawn("svg")
 
 
-def save(plot: Plot, out: Path, chosen: Sequence[str] = ("pdf", "svg", "png")) -> list[Path]:
+def save(plot: Plot, out: Path) -> list[Path]:
     """Write one figure as PDF, SVG and PNG (300 dots an inch) under its name.
 
     InputError when ``out`` cannot be written.
     """
     sweep(out)
-    paths = [out / f"{plot.name}.{form}" for form in chosen]
-    for path, form in zip(paths, chosen, strict=True):
-        data = plot.svg if form == "svg" else plot.drawn(form)
+    paths = [out / f"{plot.name}.{form}" for form in ("pdf", "svg", "png")]
+    for path, data in zip(paths, (plot.drawn("pdf"), plot.svg, plot.drawn("png")), strict=True):
         try:
             write_whole(path, data)
         except OSError as error:

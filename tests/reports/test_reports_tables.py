@@ -324,6 +324,23 @@ def test_a_share_of_clips_has_wilsons_interval(tmp_path):
         np.testing.assert_allclose(found, [middle - reach, middle + reach], atol=1e-6)
 
 
+def test_one_clip_that_was_disturbed_does_not_hide_that_a_row_is_faster(tmp_path):
+    """Times differ by their ratio: 3 s are five times faster than 16, though one clip took a minute."""
+    took = {"fast": [3.0, 3.1, 3.2, 2.9, 3.0, 3.3, 60.0, 3.1], "slow": [16.0, 17, 15, 16, 18, 16, 40.0, 17]}
+    rows = [
+        variant(
+            name,
+            [
+                write_cell(tmp_path, name, clip, total=one)
+                for clip, one in zip("abcdefgh", seconds, strict=True)
+            ],
+        )
+        for name, seconds in took.items()
+    ]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    assert marks_of(table, "time") == {"fast": "best", "slow": ""}
+
+
 def test_one_clip_ranks_nothing_but_counts(tmp_path):
     rows = [
         variant(name, [write_cell(tmp_path, name, "a", metrics={"clip_t": value}, forwards=forwards)])
