@@ -69,8 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     footage.add_argument("--picture", type=Path, help="PNG to write: the motion of the worst pairs")
     footage.set_defaults(command=_footage)
     tracker = actions.add_parser("tracker", parents=[_world(common, None, None)])
-    tracker.add_argument(
-        "--footage", type=Path, metavar="DIR", help="objects cut out of this footage instead"
+    source = tracker.add_mutually_exclusive_group()
+    source.add_argument("--footage", type=Path, metavar="DIR", help="objects cut out of this footage instead")
+    source.add_argument(
+        "--movebench", type=Path, metavar="DIR", help="beside the tracks of MoveBench's clips instead"
     )
     tracker.add_argument("--time", type=Path, metavar="VIDEO", help="only time 81 frames of it at 480x832")
     tracker.set_defaults(command=_tracker)
@@ -164,21 +166,27 @@ def _footage(tracker: Tracker, options: argparse.Namespace) -> None:
 def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
     import pandas as pd
 
+    from datasets.movebench import MoveBench
     from datasets.sprites.world import HELD_OUT
     from metrics.validate import overlay
-    from metrics.validate.tracker import THRESHOLDS, cut_outs, score_clips, sprites, timed
+    from metrics.validate.tracker import THRESHOLDS, cut_outs, score_benchmark, score_clips, sprites, timed
 
     if options.time is not None:
         clock, processors = timed(tracker, overlay.read(options.time))
         print(f"81 frames of 480x832: {clock:.1f} s by the clock, {processors:.1f} s of processors")
         return
     seeds = range(HELD_OUT + options.first, HELD_OUT + options.first + options.clips)
-    if options.footage is None:
-        clips = sprites(seeds, options.frames or 17, options.side or 64)
+    side = options.side or 256
+    if options.movebench is not None:
+        root, frames = str(options.movebench), options.frames or MoveBench.longest
+        bench = MoveBench(root=root, frames=frames, height=side, width=round(side * 832 / 480))
+        scored = score_benchmark(tracker, bench, options.clips)
+    elif options.footage is not None:
+        scored = score_clips(tracker, cut_outs(options.footage, seeds, options.frames or 24, side))
     else:
-        clips = cut_outs(options.footage, seeds, options.frames or 24, options.side or 256)
+        scored = score_clips(tracker, sprites(seeds, options.frames or 17, options.side or 64))
     rows = []
-    for clip in score_clips(tracker, clips):
+    for clip in scored:
         for points, found in (("all", clip.all), ("moving", clip.moving), ("on objects", clip.objects)):
             within = {f"< {at} px": share for at, share in zip(THRESHOLDS, found.within, strict=True)}
             rows.append(
@@ -186,9 +194,12 @@ def _tracker(tracker: Tracker, options: argparse.Namespace) -> None:
                 | {"delta_avg": found.delta, "AJ": found.jaccard, "OA": found.occlusion}
                 | within
             )
+    if not rows:
+        raise InputError(f"--movebench {options.movebench}: none of its first clips has tracks")
     frame = pd.DataFrame(rows)
     numbers = list(frame.columns[3:])
-    _print(frame.groupby("points")[numbers].mean(), f"TAP-Vid's measures, mean of {options.clips} clips")
+    clips = frame["clip"].nunique()
+    _print(frame.groupby("points")[numbers].mean(), f"TAP-Vid's measures, mean of {clips} clips")
     for points in ("moving", "on objects") if options.footage else ("moving",):
         some = frame[frame["points"] == points]
         title = f"Points {points}" if points == "on objects" else "Moving points"

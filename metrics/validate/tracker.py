@@ -17,12 +17,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.interface import Dataset
 from metrics.interface import Tracker, Tracks
 
 THRESHOLDS = (1, 2, 4, 8, 16)
 SIDE = 256
 MOVES = 1.0
 """A point moves if it ever is further than this from its start, in pixels of 256x256."""
+NEAR = 8.0
+"""A benchmark's point is followed by the track that begins nearest, closer than this in pixels of 256x256."""
 
 
 class TapVid(NamedTuple):
@@ -129,6 +132,45 @@ def score_clips(tracker: Tracker, clips: Iterable[Made]) -> Iterator[Clip]:
             for which in (np.ones_like(moves), moves, on_object)
         )
         yield Clip(clip.name, clip.truth.motion, every, some, objects, float(1 - moves.mean()))
+
+
+def beside(found: Tracks, given: NDArray[np.float32], size: tuple[int, int]) -> tuple[Tracks, Tracks]:
+    """The tracks that begin in frame 0 nearest to a benchmark's points, moved onto these, and its own tracks.
+
+    ``given`` (T, N, 3): x, y and whether it is seen, as ``Clip.tracks``. Without the points that are hidden
+    in frame 0, and those that no track begins within ``NEAR`` of.
+    """
+    first = found.chosen(found.start == 0)
+    begun = given[0, :, :2]
+    away = np.full((len(begun), 1), np.inf)
+    if first.points.shape[1]:
+        scale = np.array([SIDE / size[1], SIDE / size[0]])
+        away = np.linalg.norm((begun[:, None] - first.points[0][None]) * scale, axis=-1)
+    kept = (given[0, :, 2] > 0.5) & (away.min(1) < NEAR)
+    nearest = away.argmin(1)[kept]
+    points = first.points[:, nearest] + (begun[kept] - first.points[0, nearest])
+    start = np.zeros(len(nearest), np.intp)
+    true = Tracks(given[:, kept, :2], given[:, kept, 2] > 0.5, start)
+    return Tracks(points, first.visible[:, nearest], start), true
+
+
+def score_benchmark(tracker: Tracker, dataset: Dataset, count: int) -> Iterator[Clip]:
+    """Score a tracker beside the tracks of a benchmark's first ``count`` clips that have some.
+
+    These are themselves a tracker's, so this is how far two agree. The motion is the clip's stratum.
+    """
+    for info in dataset.listing().clips[:count]:
+        clip = dataset.load(info.name)
+        if clip.tracks is None:
+            continue
+        size = clip.frames.shape[1], clip.frames.shape[2]
+        found, true = beside(tracker.track(clip.frames), clip.tracks, size)
+        moves = moving(true, size)
+        some = tap_vid(found.chosen(moves), true.chosen(moves), size)
+        every = tap_vid(found, true, size)
+        motion = ", ".join(info.strata.values()) or "any"
+        static = float(1 - moves.mean()) if len(moves) else float("nan")
+        yield Clip(info.name, motion, every, some, every, static)
 
 
 def sprites(seeds: Sequence[int], frames: int, side: int) -> Iterator[Made]:

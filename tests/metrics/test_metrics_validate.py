@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from first_frame import from_first
 from metric_nodes import names
 
+from datasets.media import video
 from datasets.media.video import write_ffv1
 from datasets.sprites.world import HELD_OUT, draw
 from metrics.interface import Tracks
@@ -353,3 +357,42 @@ def test_an_overlay_shows_only_visible_points():
     assert overlay(frames, hidden).shape == (40, 180, 3)
     assert not overlay(frames, hidden).any()
     assert overlay(frames, tracks).any()
+
+
+def test_a_benchmark_s_tracks_are_set_beside_those_that_begin_nearest(tmp_path, capsys):
+    """A texture that slides two pixels a frame, with tracks that know it and one that says it rests."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    scene = cv2.resize(coarse, (320, 128), interpolation=cv2.INTER_CUBIC)
+    frames = np.stack([scene[:, 60 - 2 * t : 60 - 2 * t + 222] for t in range(9)])
+    home = tmp_path / "en"
+    for part in ("video", "track/single"):
+        (home / part).mkdir(parents=True)
+    video.write_ffv1(tmp_path / "a.mkv", frames, 16)
+    shutil.copy(tmp_path / "a.mkv", home / "video" / "a.mp4")
+    begun = rng.uniform([30, 20], [150, 100], (40, 2))
+    points = begun[None] + 2 * np.arange(9)[:, None, None] * np.array([1, 0])
+    (home / "single_track.txt").write_text("a.mp4,A wall\n")
+    asked = [
+        "tracker",
+        "--movebench",
+        str(tmp_path),
+        "--frames",
+        "9",
+        "--side",
+        "128",
+        "--csv",
+        str(tmp_path / "t.csv"),
+    ]
+    found = []
+    for tracks in (points, np.repeat(begun[None], 9, 0)):
+        np.save(home / "track/single/a_tracks.npy", tracks.astype(np.float32))
+        np.save(home / "track/single/a_visibility.npy", np.ones((9, 40), bool))
+        assert main(asked) == 0
+        table = pd.read_csv(tmp_path / "t.csv").set_index("points")
+        found.append(table.at["all", "delta_avg"])
+    assert found[0] > 0.95 and found[1] < 0.75
+    assert "mean of 1 clips" in capsys.readouterr().out
+    (home / "track/single/a_tracks.npy").unlink()
+    assert main(asked) == 2
+    assert "none of its first clips has tracks" in capsys.readouterr().err
