@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from reports.columns import MEMORY, SPEEDUP, TIME, Body, peak
-from reports.notes import differing, left_out, unknown_notes
+from reports.notes import differing, left_out, null_reasons, unknown_notes
 from reports.protocol import protocol_notes
 from reports.ranking import MARKS, Ranking
 from reports.rows import Row, failures, few, plural
@@ -30,6 +31,7 @@ def brief_notes(
         *unknown_notes(unknown),
         *_random(rows),
         *_absent(rows),
+        *_nulls(body, shown),
         *_differing(rows),
         *protocol_notes(body.group),
         *_unranked(body, ranking, shown),
@@ -76,6 +78,19 @@ def _absent(rows: Sequence[Row]) -> Iterator[str]:
         yield f"Cells without a video: {'; '.join(parts)}."
 
 
+def _nulls(body: Body, shown: Collection[str]) -> Iterator[str]:
+    """Columns of which no row has a value, by the reason."""
+    empty = {
+        column.label
+        for column in body.columns
+        if column.key in shown
+        and all(math.isnan(of_row[column.key].value) for of_row in body.numbers.values())
+    }
+    for reason, counts in null_reasons(body).items():
+        if labels := [label for label in counts if label in empty]:
+            yield f"No value of {few(labels)}: {reason}."
+
+
 def _differing(rows: Sequence[Row]) -> Iterator[str]:
     if names := list(differing(rows)):
         yield f"Rows differ in {', '.join(names)}: compare with care."
@@ -118,9 +133,12 @@ def _changed(body: Body) -> Iterator[str]:
     if replaced := sum(len(row.replaced) for row in body.group.rows):
         yield f"Newer runs replaced {plural(replaced, 'cell')}."
     clips, variants = left_out(body.group.plans)
-    parts = [plural(len(clips), "clip")] * bool(clips) + [plural(len(variants), "variant")] * bool(variants)
-    if parts:
-        yield f"Left out: {' and '.join(parts)}."
+    reasons = {one.clip: one.reason for one in clips} | variants
+    if len(reasons) == 1:
+        ((name, reason),) = reasons.items()
+        yield f"Left out: {name}: {reason.rstrip('.')}."
+    elif reasons:
+        yield f"Left out: {few(list(reasons))}."
 
 
 __all__ = ["brief_notes"]

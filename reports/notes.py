@@ -362,7 +362,7 @@ def _null_notes(body: Body) -> Iterator[str]:
                 f"{column.label}: {len(dropped)} (clip, prompt, seed) null in some row"
                 " are left out of all of them."
             )
-    for reason, of_columns in _null_reasons(body).items():
+    for reason, of_columns in null_reasons(body).items():
         labels: dict[str, list[str]] = {}
         for label, counts in of_columns.items():
             where = ", ".join(f"{row} {count}" for row, count in counts.items())
@@ -380,7 +380,7 @@ def _null_notes(body: Body) -> Iterator[str]:
         yield f"Does not apply to these clips: {', '.join(idle).rstrip('.')}."
 
 
-def _null_reasons(body: Body) -> dict[str, dict[str, Counter[str]]]:
+def null_reasons(body: Body) -> dict[str, dict[str, Counter[str]]]:
     """Reason -> column's label -> how many finished cells of each row it made null."""
     reasons: dict[str, dict[str, Counter[str]]] = {}
     for column in body.paired:

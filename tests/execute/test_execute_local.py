@@ -107,7 +107,7 @@ def test_an_ending_signal_ends_the_workers_and_the_same_command_goes_on(
     workers = children(process.pid)
     process.send_signal(ending)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in err
+    assert process.returncode == 130 and "the same command resumes" in err
     until(lambda: not any(map(alive, workers)), 5)
     assert len(command.records()) < 4
     assert command().code == 0 and len(command.records()) == 4

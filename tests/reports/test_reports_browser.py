@@ -302,7 +302,7 @@ def test_failures_and_records_are_one_look_and_one_click_away(
     to_gallery(page)
     for place in page.execute_script("return [...list.children].map(c => c.id)"):
         page.execute_script("goTo(arguments[0])", place)
-    texts = page.execute_script("return [...document.querySelectorAll('.shot.oom')].map(s => s.innerText)")
+    texts = page.execute_script("return [...document.querySelectorAll('.shot.oom')].map(s => s.textContent)")
     assert len(texts) == 5 and all("Out of memory" in text and HOSTILE in text for text in texts)
     cell = cell_of(world[1], "full_attention", "clip-010")
     opened(page, world[2], f"#take={cell.id}")
