@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from reports.columns import MEMORY, SPEEDUP, TIME, Body, peak
-from reports.notes import differing, left_out, unknown_notes
+from reports.notes import crossed_notes, differing, left_out, unknown_notes
 from reports.protocol import protocol_notes
 from reports.ranking import MARKS, Ranking
 from reports.rows import Row, failures, few, plural
@@ -29,6 +29,7 @@ def brief_notes(
         *_reading(body, ranking, shown),
         *unknown_notes(unknown),
         *_random(rows),
+        *crossed_notes(ranking),
         *_absent(rows),
         *_differing(rows),
         *protocol_notes(body.group),
