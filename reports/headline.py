@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 TELLING = {
     "position_error": "the object is on average {} from where the reference's is",
     "motion_fidelity": "motion fidelity is {}, where 1 is the reference's own motion",
-    TIME.key: "a video takes {}",
 }
 """The metrics that say best whether motion was transferred, and how: first the one that knows the truth."""
 
@@ -133,6 +132,8 @@ def _clips(table: Table, label: str, column: Column) -> int:
 
 
 def _phrase(column: Column) -> str:
+    if column == TIME:
+        return "a video takes {}"
     way = "higher" if column.higher_is_better else "lower"
     return TELLING.get(column.key, f"{column.label} is {{}} ({way} is better)")
 
