@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from reports.columns import MEMORY, SPEEDUP, TIME, Body, peak
-from reports.notes import differing, left_out, null_reasons, unknown_notes
+from reports.notes import crossed_notes, differing, left_out, null_reasons, unknown_notes
 from reports.protocol import protocol_notes
 from reports.ranking import MARKS, Ranking
 from reports.rows import Row, failures, few, plural
@@ -30,6 +30,7 @@ def brief_notes(
         *_reading(body, ranking, shown),
         *unknown_notes(unknown),
         *_random(rows),
+        *crossed_notes(ranking),
         *_absent(rows),
         *_nulls(body, shown),
         *_differing(rows),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reports.columns import TIME, Column, Number
+from reports.columns import COUNT, TIME, Column, Number
 from reports.numbers import shown_unit, text_of
 from reports.rows import failures
 from reports.statistics import FEWEST
@@ -26,12 +26,14 @@ ON = ("", "this one clip", "these two clips", "these three clips", "these four c
 def headline(table: Table) -> str:
     """A sentence or two about a table's first motion metric: who leads, by how much, how sure that is.
 
+    Of a table of costs alone it says the time.
+
     Only what differs significantly by the table's marks is called different. Of fewer than six clips it says
     what was seen on them. One more sentence names the rows with failed cells.
     """
     column = next((one for one in _telling(table.columns) if _ranked(table, one)), None)
     if column is None:
-        said = ["No video has a score yet."]
+        said = list(_nothing(table))
     else:
         numbers = _ranked(table, column)
         said = [_seen(table, column, numbers), *_sure(table, column, numbers)]
@@ -44,7 +46,17 @@ def _telling(columns: Sequence[Column]) -> list[Column]:
     """The metrics' columns, those that tell most about motion first."""
     order = {key: place for place, key in enumerate(TELLING)}
     metrics = [one for one in columns if one.paired and one.higher_is_better is not None]
+    if not any(one.paired for one in columns):
+        return [one for one in columns if one == TIME]
     return sorted(metrics, key=lambda one: (order.get(one.key, len(order)), not one.sees_motion))
+
+
+def _nothing(table: Table) -> Iterator[str]:
+    """Why there is no number to speak of."""
+    if not any(of_row[COUNT.key].value > 0 for of_row in table.numbers.values()):
+        yield "No video is finished yet."
+    elif any(column.paired for column in table.columns):
+        yield "No metric of this table has a number."
 
 
 def _ranked(table: Table, column: Column) -> dict[str, Number]:
@@ -66,7 +78,9 @@ def _seen(table: Table, column: Column, numbers: Mapping[str, Number]) -> str:
         lower = [label for label in others if marks[label][column.key] != "tied"] or others
         # Without guidance is what says most; else the lowest.
         other = next((label for label in lower if _is_none(label)), lower[-1])
-        text += f"; {_with(other)} it is {_text(numbers[other].value, column)}"
+        text += (
+            f"; {_with(other)} it {'takes' if column == TIME else 'is'} {_text(numbers[other].value, column)}"
+        )
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -76,15 +90,17 @@ def _sure(table: Table, column: Column, numbers: Mapping[str, Number]) -> Iterat
     mark = table.marks[first][column.key]
     equal = [label for label in others if table.marks[label][column.key] == "tied"]
     if not others:
-        if table.backbone_used and not _is_none(first):
+        if column.paired and table.backbone_used and not _is_none(first):
             yield "Add method=none to see what the prompt alone gives."
     elif mark not in ("best", "tied"):
-        few = min(_clips(table, label, column) for label in numbers) < FEWEST
-        yield (
-            f"It takes {FEWEST} clips that rows share to tell them apart."
-            if few
-            else "These rows cannot be ranked."
-        )
+        few = [_name(label) for label in numbers if _clips(table, label, column) < FEWEST]
+        if len(few) == len(numbers):
+            yield f"It takes {FEWEST} clips that rows share to tell them apart."
+        elif few:
+            has = "has" if len(few) == 1 else "have"
+            yield f"They are not ranked: {_and(_few(few))} {has} too few clips."
+        else:
+            yield "These rows cannot be ranked."
     elif len(equal) == len(others):
         yield f"No row differs significantly from {_name(first)}."
     elif equal:
@@ -116,6 +132,8 @@ def _clips(table: Table, label: str, column: Column) -> int:
 
 
 def _phrase(column: Column) -> str:
+    if column == TIME:
+        return "a video takes {}"
     way = "higher" if column.higher_is_better else "lower"
     return TELLING.get(column.key, f"{column.label} is {{}} ({way} is better)")
 

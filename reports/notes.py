@@ -244,6 +244,7 @@ def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
             f"(with {FEWEST - 1}, the smallest possible p is {number_text(2.0 ** (2 - FEWEST), 4)}): "
             f"{labels.rstrip('.')}."
         )
+    yield from crossed_notes(ranking)
     if any(number.points for of_row in body.numbers.values() for number in of_row.values()):
         yield f"In parentheses: each clip's value, by clip name; fewer than {FEWEST} clips get no interval."
     counts = {column.key for column in body.columns if column.exact}
@@ -259,6 +260,13 @@ def _ranking_notes(body: Body, ranking: Ranking) -> Iterator[str]:
             "Differences are paired by clip; their p is by sign flips, adjusted for all pairs of rows in a"
             " column."
         )
+
+
+def crossed_notes(ranking: Ranking) -> Iterator[str]:
+    """Columns whose leading row leads only because of clips that another lacks, or has besides."""
+    if ranking.crossed:
+        labels = ", ".join(column.label for column in ranking.crossed)
+        yield f"Not ranked, because who leads is worse on the clips that rows share: {labels.rstrip('.')}."
 
 
 def _cost_notes(rows: list[Row], shown: set[str]) -> Iterator[str]:

@@ -34,13 +34,16 @@ class Ranking:
     marks: dict[str, dict[str, str]]
     withheld: list[Column]
     few: list[Column]
+    crossed: list[Column]
     differences: dict[str, dict[str, Difference]]
 
 
 def rank(body: Body) -> Ranking:
     """The best of each column, and differences from the base row, by one p for each pair of rows."""
     base = body.group.base
-    found = Ranking({label: dict.fromkeys(of_row, "") for label, of_row in body.numbers.items()}, [], [], {})
+    found = Ranking(
+        {label: dict.fromkeys(of_row, "") for label, of_row in body.numbers.items()}, [], [], [], {}
+    )
     for column in body.columns:
         rows = [row for row in body.group.rows if math.isfinite(body.numbers[row.label][column.key].value)]
         ranked = column.ranked and column.higher_is_better is not None
@@ -64,7 +67,10 @@ def rank(body: Body) -> Ranking:
             continue
         given = _marks(body, column, rows, pairs)
         if not given:
-            found.few.append(column)
+            known = all(math.isfinite(one.p) for one in pairs.values()) and len(pairs) == len(rows) * (
+                len(rows) - 1
+            )
+            (found.crossed if known else found.few).append(column)
         for label, mark in given.items():
             found.marks[label][column.key] = mark
     return found
@@ -115,11 +121,17 @@ def marks(
 
 
 def told(pairs: Compared, higher: bool, one: str, other: str) -> bool | None:
-    """Whether ``one`` is better than ``other`` beyond chance; None when they share too few clips to say."""
+    """Whether ``one``, of the better number, is better than ``other`` beyond chance on the clips they share.
+
+    None where they share too few to say, and where ``other`` is the better one there: numbers over clips of
+    which one row lacks the hard ones say nothing.
+    """
     difference = pairs.get((one, other))
     if difference is None or math.isnan(difference.p):
         return None
-    return difference.p <= LEVEL and (difference.mean > 0) == higher
+    if difference.p > LEVEL:
+        return False
+    return True if (difference.mean > 0) == higher else None
 
 
 def _marks(body: Body, column: Column, rows: Sequence[Row], pairs: Compared) -> dict[str, str]:

@@ -77,8 +77,9 @@ def _table(table: Table, console: Console, details: bool) -> Iterator[Renderable
     yield ""
     yield grid(shown, numbers)
     yield ""
-    yield Text(printable(headline(table)))
-    yield ""
+    if said := headline(table):
+        yield Text(printable(said))
+        yield ""
     if paired := compared(table, main):
         changes = differences(table, paired)
         paired = fitting(table, paired, lambda columns: _fits(console, grid(columns, changes)))

@@ -6,6 +6,7 @@ import pytest
 from reports_world import metric, write_plan, write_record
 
 from reports.headline import headline
+from reports.rows import find_plans
 from reports.tables import tables
 
 OFFSETS = (0.4, -0.3, 0.1, -0.2, 0.5, -0.5, 0.3, -0.3)
@@ -23,7 +24,7 @@ def said(results, rows, clips=8, key="position_error", failed=(), seconds=None):
                 label,
                 f"clip-{clip}",
                 status="oom" if (label, clip) in failed else "ok",
-                metrics={key: metric(mean * (1 + 0.1 * offset)), "clip_t": metric(0.3)},
+                metrics={key: metric(mean and mean * (1 + 0.1 * offset)), "clip_t": metric(mean and 0.3)},
                 total=(seconds or {}).get(label, 2.0) * (1 + 0.01 * offset),
             )
             cells.setdefault(label, []).append(cell)
@@ -79,7 +80,7 @@ def test_a_row_that_failed_is_named(tmp_path):
     assert text.endswith("Failed cells are not in these numbers: fastvmt OOM 2.")
     all_failed = {(label, clip) for label in ("none", "fastvmt") for clip in range(8)}
     text = said(tmp_path / "all", {"none": 16.1, "fastvmt": 2.4}, failed=all_failed)
-    assert text.startswith("No video has a score yet. ")
+    assert text.startswith("No video is finished yet. ")
 
 
 def test_one_row_has_its_number_and_what_to_hold_it_against(tmp_path):
@@ -93,3 +94,34 @@ def test_a_label_of_several_words_stands_in_quotation_marks(tmp_path):
     text = said(tmp_path, {"without window loss": 2.4, "none, 25 steps": 9.0})
     assert text.startswith('In the row "without window loss" the object')
     assert "without guidance (none, 25 steps)" in text
+
+
+def test_a_row_that_leads_only_because_it_failed_on_the_hard_clips_is_not_ranked(tmp_path):
+    cells = {"none": [], "fastvmt": []}
+    for clip in range(8):
+        hard = clip > 5
+        for label, easy in (("none", 4 + clip / 50), ("fastvmt", 5 + clip / 100)):
+            status = "oom" if hard and label == "fastvmt" else "ok"
+            metrics = {"position_error": metric(20.0 if hard else easy)}
+            cells[label].append(write_record(tmp_path, label, f"{clip}", status=status, metrics=metrics))
+    (table,) = tables(tmp_path, [write_plan(tmp_path, cells, baseline="none")])
+    assert table.differences["fastvmt"]["position_error"].mean > 0.9, "worse wherever both have a video"
+    assert {of_row["position_error"] for of_row in table.marks.values()} == {""}
+    assert "These rows cannot be ranked." in headline(table)
+    assert any("worse on the clips that rows share: Position err" in note for note in table.brief)
+
+
+def test_a_row_of_few_clips_beside_others_is_named_as_what_cannot_be_ranked(tmp_path):
+    failed = {("ours", clip) for clip in range(2, 8)}
+    text = said(tmp_path, {"none": 16.1, "fastvmt": 2.4, "ours": 5.0}, failed=failed)
+    assert "They are not ranked: ours has too few clips." in text
+
+
+def test_where_no_metric_is_shown_the_time_is_spoken_of_and_scores_are_not_denied(tmp_path):
+    said(tmp_path, {"none": 16.1, "fastvmt": 2.4}, seconds={"none": 1.0, "fastvmt": 9.0})
+    plans = find_plans(tmp_path)
+    (times,) = tables(tmp_path, plans, only=["time"])
+    assert headline(times) == "Without guidance (none) a video takes 1.00 s; with fastvmt it takes 9.00 s."
+    (memory,) = tables(tmp_path, plans, only=["memory"])
+    assert headline(memory) == ""
+    assert said(tmp_path / "null", {"none": None}).startswith("No metric of this table has a number.")
