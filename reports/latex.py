@@ -28,6 +28,7 @@ _LATEX = str.maketrans(
         "↑": r"$\uparrow$",
         "↓": r"$\downarrow$",
         "±": r"$\pm$",
+        "\N{MINUS SIGN}": "$-$",
         "●": r"$\bullet$",
         "○": r"$\circ$",
         "…": r"\dots{}",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from reports.published import Block
 
+LABEL, LONGEST = 28, 40
+"""Characters of a row's label to a line, and cells of a line that holds a longer word."""
 BOLD = ("best", "apart")
 """Marks that are bold, too."""
 Cells = dict[str, list["Text"]]
@@ -143,6 +145,7 @@ def _cell(entry: Entry) -> Text:
 def _grid(headings: Sequence[str], rows: Cells) -> Grid:
     """A table that is as narrow as its cells; headings break at words."""
     from rich import box
+    from rich.cells import chop_cells
     from rich.table import Table as Grid
     from rich.text import Text
 
@@ -156,10 +159,11 @@ def _grid(headings: Sequence[str], rows: Cells) -> Grid:
         whole = printable(text).replace(" ↑", "\N{NO-BREAK SPACE}↑").replace(" ↓", "\N{NO-BREAK SPACE}↓")
         head = "\n".join(textwrap.wrap(whole, room)).replace("\N{NO-BREAK SPACE}", " ")
         made.add_column(Text(head), justify="right", overflow="fold")
-    longest = 28
     for label, cells in rows.items():
-        name = "\n".join(textwrap.wrap(printable(label), longest, break_long_words=False)) or " "
-        made.add_row(Text(name), *cells)
+        words = textwrap.wrap(printable(label), LABEL, break_long_words=False)
+        # A longer word would leave no room for the columns; wide characters take two cells.
+        lines = [part for line in words for part in chop_cells(line, LONGEST)]
+        made.add_row(Text("\n".join(lines) or " "), *cells)
     return made
 
 

@@ -12,6 +12,8 @@ COUNTED = ("steps", "frames", "clips")
 """Settings whose value comes first: ``25 steps``."""
 MOST_WORDS = 4
 """Settings that a label holds."""
+LONGEST = 40
+"""Characters of a value in a label."""
 VOWELS = "AEIOU"
 
 
@@ -62,10 +64,10 @@ def _setting(key: tuple[str, ...], value: Any) -> str:
     name = " ".join(within).replace("_", " ")
     if not name or within in (["name"], ["kind"]):
         return NAMES.get(str(value), str(value))
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool) or value in (None, "", []):
         return name if value else f"no {name}"
-    if within[-1] in COUNTED:
-        return f"{value} {name}"
+    if within[-1] in COUNTED and isinstance(value, int | str):
+        return f"{value} {name.removesuffix('s') if str(value) == '1' else name}"
     return f"{name} {_value(value)}"
 
 
@@ -73,7 +75,11 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         numbers = all(isinstance(one, int) and not isinstance(one, bool) for one in value)
         return ("x" if numbers else " ").join(map(_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)[:40]
+    if isinstance(value, float):
+        return f"{value:g}"
+    # Paths and long names differ at their ends.
+    text = str(value)
+    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
 
 
 __all__ = ["NAMES", "apart", "device_words"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reports_world import bootstrap_t, declared
+from rich.cells import cell_len
 from rich.console import Console
 
 from datasets.errors import InputError
@@ -1126,3 +1127,12 @@ def test_reading_changes_no_record(world):
     before = path.read_bytes()
     tables(results, [plan])
     assert path.read_bytes() == before and store.load_record(path.parent).status == "ok"
+
+
+def test_a_label_that_is_one_long_word_leaves_room_for_columns(tmp_path):
+    rows = [row_of(tmp_path, label, np.linspace(0.1, 0.9, 8)) for label in ("長" * 60, "x" * 120, "none")]
+    (table,) = tables(tmp_path, [write_plan(tmp_path, "p", rows)])
+    lines = to_text([table], 80).splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    (heads,) = (line for line in lines if "Text" in line and "Time" in line)
+    assert heads, "one column alone would fit beside a label of 120 cells"

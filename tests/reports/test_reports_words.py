@@ -50,6 +50,12 @@ def test_a_number_is_its_value_and_half_its_interval_s_width(number: Number, of:
             ["25 steps", "10 steps"],
         ),
         ([{"backbone.steps": "25", "frames": "17"}, {"frames": "17"}], ["25 steps", ""]),
+        ([{"frames": 1}, {"frames": 17}], ["1 frame", "17 frames"]),
+        ([{"method": {"blocks": []}}, {"method": {"blocks": [3]}}], ["no blocks", "blocks 3"]),
+        (
+            [{"method": {"weights": f"/data/{'deep/' * 20}{name}"}} for name in "ab"],
+            [f"weights …{('/data/' + 'deep/' * 20 + name)[-39:]}" for name in "ab"],
+        ),
         (
             [
                 {"method": {"config": {"reuse": {"interval": 3}}}},
