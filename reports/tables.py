@@ -32,10 +32,6 @@ MOST = 5
 """Columns of a main table beside the rows' names, where nobody chose them."""
 
 
-ADDED = "+metric="
-"""How a command line adds a metric to its set."""
-
-
 @dataclass(frozen=True)
 class Table:
     """The rows of one backbone and dataset.
@@ -187,13 +183,9 @@ def known_columns(rows: Sequence[Row]) -> dict[str, Column]:
 
 
 def _own_columns(group: Group) -> list[str]:
-    """The columns that the plans name, where all name the same, and metrics that a command added to these."""
+    """The columns that the plans name, where all name the same."""
     named = [plan.columns for plan in group.plans]
-    if not named or not named[0] or any(columns != named[0] for columns in named):
-        return []
-    words = [word for plan in group.plans for word in plan.command if word.startswith(ADDED)]
-    added = [name.strip() for word in words for name in word.removeprefix(ADDED).strip("[]").split(",")]
-    return list(dict.fromkeys([*named[0], *added]))
+    return named[0] if named and all(columns == named[0] for columns in named) else []
 
 
 def _table(group: Group, everything: bool, only: Sequence[str], outside: Sequence[Column]) -> Table:

@@ -970,13 +970,6 @@ def test_a_plan_may_name_its_tables_columns(world):
     assert [column.key for column in together.columns] == [column.key for column in plain.columns]
 
 
-def test_a_metric_that_the_command_added_stands_beside_the_columns_that_the_plan_names(world):
-    results, plan, _ = world
-    added = plan.model_copy(update={"columns": ["clip_t"], "command": ["limit=4", "+metric=motion_fidelity"]})
-    (table,) = tables(results, [added])
-    assert [column.key for column in table.columns] == ["clip_t", "motion_fidelity", "n"]
-
-
 def test_the_papers_columns_are_those_of_its_set_of_metrics():
     from omegaconf import OmegaConf
 
