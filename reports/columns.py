@@ -354,7 +354,8 @@ def body(group: Group, everything: bool, only: Sequence[str], outside: Sequence[
         columns = [known[key] for key in dict.fromkeys(only) if key in known]
         hidden = [column for column in hidden if column.key in only]
     else:
-        columns = [*metrics, *outside, *(column for column in costs if column.primary)]
+        primary = (column for column in costs if column.primary)
+        columns = list({column.key: column for column in (*metrics, *outside, *primary)}.values())
     columns.append(COUNT)
     cells = {column.key: column.kept(group.rows) for column in columns}
     numbers = {

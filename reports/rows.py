@@ -266,6 +266,15 @@ def experiments_of(plan: Plan) -> set[str]:
     return given | {plan.name}
 
 
+def added_metrics(plan: Plan) -> list[str]:
+    """The metrics that a plan's command adds by name: ``+metric=ftd``, ``+metric=[ftd,leak]``."""
+    words = (word for argument in plan.command for word in argument.split())
+    given = (
+        word.partition("=")[2].strip("[]") for word in words if word.startswith(("+metric=", "++metric="))
+    )
+    return [name for names in given for name in names.split(",")]
+
+
 def groups(results: Path, plans: Sequence[Plan]) -> list[Group]:
     """The rows of each backbone and dataset of the plans, in their order, with their records.
 

@@ -19,7 +19,7 @@ from reports.caption import caption, name
 from reports.columns import COSTS, COUNT, Column, Number, body, by_importance, metric_columns
 from reports.notes import notes_of
 from reports.ranking import rank
-from reports.rows import Group, Row, failures, groups
+from reports.rows import Group, Row, added_metrics, failures, groups
 from reports.statistics import Difference
 
 if TYPE_CHECKING:
@@ -189,8 +189,13 @@ def _own_columns(group: Group) -> list[str]:
 
 
 def _table(group: Group, everything: bool, only: Sequence[str], outside: Sequence[Column]) -> Table:
-    own = [] if only or everything else _own_columns(group)
     known = known_columns(group.rows)
+    own: list[str] = []
+    if not (only or everything):
+        own = _own_columns(group)
+        # What the command added by name was added to be seen.
+        added = [name for plan in group.plans for name in added_metrics(plan) if name in known]
+        outside = (*outside, *(known[name] for name in dict.fromkeys(added) if name not in own))
     scored = any(record.metrics for row in group.rows for record in row.records.values())
     unknown = {key: nearest(key, known) for key in own if scored and key not in known}
     made = body(group, everything, [*own, *(one.key for one in outside)] if own else only, outside)

@@ -186,7 +186,9 @@ def _with_first(words: Sequence[str]) -> list[str]:
     named = {key.partition(".")[0] for key in given} & {"method", "experiment"}
     ours = given.get("dataset", "sprites") == "sprites" and given.get("action", "run") in OF_CELLS
     if ours and not named:
-        return [*words, FIRST]
+        # Whoever names the metrics wants to see them.
+        columns = ["metrics.columns=[]"] if "metrics" in given and "metrics.columns" not in given else []
+        return [*words, FIRST, *columns]
     # Hydra knows no way to say that an experiment is none.
     return [word for word in words if word != "experiment=null"]
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from harness.records.identity import PARTS
 
 Data = dict[str, Any]
 State = list[int]
-"""Of a file: when it last changed in nanoseconds, its size in bytes, its inode."""
+"""Of a file: when it was last written and last changed in nanoseconds, its size in bytes, its inode.
 
-FORMAT = 1
+A copy may keep the time of writing (``cp -p``, ``rsync -t``), but no program sets that of the change.
+"""
+
+FORMAT = 2
 FEWEST = 100
 """New records for which the index is written anew: that takes as long as reading as many."""
 YOUNG = 2_000_000_000
@@ -52,10 +56,9 @@ class Index:
         """What ``store.read_json`` gives of the record in a cell's folder, relative to the results folder."""
         # Thousands of Path take as long as what they name.
         now, path = time.time_ns(), os.path.join(self.results, cell, store.RECORD)  # noqa: PTH118
-        try:
-            name, state = os.fsencode(cell), _state(path)
-        except (OSError, ValueError):
-            return store.read_json(Path(path))
+        name, state = os.fsencode(cell), None
+        with contextlib.suppress(OSError, ValueError):
+            state = _state(path)
         # An index of other hands may hold anything.
         with contextlib.suppress(ValueError, TypeError, LookupError):
             known, numbers, data = from_json(self._lines[name])
@@ -68,7 +71,7 @@ class Index:
         self._changed |= self._lines.pop(name, None) is not None
         data = store.read_json(Path(path))
         # What changed just now may change again and look the same.
-        if state[0] + YOUNG < now and isinstance(data, dict):
+        if state is not None and state[0] + YOUNG < now and isinstance(data, dict):
             self._new[name] = state, data
         return data
 
@@ -76,8 +79,13 @@ class Index:
         """Write the index anew where records changed or many are new, and the folder can be written."""
         if len(self._new) < FEWEST and not self._changed:
             return
-        shared = {_json(part): number for number, part in enumerate(self._shared)}
         lines = {name: line for name, line in self._lines.items() if self._there(name)}
+        used = self._used(lines.values())
+        # What no record holds any longer is overwritten by its own number, so that the others keep theirs.
+        shared = {
+            _json(part) if number in used else b"%d" % number: number
+            for number, part in enumerate(self._shared)
+        }
         for name, (state, data) in self._new.items():
             # A name or text that no line can hold stays with its record alone.
             with contextlib.suppress(PydanticSerializationError):
@@ -87,6 +95,17 @@ class Index:
         with contextlib.suppress(OSError):
             sweep(self.results)
             write_whole(self.results / store.INDEX, _head(body) + b"\n" + body)
+
+    def _used(self, lines: Iterable[bytes]) -> set[int]:
+        """The numbers of the shared parts that stand in some line."""
+        if not self._changed:
+            return set(range(len(self._shared)))
+        used: set[int] = set()
+        for line in lines:
+            # A line of other hands is read by nobody.
+            with contextlib.suppress(ValueError, TypeError, LookupError):
+                used.update(number for number in from_json(line)[1] if number is not None)
+        return used
 
     def _there(self, name: bytes) -> bool:
         return (self.results / os.fsdecode(name) / store.RECORD).exists()
@@ -98,7 +117,7 @@ def _head(body: bytes) -> bytes:
 
 def _state(path: str) -> State:
     found = os.stat(path)  # noqa: PTH116
-    return [found.st_mtime_ns, found.st_size, found.st_ino]
+    return [found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino]
 
 
 def _places(data: Data) -> list[tuple[Data, str]]:

@@ -80,6 +80,21 @@ def test_a_grid_without_a_method_has_both_in_each_of_its_jobs() -> None:
     assert found == [[(seed, "none"), (seed, "fastvmt")] for seed in (0, 1)]
 
 
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [
+        ("limit=2", ["position_error", "motion_fidelity", "clip_t", "time"]),
+        ("metrics=vbench", []),
+        ("metrics=vbench metrics.columns=[clip_t]", ["clip_t"]),
+    ],
+)
+def test_whoever_names_the_metrics_sees_more_than_the_first_run_s_columns(
+    words: str, columns: list[str]
+) -> None:
+    (parts,) = compose_command(words.split())
+    assert [one.resolved["metrics"]["columns"] for one in parts] == [columns] * 2
+
+
 def test_the_mirror_is_offline_unless_asked_for() -> None:
     offline = {
         "mode": "offline",

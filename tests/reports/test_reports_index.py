@@ -104,6 +104,31 @@ def test_a_change_that_leaves_time_size_and_inode_is_seen_where_the_file_was_you
     assert shown(results, capsys) != before
 
 
+def test_a_copy_over_a_record_that_keeps_its_time_is_seen(results, capsys):
+    before = shown(results, capsys)
+    assert (results / store.INDEX).exists()
+    times = {path: path.stat().st_mtime_ns for path in results.glob("cells/*/record.json")}
+    path = change(results)
+    os.utime(path, ns=(times[path], times[path]))
+    assert shown(results, capsys) != before
+
+
+@pytest.mark.parametrize("how", ["rewritten", "removed"])
+def test_what_a_record_said_before_is_not_kept(results, capsys, how):
+    path = next(results.glob("cells/*/record.json"))
+    text = path.read_text()
+    path.write_text(text.replace('"device": "Some CPU"', '"device": "a secret"'))
+    age(path)
+    shown(results, capsys)
+    assert b"a secret" in (results / store.INDEX).read_bytes()
+    path.unlink() if how == "removed" else path.write_text(text)
+    after = shown(results, capsys)
+    assert b"a secret" not in (results / store.INDEX).read_bytes()
+    assert shown(results, capsys) == after
+    (results / store.INDEX).unlink()
+    assert shown(results, capsys) == after
+
+
 @pytest.mark.parametrize("harm", ["truncated", "foreign", "newer", "flipped", "folder", "of other hands"])
 def test_a_harmed_index_changes_nothing(results, capsys, harm):
     first = shown(results, capsys)
@@ -116,13 +141,13 @@ def test_a_harmed_index_changes_nothing(results, capsys, harm):
     elif harm == "of other hands":
         # Whole, but not as this version writes it.
         odd = data.partition(b"\n")[2].replace(b"[0,1,2", b"[990,1,2")
-        path.write_bytes(b"1 %d\n%s" % (zlib.crc32(odd), odd))
+        path.write_bytes(b"2 %d\n%s" % (zlib.crc32(odd), odd))
     else:
         path.write_bytes(
             {
                 "truncated": data[: len(data) // 2],
                 "foreign": b"\x00\xff not ours\n\n\t",
-                "newer": b"2" + data[1:],
+                "newer": b"3" + data[1:],
                 "flipped": data.replace(b'"value":0.1', b'"value":0.9'),
             }[harm]
         )

@@ -970,6 +970,19 @@ def test_a_plan_may_name_its_tables_columns(world):
     assert [column.key for column in together.columns] == [column.key for column in plain.columns]
 
 
+@pytest.mark.parametrize("word", ["+metric=warp_consistency", "+metric=[warp_consistency,of_no_record]"])
+def test_a_metric_that_the_command_adds_is_shown(world, word):
+    results, plan, _ = world
+    (unasked,) = tables(results, [plan])
+    assert "warp_consistency" not in [column.key for column in unasked.columns]
+    adding = plan.model_copy(update={"command": ["python", "-m", "harness", word]})
+    (table,) = tables(results, [adding])
+    assert "warp_consistency" in [column.key for column in table.main()]
+    named = adding.model_copy(update={"columns": ["time", "clip_t"]})
+    (table,) = tables(results, [named])
+    assert [column.key for column in table.columns] == ["time", "clip_t", "warp_consistency", "n"]
+
+
 def test_the_papers_columns_are_those_of_its_set_of_metrics():
     from omegaconf import OmegaConf
 
