@@ -18,7 +18,7 @@ from reports.formats import render
 from reports.headline import TELLING, headline
 from reports.output import writing
 from reports.page.about import About
-from reports.page.anonymous import without_names, without_paths
+from reports.page.anonymous import anonymous_table, without_names
 from reports.page.table import grid
 from reports.page.takes import ENDED, Maker
 from reports.plots.figures import NotDrawn, plots, write_plots
@@ -117,6 +117,8 @@ def write_page(
     chosen = options or Options()
     media = Media(out)
     maker = Maker(results, media, chosen.small, chosen.anonymous)
+    if chosen.anonymous:
+        made = [anonymous_table(table) for table in made]
     of_group = {(table.backbone, table.dataset): table for table in made}
     sections: list[dict[str, Any]] = []
     cases: list[dict[str, Any]] = []
@@ -130,12 +132,13 @@ def write_page(
         (out / MEDIA).mkdir(exist_ok=True)
         for group in groups(results, plans):
             table = of_group[(group.backbone, group.dataset)]
+            for row, label in zip(group.rows, table.numbers, strict=True):
+                row.label = label
             sections.append(_section(results, group, table))
             colours |= {row.label: colour_of(row.variant.method) for row in group.rows}
             cases += maker.cases(group, table)
         for form, suffix in (("md", "md"), ("latex", "tex"), ("csv", "csv")):
             text = render(made, form)
-            text = without_paths(text) if chosen.anonymous else text
             media.write(f"tables.{suffix}", text.encode(errors="backslashreplace"))
         html = _html(plans, sections, cases, made, blocks, colours, chosen)
         write_whole(index, html.encode(errors="backslashreplace"))
@@ -190,7 +193,6 @@ def _html(
     about = options.about
     if options.anonymous:
         about, plans = without_names(about), ()
-        sections = [section | {"table": without_paths(section["table"])} for section in sections]
     metrics = [
         {"key": key, "label": column.label, "lower": column.higher_is_better is False}
         for key, column in columns.items()

@@ -83,8 +83,8 @@ class Maker:
         return {
             "id": case_id,
             "group": table.title,
-            "clip": cell.clip,
-            "prompt": cell.prompt,
+            "clip": self._plain(cell.clip),
+            "prompt": self._plain(cell.prompt),
             "kind": cell.prompt_kind,
             "seed": cell.seed,
             "reference": reference,

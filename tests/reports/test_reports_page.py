@@ -250,6 +250,34 @@ def test_a_page_says_whose_it_is_unless_it_is_anonymous(tmp_path, capsys):
     assert said[-1] == str(out / "index.html") and said[-2].endswith("of the 1 GB that GitHub Pages serves")
 
 
+def test_an_anonymous_page_names_nobody_s_folders_in_labels_settings_and_file_names(tmp_path):
+    results, out = tmp_path / "results", tmp_path / "page"
+    labels = ["none", *(f"none, weights /home/ada/{one}/final.pt" for one in "ab")]
+    roots = {
+        "root": "/home/ada",
+        "other": r"C:\Users\ada\x",
+        "third": "~ada/x",
+        "fourth": "file:///home/ada/x",
+    }
+    cells = {
+        label: [
+            write_record(results, label, f"clip-{place}", metrics={"clip_t": metric(0.3)}, method=roots)
+            for place in range(2)
+        ]
+        for label in labels
+    }
+    add_videos(results, write_plan(results, cells, baseline=labels[1]))
+    assert main([str(results), "--format", "html", "--out", str(out), "--anonymous"]) == 0
+    paths = [path for path in out.rglob("*") if path.is_file()]
+    # The ids of real settings are digests; those of this plan are made of the labels.
+    texts = [path.read_bytes() for path in paths if path.name != "tables.csv"]
+    assert not [path for path in paths if "ada" in str(path.relative_to(out))]
+    assert not [text for text in texts if re.search(rb"\bada\b", text)]
+    page = (out / "index.html").read_text()
+    for label in ("none", "none, weights final.pt", "none, weights final.pt (2)"):
+        assert f"<option>{label}</option>" in page
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

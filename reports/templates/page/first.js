@@ -23,6 +23,9 @@ function showFirst() {
       make("p", { class: "what" }, one.clip, " ", make("q", {}, one.prompt))), one));
   }
   $("picked").textContent = count === 1 ? "the only video that has it." : `of ${count} videos.`;
+  // Where no video has a number there is nothing to choose.
+  const scored = (take) => take.video && Object.keys(take.values).length;
+  $("first").hidden = !page.cases.some((one) => one.takes.some(scored));
   $("first-row").value = state.row;
   $("first-metric").value = state.metric;
 }
