@@ -1,21 +1,21 @@
 """A hook of mkdocs: links of the repository are links of the site.
 
 The documents link to each other and to files outside ``docs/`` as GitHub shows them. The site holds
-those files too, the documents of the top folder as pages, and what ``docs/main_table.zip`` holds.
+those files too, the documents of the top folder as pages, and what ``docs/main_table.tar.xz`` holds.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-import zipfile
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-ZIP, UNPACKED = "main_table.zip", "main_table/index.html"
+PACKED, UNPACKED = "main_table.tar.xz", "main_table/index.html"
 LINK = re.compile(r'(?<=\]\()(?![a-z]+:|#)[^)#\s]+|(?<=\ssrc=")(?![a-z]+:)[^"]+')
 
 
@@ -39,7 +39,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     markdown = markdown.replace("<details>", '<details markdown="1">')
 
     def link(found: re.Match[str]) -> str:
-        name = _target(at, found[0]).replace(ZIP, UNPACKED)
+        name = _target(at, found[0]).replace(PACKED, UNPACKED)
         return posixpath.relpath(TOP.get(name, name.removeprefix("docs/")), posixpath.dirname(at) or ".")
 
     return LINK.sub(link, markdown)
@@ -47,7 +47,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_post_build(config: Any) -> None:
     """The page of the embedded world's main table, whose files are no documents."""
-    zipfile.ZipFile(ROOT / "docs" / ZIP).extractall(Path(config.site_dir) / Path(UNPACKED).parent)
+    with tarfile.open(ROOT / "docs" / PACKED) as packed:
+        packed.extractall(Path(config.site_dir) / Path(UNPACKED).parent, filter="data")
 
 
 def _linked(page: Any) -> Iterator[str]:
