@@ -20,15 +20,15 @@ from datasets.errors import InputError
 from datasets.files import unwritable
 from harness.command.terminal import escape_output, say
 from harness.records.printable import printable
-from reports.columns import Column
-from reports.entries import heading
-from reports.formats import render, to_details
 from reports.output import emit
-from reports.outside import load_column
-from reports.rows import find_plans, groups, plural, with_baseline
-from reports.strata import by_stratum
-from reports.tables import Table, known_columns, tables
-from reports.text import terminal_width, to_text
+from reports.table.columns import Column
+from reports.table.entries import heading
+from reports.table.formats import render, to_details
+from reports.table.outside import load_column
+from reports.table.rows import find_plans, groups, plural, with_baseline
+from reports.table.strata import by_stratum
+from reports.table.tables import Table, known_columns, tables
+from reports.table.text import terminal_width, to_text
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -181,7 +181,7 @@ def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Tabl
     if given.plots is not None or given.format == "html":
         from reports.page import Options, publish
         from reports.page.about import About, load_about
-        from reports.published import blocks
+        from reports.table.published import blocks
 
         page = (given.out or given.results / "page") if given.format == "html" else None
         shown = blocks() if given.published else ()
@@ -189,7 +189,7 @@ def _write(given: argparse.Namespace, plans: Sequence[Plan], made: Sequence[Tabl
         options = Options(about, given.anonymous, given.small)
         print(*publish(given.results, plans, made, page, given.plots, given.all, shown, options), sep="\n")
         return
-    from reports.published import blocks
+    from reports.table.published import blocks
 
     published = blocks() if given.published else ()
     if given.format == "text":

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from datasets.errors import InputError
 from harness.command.terminal import say, tell
-from reports.caption import caption
-from reports.columns import metric_columns
-from reports.numbers import number_text
-from reports.rows import Group, find_plans, groups
-from reports.statistics import FEWEST, LEVEL, Pair, cluster_means, mean_interval
 from reports.study.plan import read_plan
 from reports.study.raters import exclusions
 from reports.study.site import PLAN
 from reports.study.votes import comparisons, read_votes
+from reports.table.caption import caption
+from reports.table.columns import metric_columns
+from reports.table.numbers import number_text
+from reports.table.rows import Group, find_plans, groups
+from reports.table.statistics import FEWEST, LEVEL, Pair, cluster_means, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd

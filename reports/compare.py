@@ -14,11 +14,11 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from harness.command.terminal import say, tell
-from reports.columns import metric_columns
-from reports.ranking import difference_text
-from reports.rows import Row, find_plans, groups
-from reports.statistics import clip_differences
-from reports.statistics import differences as paired
+from reports.table.columns import metric_columns
+from reports.table.ranking import difference_text
+from reports.table.rows import Row, find_plans, groups
+from reports.table.statistics import clip_differences
+from reports.table.statistics import differences as paired
 
 
 def rows_of(results: Path) -> dict[tuple[str, str, str], Row]:

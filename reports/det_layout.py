@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datasets.errors import InputError
 from harness.records import store
-from reports.rows import few, find_plans, groups
+from reports.table.rows import few, find_plans, groups
 
 LONGEST = 255
 """Bytes of a file's name, on the file systems of Linux, macOS and Windows."""

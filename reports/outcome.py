@@ -10,8 +10,8 @@ from datasets.errors import InputError
 from harness.command.terminal import say, tell
 from harness.records import store
 from reports import pictures
-from reports.formats import print_tables
-from reports.tables import Table, tables
+from reports.table.formats import print_tables
+from reports.table.tables import Table, tables
 
 if TYPE_CHECKING:
     from harness.cells.job import Job

@@ -20,7 +20,7 @@ from datasets.media.images import enlarged, line, resize_crop
 from datasets.media.video import frame_times, read_video
 from harness.records import store
 from harness.records.record import Plan
-from reports.rows import Row, find_plans, groups
+from reports.table.rows import Row, find_plans, groups
 
 Frames = NDArray[np.uint8]
 Take = tuple[str, str, int]

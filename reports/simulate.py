@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.ranking import compare, marks, told
-from reports.statistics import LEVEL, Floats, difference_interval, mean_interval, median_interval
+from reports.table.ranking import compare, marks, told
+from reports.table.statistics import LEVEL, Floats, difference_interval, mean_interval, median_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 from datasets.files import write_whole
 from harness.records import store
 from harness.records.record import Plan, Record
-from reports.columns import peak
-from reports.rows import Row, groups
+from reports.table.columns import peak
+from reports.table.rows import Row, groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ class Mirror:
         """Send tables, summaries and artifacts of the rows that have changed, and end the runs."""
         import pandas as pd
 
-        from reports.tables import tables
+        from reports.table.tables import tables
 
         made = tables(self.results, plans, everything=True)
         lines = pd.concat([table.flat() for table in made], ignore_index=True)

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets.files import size_text, sweep, write_whole
-from reports.formats import render
-from reports.headline import TELLING, headline
 from reports.output import writing
 from reports.page.about import About
 from reports.page.anonymous import anonymous_table, without_names
@@ -24,10 +22,12 @@ from reports.page.takes import ENDED, Maker
 from reports.plots.figures import NotDrawn, plots, write_plots
 from reports.plots.files import Plot, inline_svg
 from reports.plots.style import colour_of
-from reports.published import Block
-from reports.rows import Group, groups
 from reports.site import GENERATOR, MEDIA, Media, check_ours, environment, json_text, script_hash, sources
-from reports.tables import Table
+from reports.table.formats import render
+from reports.table.headline import TELLING, headline
+from reports.table.published import Block
+from reports.table.rows import Group, groups
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -109,7 +109,7 @@ def write_page(
 ) -> Path:
     """Write the page of these plans into the folder ``out``; the path of its ``index.html``.
 
-    ``made``: the plans' tables (``reports.tables.tables``), shown as they are; ``blocks`` stand below
+    ``made``: the plans' tables (``reports.table.tables.tables``), shown as they are; ``blocks`` stand below
     them. A page that is there already is replaced, and the media it no longer needs are removed.
     InputError when ``out`` holds anything else, or cannot be written.
     """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reports.page.about import About
 
 if TYPE_CHECKING:
-    from reports.tables import Table
+    from reports.table.tables import Table
 
 _FOLDERS = re.compile(r"""(?<![\w:/.~\\<])(?:~|[A-Za-z]:)?(?:[/\\][^\s"'/\\:,;()<>|]+)+[/\\](?=[^\s/\\])""")
 """The folders of an absolute path. Not those of an address (``https://``), nor of a fraction."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from harness.records import store
 from harness.records.record import Record
-from reports.numbers import number_text
 from reports.page.tracks import tracks_of
-from reports.rows import SETTINGS
+from reports.table.numbers import number_text
+from reports.table.rows import SETTINGS
 
 PLACES = ("step", "iteration")
 """Keys of a trace's rows that say where in the guidance they are."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from reports.columns import Column
-from reports.entries import Entry, all_differences, differences, entries, heading
-from reports.ranking import MARKS
-from reports.tables import Table
+from reports.table.columns import Column
+from reports.table.entries import Entry, all_differences, differences, entries, heading
+from reports.table.ranking import MARKS
+from reports.table.tables import Table
 
 Of = Callable[[str, str], float]
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.records import store
-from reports.columns import Column, Number
-from reports.numbers import shown_unit, text_of
 from reports.page.anonymous import anonymous_record, without_paths
 from reports.page.details import details
 from reports.page.videos import Probe, probe_video, write_small
 from reports.plots.files import slug
-from reports.rows import Group, Row
 from reports.site import Media, json_text
-from reports.tables import Table
+from reports.table.columns import Column, Number
+from reports.table.numbers import shown_unit, text_of
+from reports.table.rows import Group, Row
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     from harness.records.record import PlannedCell, Record

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports.columns import COUNT, MEMORY, TIME, peak
 from reports.plots.labels import label_points
 from reports.plots.style import ONE_CLIP, headed, laid_out, looks, panels, quality, ratio_axis
-from reports.rows import Group, Row
-from reports.tables import Table
+from reports.table.columns import COUNT, MEMORY, TIME, peak
+from reports.table.rows import Group, Row
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

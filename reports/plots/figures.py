@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from reports.plots import ablation, gradient_similarity, paired_differences, quality_time, stages
 from reports.plots.files import Plot, save, slug
 from reports.plots.style import styled
-from reports.rows import Group, groups
-from reports.tables import Table, tables
+from reports.table.rows import Group, groups
+from reports.table.tables import Table, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

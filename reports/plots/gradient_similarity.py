@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.records import store
-from reports.numbers import number_text
 from reports.plots.style import INK, panels, short
-from reports.rows import Group, Row
+from reports.table.numbers import number_text
+from reports.table.rows import Group, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports.plots.style import INK, looks, methods_of, panels, quality, short
-from reports.rows import Group
-from reports.statistics import clip_differences, difference_interval
-from reports.tables import Table
+from reports.table.rows import Group
+from reports.table.statistics import clip_differences, difference_interval
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

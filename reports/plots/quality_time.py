@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.columns import TIME
 from reports.plots.labels import label_points
 from reports.plots.style import INK, laid_out, looks, methods_of, panels, quality, ratio_axis
-from reports.rows import Group
-from reports.tables import Table
+from reports.table.columns import TIME
+from reports.table.rows import Group
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

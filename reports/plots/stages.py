@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports.plots.style import INK, MARKERS, short
-from reports.rows import Group, Row
+from reports.table.rows import Group, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

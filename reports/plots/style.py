@@ -11,10 +11,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from reports.columns import Column
-from reports.formats import headers
-from reports.rows import Group
-from reports.tables import Table
+from reports.table.columns import Column
+from reports.table.formats import headers
+from reports.table.rows import Group
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

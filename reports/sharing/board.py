@@ -19,15 +19,15 @@ from datasets.errors import InputError
 from datasets.files import sweep, write_whole
 from harness.command.terminal import tell
 from harness.protocol.stated import stated_tables
-from reports.columns import COUNT, Column, Number
-from reports.formats import entries, headers
 from reports.output import writing
-from reports.protocol import closest, departures
-from reports.rows import SETTINGS, Group, Row, groups, plural
 from reports.sharing.submission import Submission, unpack
 from reports.sharing.submit import tables_of
 from reports.site import GENERATOR, TEMPLATES, check_ours, environment, script_hash
-from reports.tables import Table, tables
+from reports.table.columns import COUNT, Column, Number
+from reports.table.formats import entries, headers
+from reports.table.protocol import closest, departures
+from reports.table.rows import SETTINGS, Group, Row, groups, plural
+from reports.table.tables import Table, tables
 
 if TYPE_CHECKING:
     from harness.records.record import Plan

@@ -17,8 +17,8 @@ from datasets.files import write_whole
 from harness.command.terminal import tell
 from harness.records import store
 from reports.output import writing
-from reports.rows import SETTINGS, few, find_plans, plural
 from reports.site import link
+from reports.table.rows import SETTINGS, few, find_plans, plural
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, Record

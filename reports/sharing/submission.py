@@ -24,7 +24,7 @@ from harness.records import store
 from harness.records.hidden import HIDDEN
 from harness.records.identity import is_whole, of_settings, of_variant, short_id
 from harness.records.record import Strict
-from reports.rows import find_plans
+from reports.table.rows import find_plans
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedCell, Record, Variant

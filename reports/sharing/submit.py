@@ -15,12 +15,12 @@ from datasets.files import size_text, write_whole
 from harness.command.terminal import tell
 from harness.records import store
 from harness.records.hidden import Hidden, folders
-from reports.formats import render
 from reports.output import write_out
-from reports.rows import find_plans, plural
 from reports.sharing.merge import check_inside
 from reports.sharing.submission import NAME, TABLES, cell_path, incomplete, pack, to_json, unpack
-from reports.tables import tables
+from reports.table.formats import render
+from reports.table.rows import find_plans, plural
+from reports.table.tables import tables
 
 if TYPE_CHECKING:
     from harness.records.record import Plan

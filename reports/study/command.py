@@ -9,12 +9,12 @@ from pathlib import Path
 from datasets.errors import InputError
 from harness.command.terminal import tell
 from reports.output import emit
-from reports.rows import plural
 from reports.study.plan import make_plan, read_plan
 from reports.study.site import PLAN, write_study
 from reports.study.source import find_source
 from reports.study.table import FEWEST_CLIPS, FEWEST_RATERS, FEWEST_VOTES, VoteTable, vote_tables
 from reports.study.votes import read_votes
+from reports.table.rows import plural
 
 
 def study_parser() -> argparse.ArgumentParser:
@@ -103,7 +103,7 @@ def votes(arguments: Sequence[str]) -> None:
     if given.plots is not None or given.format == "html":
         _publish(given, made)
         return
-    from reports.formats import render
+    from reports.table.formats import render
 
     text = render(made, given.format)
     emit(text, given.out)

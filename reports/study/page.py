@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.files import sweep, write_whole
-from reports.formats import render
 from reports.output import writing
 from reports.page.table import grid
 from reports.plots.files import Plot, inline_svg, save
 from reports.site import GENERATOR, MEDIA, TEMPLATES, check_ours, environment
 from reports.study.table import VoteTable
+from reports.table.formats import render
 
 
 def write_page(made: Sequence[VoteTable], plots: Sequence[Plot], out: Path) -> Path:

@@ -14,8 +14,8 @@ from datasets.media.video import read_video
 from harness.records import store
 from harness.records.record import PlannedCell
 from reports.page.videos import probe_video
-from reports.rows import Group, Row, find_plans, groups
-from reports.statistics import Pair
+from reports.table.rows import Group, Row, find_plans, groups
+from reports.table.statistics import Pair
 
 LONGEST_SIDE = 832
 """Pixels: a study is watched on phones too."""

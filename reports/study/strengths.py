@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.errors import InputError
-from reports.columns import Number
-from reports.statistics import LEVEL, SEED
 from reports.study.connected import parts
+from reports.table.columns import Number
+from reports.table.statistics import LEVEL, SEED
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datasets.errors import InputError, nearest
 from harness.records.record import Record
-from reports.columns import COUNT, Column, Number
-from reports.numbers import number_text
-from reports.ranking import marks
-from reports.rows import plural
-from reports.statistics import mean_interval
 from reports.study import raters
 from reports.study.connected import parts
 from reports.study.plan import StudyPlan
 from reports.study.strengths import Strengths, alpha, circles, strengths
 from reports.study.votes import Vote, Votes, comparisons
-from reports.tables import Table
+from reports.table.columns import COUNT, Column, Number
+from reports.table.numbers import number_text
+from reports.table.ranking import marks
+from reports.table.rows import plural
+from reports.table.statistics import mean_interval
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd

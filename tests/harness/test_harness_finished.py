@@ -12,7 +12,7 @@ from brief import BRIEF
 from datasets.media import video
 from harness import __main__ as cli
 from harness.records import store
-from reports.tables import tables
+from reports.table.tables import tables
 
 SIZES = {"short": (9, 48, 64), "mid": (18, 64, 48), "long": (26, 48, 80)}
 

@@ -13,7 +13,7 @@ import pytest
 from datasets.media import video
 from harness import __main__ as cli
 from harness.records import store
-from reports.tables import tables
+from reports.table.tables import tables
 
 EXAMPLE = Path(cli.__file__).resolve().parents[1] / "docs" / "external_scorer_example.py"
 SLOW = ("motion_fidelity", "motion_fidelity_legacy", "clip_t", "clip_f", "warp_consistency")

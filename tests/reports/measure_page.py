@@ -16,7 +16,7 @@ from browser_world import open_browser, until
 from reports_world import gallery
 
 from reports.page import write_page
-from reports.tables import tables
+from reports.table.tables import tables
 
 METHODS, CLIPS = 18, 56
 

@@ -14,9 +14,9 @@ from study_world import simulate, source, write_votes
 from datasets.errors import InputError
 from harness.records.store import write_json
 from reports.agreement import agreement, main
-from reports.rows import find_plans, groups
 from reports.study.plan import make_plan
 from reports.study.source import Source
+from reports.table.rows import find_plans, groups
 
 
 def world(results, values):

@@ -17,7 +17,7 @@ from harness.records import store
 from harness.records.record import Plan
 from reports.page import Options, write_page
 from reports.page.about import About
-from reports.tables import tables
+from reports.table.tables import tables
 
 pytestmark = NEEDS_BROWSER
 

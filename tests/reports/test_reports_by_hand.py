@@ -10,9 +10,9 @@ from reports_world import metric, write_plan, write_record
 
 from harness.records import store
 from harness.records.record import Memory, Timing
-from reports.formats import headers, to_csv, to_latex, to_markdown
-from reports.tables import Table, tables
-from reports.text import to_text
+from reports.table.formats import headers, to_csv, to_latex, to_markdown
+from reports.table.tables import Table, tables
+from reports.table.text import to_text
 
 CLIPS = 10
 ROWS = {"low": 0.3, "high": 0.9, "middle": 0.6}

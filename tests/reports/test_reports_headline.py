@@ -5,9 +5,9 @@ import re
 import pytest
 from reports_world import metric, write_plan, write_record
 
-from reports.headline import headline
-from reports.rows import find_plans
-from reports.tables import tables
+from reports.table.headline import headline
+from reports.table.rows import find_plans
+from reports.table.tables import tables
 
 OFFSETS = (0.4, -0.3, 0.1, -0.2, 0.5, -0.5, 0.3, -0.3)
 """Of a row's clips about its mean, in other orders for other rows: they add up to nought."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from reports.measure_reports import ROWS, SEEDS, make_cells
-from reports.rows import find_plans
-from reports.tables import tables
+from reports.table.rows import find_plans
+from reports.table.tables import tables
 
 
 def test_cells_of_either_schema_make_one_and_the_same_table(tmp_path):

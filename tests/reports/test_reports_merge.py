@@ -12,7 +12,7 @@ from board_world import LATER, make, paths
 
 from harness.records import store
 from reports.__main__ import main
-from reports.rows import find_plans, groups
+from reports.table.rows import find_plans, groups
 
 HERE = ("method=none", "limit=2", "seed=[0,1]")
 SCHEMA_1 = Path(__file__).parents[1] / "data" / "results_schema1"

@@ -29,7 +29,7 @@ from reports.__main__ import main
 from reports.page import Options, write_page
 from reports.page.about import About, load_about
 from reports.site import MEDIA
-from reports.tables import tables
+from reports.table.tables import tables
 
 
 class Seen(HTMLParser):

@@ -18,8 +18,8 @@ from reports.plots.paired_differences import paired_differences
 from reports.plots.quality_time import pareto, quality_against_time
 from reports.plots.stages import REST, memory_over_stages, stage_seconds, time_by_stage
 from reports.plots.style import COLOURS, INK, LOOKS, colour_of, look_of, looks
-from reports.rows import groups
-from reports.tables import tables
+from reports.table.rows import groups
+from reports.table.tables import tables
 
 
 def one_group(results, plan):

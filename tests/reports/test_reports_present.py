@@ -14,8 +14,8 @@ from PIL import Image
 from datasets.media import video
 from harness import __main__ as command_line
 from harness.records import store
-from reports.rows import find_plans, groups
-from reports.tables import Table, tables
+from reports.table.rows import find_plans, groups
+from reports.table.tables import Table, tables
 
 METRIC = '''
 from typing import ClassVar

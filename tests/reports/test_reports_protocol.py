@@ -11,9 +11,9 @@ from board_world import make, paths
 from protocol_world import EXPERIMENTS, NAME, stated
 
 from harness.protocol import stated as protocol
-from reports.protocol import protocol_notes
-from reports.rows import find_plans, groups
-from reports.tables import tables
+from reports.table.protocol import protocol_notes
+from reports.table.rows import find_plans, groups
+from reports.table.tables import tables
 
 SPRITES = f"{NAME}-sprites"
 WHOLE = ("backbone=sprites", "dataset=sprites", "dataset.clips=32", "dataset.prompts=3", "seed=[0,1,2]")

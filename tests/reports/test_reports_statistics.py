@@ -7,7 +7,7 @@ from reports_world import bootstrap_t
 from scipy.stats import binomtest, permutation_test
 
 from reports.simulate import main, marked
-from reports.statistics import (
+from reports.table.statistics import (
     adjusted_p,
     clip_differences,
     clip_means,

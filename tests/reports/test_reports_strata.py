@@ -10,8 +10,8 @@ import pytest
 from harness import __main__ as cli
 from harness.records import store
 from reports.__main__ import main
-from reports.strata import by_stratum
-from reports.tables import tables
+from reports.table.strata import by_stratum
+from reports.table.tables import tables
 
 SLOW = ("motion_fidelity", "motion_fidelity_legacy", "warp_consistency", "background_flow_error", "ftd")
 

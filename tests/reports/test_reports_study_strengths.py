@@ -180,7 +180,7 @@ def test_one_side_too_often_is_a_reason_even_where_every_check_is_right():
 
 
 def test_circles_are_counted():
-    from reports.columns import Number
+    from reports.table.columns import Number
 
     around = {("a", "b"): Number(0.6), ("b", "c"): Number(0.7), ("a", "c"): Number(0.4)}
     assert circles(around, "abc") == (1, 1)

@@ -33,12 +33,12 @@ from harness.records.record import (
     left_out_lines,
 )
 from reports.__main__ import main
-from reports.entries import differences, entries
-from reports.formats import print_tables, render, to_csv, to_latex, to_markdown
-from reports.published import blocks
-from reports.rows import with_baseline
-from reports.tables import tables
-from reports.text import to_text
+from reports.table.entries import differences, entries
+from reports.table.formats import print_tables, render, to_csv, to_latex, to_markdown
+from reports.table.published import blocks
+from reports.table.rows import with_baseline
+from reports.table.tables import tables
+from reports.table.text import to_text
 
 
 def write_cell(results, method, clip, prompt="a red square", seed=0, *, config="c", status="ok", **given):
@@ -987,7 +987,7 @@ def test_the_papers_columns_are_those_of_its_set_of_metrics():
     from omegaconf import OmegaConf
 
     from harness.command.terminal import HOME
-    from reports.published import COLUMNS
+    from reports.table.published import COLUMNS
 
     paper = OmegaConf.load(HOME / "conf" / "metrics" / "paper.yaml")
     assert tuple(paper.columns) == COLUMNS

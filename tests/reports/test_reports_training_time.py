@@ -8,8 +8,8 @@ from reports_world import metric, write_plan, write_record
 from harness.records import store
 from harness.records.record import Timing
 from reports.plots.stages import stage_seconds
-from reports.rows import groups
-from reports.tables import tables
+from reports.table.rows import groups
+from reports.table.tables import tables
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_first_and_further_video():
 
 
 def plan_of(results):
-    from reports.rows import find_plans
+    from reports.table.rows import find_plans
 
     return find_plans(results)
 

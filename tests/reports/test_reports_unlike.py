@@ -11,7 +11,7 @@ from reports_world import metric, write_plan, write_record
 from harness.records import store
 from harness.records.record import Footage, Memory
 from reports.__main__ import main
-from reports.tables import Table, tables
+from reports.table.tables import Table, tables
 
 CLIPS = [f"clip{index}" for index in range(8)]
 
@@ -84,7 +84,7 @@ def test_times_of_a_row_taken_with_one_and_two_threads_are_not_ranked(tmp_path):
         record = store.load_record(tmp_path / cell.path)
         record.environment["threads"] = 1
         store.save_record(tmp_path / cell.path, record)
-    from reports.rows import find_plans
+    from reports.table.rows import find_plans
 
     (table,) = tables(tmp_path, find_plans(tmp_path))
     assert not {"time", "memory"} & marked(table)
@@ -123,7 +123,7 @@ def test_videos_as_they_came_are_told_apart(tmp_path):
 def test_the_summary_of_a_run_and_the_figure_have_the_time_of_the_table(tmp_path):
     """Median over clips of the median within each; one skewed clip moves none of the three."""
     from reports.plots.stages import stage_seconds
-    from reports.rows import groups
+    from reports.table.rows import groups
 
     cells = [
         write_record(tmp_path, "a", clip, stages={"denoise": seconds}, total=seconds, seed=seed)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from harness.command.terminal import HOME
-from reports.columns import COSTS, COUNT, MEMORY, Column, Number
-from reports.numbers import text_of
-from reports.words import apart, device_words
+from reports.table.columns import COSTS, COUNT, MEMORY, Column, Number
+from reports.table.numbers import text_of
+from reports.table.words import apart, device_words
 
 METRICS = sorted((HOME / "conf" / "metric").glob("*.yaml"))
 

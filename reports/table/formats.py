@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
-from reports.columns import Column
-from reports.entries import (
+from reports.table.columns import Column
+from reports.table.entries import (
     Entry,
     all_differences,
     compared,
@@ -18,15 +18,15 @@ from reports.entries import (
     heading,
     not_shown,
 )
-from reports.latex import COLUMN, GAP, PAGE, latex_heading, latex_table, latex_text, two_lines, width
-from reports.ranking import MARKS
-from reports.tables import Table
-from reports.text import terminal_width, to_text
+from reports.table.latex import COLUMN, GAP, PAGE, latex_heading, latex_table, latex_text, two_lines, width
+from reports.table.ranking import MARKS
+from reports.table.tables import Table
+from reports.table.text import terminal_width, to_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from reports.published import Block
+    from reports.table.published import Block
 
 DETAILS = "All columns, both ends of intervals, all notes"
 

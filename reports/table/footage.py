@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.records.record import CUT, Record, left_out_lines
-from reports.rows import Row, few, own_size
+from reports.table.rows import Row, few, own_size
 
 if TYPE_CHECKING:
     from harness.records.record import Plan

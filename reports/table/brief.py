@@ -1,4 +1,4 @@
-"""The few notes under a table: how to read it, and what may mislead. All there are: ``reports.notes``."""
+"""The few notes under a table: how to read it, and what may mislead. All there are: ``notes``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from reports.columns import MEMORY, SPEEDUP, TIME, Body, peak
-from reports.notes import crossed_notes, differing, left_out, null_reasons, unknown_notes
-from reports.protocol import protocol_notes
-from reports.ranking import MARKS, Ranking
-from reports.rows import Row, failures, few, plural
-from reports.statistics import FEWEST
+from reports.table.columns import MEMORY, SPEEDUP, TIME, Body, peak
+from reports.table.notes import crossed_notes, differing, left_out, null_reasons, unknown_notes
+from reports.table.protocol import protocol_notes
+from reports.table.ranking import MARKS, Ranking
+from reports.table.rows import Row, failures, few, plural
+from reports.table.statistics import FEWEST
 
 MOST, LONGEST = 5, 140
 """Notes, and characters of one."""

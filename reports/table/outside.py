@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datasets.errors import InputError
 from harness.command.plugins import OURS, resolve
-from reports.columns import Column
+from reports.table.columns import Column
 
 if TYPE_CHECKING:
     from harness.records.record import Record

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.protocol.stated import Stated, prompts_digest, stated_tables
 from harness.records.identity import WEIGHTS
-from reports.rows import Group, Row, experiments_of, few
+from reports.table.rows import Group, Row, experiments_of, few
 
 if TYPE_CHECKING:
     from harness.records.record import Record

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reports.columns import COUNT, TIME, Column, Number
-from reports.numbers import shown_unit, text_of
-from reports.rows import failures
-from reports.statistics import FEWEST
+from reports.table.columns import COUNT, TIME, Column, Number
+from reports.table.numbers import shown_unit, text_of
+from reports.table.rows import failures
+from reports.table.statistics import FEWEST
 
 if TYPE_CHECKING:
-    from reports.tables import Table
+    from reports.table.tables import Table
 
 TELLING = {
     "position_error": "the object is on average {} from where the reference's is",

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 
-from reports.columns import MEMORY, Body, Column, peak, points_of
-from reports.numbers import digits_of, ends_text, number_text, p_text, points_text, scale
-from reports.rows import SETTINGS, Row
-from reports.statistics import LEVEL, Difference, Pair, clip_differences, differences
+from reports.table.columns import MEMORY, Body, Column, peak, points_of
+from reports.table.numbers import digits_of, ends_text, number_text, p_text, points_text, scale
+from reports.table.rows import SETTINGS, Row
+from reports.table.statistics import LEVEL, Difference, Pair, clip_differences, differences
 
 MARKS = {"best": "●", "tied": "○"}
 """What stands before the best number of a column, or before those that are tied for it."""

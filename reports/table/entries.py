@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from reports.columns import COUNT, Column, Number
-from reports.numbers import (
+from reports.table.columns import COUNT, Column, Number
+from reports.table.numbers import (
     digits_of,
     ends_text,
     half_text,
@@ -19,10 +19,10 @@ from reports.numbers import (
     shown_unit,
     text_of,
 )
-from reports.ranking import difference_text, in_unit
-from reports.rows import failures
-from reports.statistics import LEVEL, Difference
-from reports.tables import Table
+from reports.table.ranking import difference_text, in_unit
+from reports.table.rows import failures
+from reports.table.statistics import LEVEL, Difference
+from reports.table.tables import Table
 
 ARROWS = {True: " ↑", False: " ↓", None: ""}
 

@@ -1,6 +1,6 @@
 """Tables from plans and records alone: no torch, no weights, no videos.
 
-``tables`` makes one ``Table`` for each backbone and dataset; ``reports.formats`` writes them down.
+``tables`` makes one ``Table`` for each backbone and dataset; ``reports.table.formats`` writes them down.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.errors import InputError, nearest
-from reports.brief import brief_notes
-from reports.caption import caption, name
-from reports.columns import COSTS, COUNT, Column, Number, body, by_importance, metric_columns
-from reports.notes import notes_of
-from reports.ranking import rank
-from reports.rows import Group, Row, added_metrics, failures, groups
-from reports.statistics import Difference
+from reports.table.brief import brief_notes
+from reports.table.caption import caption, name
+from reports.table.columns import COSTS, COUNT, Column, Number, body, by_importance, metric_columns
+from reports.table.notes import notes_of
+from reports.table.ranking import rank
+from reports.table.rows import Group, Row, added_metrics, failures, groups
+from reports.table.statistics import Difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ class Table:
     """The rows of one backbone and dataset.
 
     ``numbers``: row's label -> column's key -> number with its 95 % interval, NaN where there is none; in
-    seconds, bytes and the metrics' own units. ``marks``, of the same shape, are ``reports.ranking``'s.
+    seconds, bytes and the metrics' own units. ``marks``, of the same shape, are ``reports.table.ranking``'s.
     ``differences``, likewise, are those from the row ``base``, of the columns that have some.
 
     ``importance``: keys of columns, the first to be kept where not all fit. ``chosen``: somebody asked for

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from reports.columns import Column, Number
+from reports.table.columns import Column, Number
 
 NOTHING = "-"
 """What stands where there is no number."""

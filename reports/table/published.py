@@ -10,7 +10,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.latex import latex_heading, latex_table, latex_text
+from reports.table.latex import latex_heading, latex_table, latex_text
 
 TITLES = {
     "methods": "Published: FastVMT (arXiv 2602.05551), methods",

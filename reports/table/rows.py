@@ -18,9 +18,9 @@ from datasets.errors import InputError, nearest
 from harness.records import store
 from harness.records.identity import PARTS, of_settings, of_variant, same_version, short_id
 from harness.records.record import Footage, MetricValue, PlannedCell, Record, Variant
-from reports.present import Held, Holding, present
-from reports.statistics import Pair
-from reports.words import apart
+from reports.table.present import Held, Holding, present
+from reports.table.statistics import Pair
+from reports.table.words import apart
 
 if TYPE_CHECKING:
     from harness.records.record import Plan
@@ -117,7 +117,7 @@ def failures(failed: Counter[str]) -> str:
 
 @dataclass
 class Row:
-    """A variant, its cells pooled over the plans that hold it (``reports.present``), and their records.
+    """A variant, its cells pooled over the plans that hold it (``reports.table.present``), and their records.
 
     ``plans`` are their names. ``unreadable`` are the files of records that cannot be read. ``replaced`` are
     the clips of cells in whose place a newer one stands.
@@ -279,7 +279,7 @@ def groups(results: Path, plans: Sequence[Plan]) -> list[Group]:
     """The rows of each backbone and dataset of the plans, in their order, with their records.
 
     Variants with the same label and settings hold the newest cell of each clip, prompt and seed
-    (``reports.present``). They become one row, or one for each version of code and weights and for each kind
+    (``present``). They become one row, or one for each version of code and weights and for each kind
     of masks (``Record.masks``) among those cells: such values are not pooled. A record that cannot be
     read is named in its row's ``unreadable``.
     """

@@ -20,8 +20,8 @@ import numpy as np
 
 from harness.command.plugins import OURS
 from harness.records.record import Memory, MetricValue, Record, Timing
-from reports.rows import SETTINGS, Group, Row, untrained
-from reports.statistics import (
+from reports.table.rows import SETTINGS, Group, Row, untrained
+from reports.table.statistics import (
     FEWEST,
     Pair,
     clip_differences,
@@ -346,7 +346,7 @@ class Body:
 
 
 def body(group: Group, everything: bool, only: Sequence[str], outside: Sequence[Column]) -> Body:
-    """The numbers of a group; for ``everything``, ``only`` and ``outside`` see ``reports.tables.tables``."""
+    """The numbers of a group; for ``everything``, ``only`` and ``outside`` see ``tables.tables``."""
     metrics, hidden = _shown_metrics(group, everything or bool(only))
     costs = [column for column in COSTS if column.fits(group)]
     if only:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.records.identity import WEIGHTS
 from harness.records.record import Record, Timing, left_out_lines
-from reports.columns import (
+from reports.table.columns import (
     FORWARDS,
     FURTHER,
     MEMORY,
@@ -21,13 +21,13 @@ from reports.columns import (
     peak,
     same_machine,
 )
-from reports.footage import footage_notes, remark_notes
-from reports.numbers import number_text
-from reports.present import newest_first
-from reports.protocol import protocol_notes
-from reports.ranking import MARKS, Ranking
-from reports.rows import SETTINGS, Group, Row, by_row, failures, few, plural, start_of
-from reports.statistics import FEWEST
+from reports.table.footage import footage_notes, remark_notes
+from reports.table.numbers import number_text
+from reports.table.present import newest_first
+from reports.table.protocol import protocol_notes
+from reports.table.ranking import MARKS, Ranking
+from reports.table.rows import SETTINGS, Group, Row, by_row, failures, few, plural, start_of
+from reports.table.statistics import FEWEST
 
 if TYPE_CHECKING:
     from harness.records.record import Plan, PlannedOut
@@ -38,7 +38,7 @@ UNEVEN = 2.0
 
 
 def notes_of(body: Body, ranking: Ranking, unknown: Mapping[str, str]) -> list[str]:
-    """All notes of a table, one line each; ``unknown`` as in ``reports.brief.brief_notes``."""
+    """All notes of a table, one line each; ``unknown`` as in ``reports.table.brief.brief_notes``."""
     rows = body.group.rows
     return [
         *unknown_notes(unknown),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from reports.rows import SETTINGS, Group, experiments_of, plural
-from reports.words import NAMES, device_words
+from reports.table.rows import SETTINGS, Group, experiments_of, plural
+from reports.table.words import NAMES, device_words
 
 
 def caption(group: Group) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.records.printable import printable
-from reports.columns import Column
-from reports.entries import (
+from reports.table.columns import Column
+from reports.table.entries import (
     Entry,
     all_differences,
     compared,
@@ -20,16 +20,16 @@ from reports.entries import (
     heading,
     not_shown,
 )
-from reports.headline import headline
-from reports.ranking import MARKS
-from reports.tables import Table
+from reports.table.headline import headline
+from reports.table.ranking import MARKS
+from reports.table.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table as Grid
     from rich.text import Text
 
-    from reports.published import Block
+    from reports.table.published import Block
 
 LABEL, LONGEST = 28, 40
 """Characters of a row's label to a line, and cells of a line that holds a longer word."""
