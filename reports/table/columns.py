@@ -368,7 +368,7 @@ def body(group: Group, everything: bool, only: Sequence[str], outside: Sequence[
 def by_importance(columns: Sequence[Column]) -> list[str]:
     """Keys of columns, the most important first: one of each kind, then the second of each, and so on.
 
-    Kinds in their order: motion against the truth, motion, other metrics, costs.
+    Kinds in their order: the user's own metrics, motion against the truth, motion, other metrics, costs.
     """
     kinds: dict[int, list[str]] = {}
     for column in columns:
@@ -380,8 +380,10 @@ def by_importance(columns: Sequence[Column]) -> list[str]:
 
 def _kind(column: Column) -> int:
     if column in COSTS:
-        return 3
-    return 0 if column.truth else 1 if column.sees_motion else 2
+        return 4
+    if column.target and column.target.partition(".")[0] not in OURS:
+        return 0
+    return 1 if column.truth else 2 if column.sees_motion else 3
 
 
 def _shown_metrics(group: Group, everything: bool) -> tuple[list[Column], list[Column]]:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from datasets.media.video import read_video
 from harness import __main__ as command_line
 from harness.command.terminal import HOME
 from harness.records import store
@@ -52,8 +54,26 @@ def test_the_template_is_installed_and_its_experiment_runs(
     records = [
         store.load_record(path.parent) for path in (tmp_path / "results" / "cells").rglob("record.json")
     ]
-    assert [record.status for record in records] == ["ok"] * 3
-    assert all(record.clip == "bars-1" and record.metrics["flicker"].value for record in records)
+    assert [(record.status, record.clip) for record in records] == [("ok", "bars-1")] * 3
+    for record in records:
+        assert record.prompt == "a red square on a grey background"
+        assert record.metrics["clip_t"].value is not None and not record.metrics["position_error"].applies
+        (frames,) = (tmp_path / "results" / "cells").rglob(f"*{record.id}/frames.mkv")
+        jumps = np.abs(np.diff(read_video(frames)[0].mean(axis=(1, 2, 3))))
+        flicker = record.metrics["flicker"]
+        assert flicker.value == pytest.approx(jumps.mean()) and len(flicker.per_frame or ()) == len(jumps)
+        assert (flicker.label, flicker.unit, flicker.higher_is_better) == ("Flicker", "levels", False)
+    half = next(record for record in records if record.method.config.get("gain") == 0.5)
+    # Two steps, each with and without the prompt.
+    assert half.calls == {"forward": 4} and half.flops.forward_equivalents == 4
+    assert {"encode", "text", "denoise", "decode"} <= half.timing.stages.keys()
+    method = half.identity["method"]
+    assert (method["version"], method["config"]["name"], method["config"]["gain"]) == (
+        "1",
+        "change_start",
+        0.5,
+    )
+    assert "Flicker" in printed and f"{half.metrics['flicker'].value:.2f}".lstrip("0") in printed
     monkeypatch.setattr(sys, "argv", ["harness", "hydra.searchpath=[pkg://mymotion.cnf]", "method=none"])
     assert command_line.main() == 2
     assert capsys.readouterr().err.startswith(
